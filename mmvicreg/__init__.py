@@ -1,0 +1,28 @@
+"""Train encoders of several modalities together without contrastive negatives.
+
+Names are imported on first use, so that ``import mmvicreg`` and ``--help`` stay fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Item": "mmvicreg.reader",
+    "Reader": "mmvicreg.reader",
+    "Sample": "mmvicreg.reader",
+    "BadSample": "mmvicreg.reader",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"mmvicreg has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,6 +13,14 @@ _HOME = {
     "Reader": "mmvicreg.reader",
     "Sample": "mmvicreg.reader",
     "BadSample": "mmvicreg.reader",
+    "Alignment": "mmvicreg.alignments",
+    "Coefficients": "mmvicreg.regularizers",
+    "InfoNCE": "mmvicreg.alignments",
+    "Invariance": "mmvicreg.alignments",
+    "Objective": "mmvicreg.objective",
+    "Regularizer": "mmvicreg.regularizers",
+    "Terms": "mmvicreg.objective",
+    "VarianceCovariance": "mmvicreg.regularizers",
 }
 
 __all__ = sorted(_HOME)

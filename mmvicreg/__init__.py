@@ -13,6 +13,13 @@ _HOME = {
     "Reader": "mmvicreg.reader",
     "Sample": "mmvicreg.reader",
     "BadSample": "mmvicreg.reader",
+    "open_index": "mmvicreg.shards",
+    "Index": "mmvicreg.shards",
+    "Plan": "mmvicreg.plan",
+    "Cursor": "mmvicreg.plan",
+    "stream": "mmvicreg.stream",
+    "Batch": "mmvicreg.stream",
+    "evaluation_items": "mmvicreg.items",
 }
 
 __all__ = sorted(_HOME)

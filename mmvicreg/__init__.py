@@ -13,6 +13,11 @@ _HOME = {
     "Reader": "mmvicreg.reader",
     "Sample": "mmvicreg.reader",
     "BadSample": "mmvicreg.reader",
+    "Positives": "mmvicreg.evaluate.positives",
+    "RetrievalScores": "mmvicreg.evaluate.retrieval",
+    "retrieval": "mmvicreg.evaluate.retrieval",
+    "Report": "mmvicreg.report",
+    "write_report": "mmvicreg.report",
 }
 
 __all__ = sorted(_HOME)

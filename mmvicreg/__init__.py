@@ -13,6 +13,17 @@ _HOME = {
     "Reader": "mmvicreg.reader",
     "Sample": "mmvicreg.reader",
     "BadSample": "mmvicreg.reader",
+    "Branch": "mmvicreg.model",
+    "Model": "mmvicreg.model",
+    "projector": "mmvicreg.model",
+    "Modality": "mmvicreg.modality",
+    "ImageModality": "mmvicreg.modalities.image",
+    "TextModality": "mmvicreg.modalities.text",
+    "OptimizerConfig": "mmvicreg.config",
+    "TrainConfig": "mmvicreg.config",
+    "Run": "mmvicreg.runs",
+    "load": "mmvicreg.runs",
+    "run": "mmvicreg.train",
 }
 
 __all__ = sorted(_HOME)

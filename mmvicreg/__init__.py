@@ -24,6 +24,14 @@ _HOME = {
     "Run": "mmvicreg.runs",
     "load": "mmvicreg.runs",
     "run": "mmvicreg.train",
+    "Alignment": "mmvicreg.alignments",
+    "Coefficients": "mmvicreg.regularizers",
+    "InfoNCE": "mmvicreg.alignments",
+    "Invariance": "mmvicreg.alignments",
+    "Objective": "mmvicreg.objective",
+    "Regularizer": "mmvicreg.regularizers",
+    "Terms": "mmvicreg.objective",
+    "VarianceCovariance": "mmvicreg.regularizers",
 }
 
 __all__ = sorted(_HOME)

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,7 @@ import numpy as np
 from braceexpand import braceexpand
 
 from mmvicreg import sidecar
+from mmvicreg.progress import bar
 from mmvicreg.sidecar import Entry
 from mmvicreg.tar import BadShard, Problem, Scan, scan_file
 
@@ -200,16 +202,14 @@ def open_index(shards: str | Sequence[str]) -> Index:
 
 def _scan_all(paths: Sequence[str]) -> Iterator[tuple[str, Scan, int, int]]:
     """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
-    from rich.progress import Progress
-
     begun = time.monotonic()
-    with ThreadPoolExecutor(4) as pool, Progress(transient=True) as bar:
-        task = None
-        for path, result in zip(paths, pool.map(scan_file, paths), strict=True):
-            if task is None and time.monotonic() - begun > 2:
-                task = bar.add_task("indexing shards", total=len(paths))
-            if task is not None:
-                bar.advance(task)
+    with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        advance = None
+        for done, (path, result) in enumerate(zip(paths, pool.map(scan_file, paths), strict=True)):
+            if advance is None and time.monotonic() - begun > 2:
+                advance = stack.enter_context(bar("indexing", len(paths) - done, unit="shards"))
+            if advance is not None:
+                advance(1, "")
             yield path, *result
 
 

@@ -165,7 +165,7 @@ def random_box(
     """The crop of torchvision's RandomResizedCrop: uniform area and log aspect, ten tries, else centre."""
     area, log_ratio = width * height, (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(10):
-        u = generator.random(4)
+        u = generator.random(4).tolist()
         target = area * (scale[0] + (scale[1] - scale[0]) * u[0])
         aspect = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * u[1])
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))

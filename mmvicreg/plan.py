@@ -21,18 +21,31 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from hashlib import blake2b
+from typing import Any, Literal
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 Order = Literal["lanes", "global"]
 VERSION = 1
 
 
+class _Key(ISeedSequence):
+    """Hands Philox its key as it is; given no seed, numpy would first ask the system for entropy (10 us)."""
+
+    def __init__(self, digest: bytes) -> None:
+        self._digest = digest
+
+    def generate_state(self, n_words: int, dtype: object = np.uint64) -> np.ndarray:
+        assert n_words == 2, "Philox takes two words"
+        return np.frombuffer(self._digest, "<u8")
+
+
 def generator(*key: int | str) -> np.random.Generator:
     """A random stream named by ``key``: the same on every machine, process and Python version."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    seed: Any = _Key(blake2b(repr(key).encode(), digest_size=16).digest())  # numpy types less than it takes
+    return np.random.Generator(np.random.Philox(seed))
 
 
 @dataclass(frozen=True)

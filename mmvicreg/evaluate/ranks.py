@@ -22,6 +22,10 @@ SCORES_IN_FLIGHT = {"cpu": 2**21, "cuda": 2**28}
 """Scores held at once when no chunk is given: 8 MB on a CPU, 1 GB on a GPU."""
 COLUMNS_COMPARED = 16
 """Up to this many matches per query, comparing with each is cheaper than sorting the row of scores."""
+BLOCK = 4096
+"""Rows of the inputs that are looked at together, outside the matrix product."""
+EXACT = 2**24
+"""fp32 counts are exact up to here."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +110,19 @@ def rank_queries(
     items_UD, first_U, column_M = _distinct(items_MD)
     chunk = chunk or chunk_size(positives.num_items, device)
     stop = positives.num_queries if stop is None else stop
+    scale_U = scale_M[first_U]
     parts = []
+    work = torch.empty(2, max(0, min(chunk, stop - start)), len(items_UD), device=device)
     with torch.autocast(device.type, enabled=False):
         for first in range(start, stop, chunk):
             rows = slice(first, min(first + chunk, stop))
             queries_CD = _rows(queries_QD, rows, device)
             queries_CD = queries_CD * _inverse_norm(queries_CD, "queries")[:, None]
-            scores_CU = (queries_CD @ items_UD.T).mul_(scale_M[first_U])
-            scores_CM = scores_CU if column_M is None else scores_CU[:, column_M]
-            parts.append(_rank_chunk(scores_CM, positives, rows))
+            scores_CM, spare_CM = work[:, : len(queries_CD)]
+            torch.matmul(queries_CD, items_UD.T, out=scores_CM).mul_(scale_U)
+            if column_M is not None:
+                scores_CM, spare_CM = scores_CM[:, column_M], torch.empty_like(scores_CM[:, column_M])
+            parts.append(_rank_chunk(scores_CM, spare_CM, positives.offsets, positives.indices, rows))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return Ranks(none, none, none, none, np.zeros(0), positives.num_items)
@@ -145,7 +153,7 @@ def _rows(matrix: Tensor | np.ndarray, rows: slice, device: torch.device) -> Ten
 
 def _distinct(items_MD: Tensor) -> tuple[Tensor, Tensor | slice, Tensor | None]:
     """The distinct rows, where they first stand, and (where some repeat) which of them each item is."""
-    hashes = [hash(row.tobytes()) for block_ND in items_MD.split(4096) for row in block_ND.cpu().numpy()]
+    hashes = [hash(row.tobytes()) for block_ND in items_MD.split(BLOCK) for row in block_ND.cpu().numpy()]
     _, first, column = np.unique(np.array(hashes, dtype=np.int64), return_index=True, return_inverse=True)
     if len(first) == len(items_MD):
         return items_MD, slice(None), None
@@ -155,23 +163,26 @@ def _distinct(items_MD: Tensor) -> tuple[Tensor, Tensor | slice, Tensor | None]:
 
 def _inverse_norm(x_ND: Tensor, name: str) -> Tensor:
     """1 / ||row||, and 0 for a zero row: it then scores 0 against everything, which is a tie."""
-    norm_N = x_ND.square().sum(1).sqrt()
+    # Not linalg.vector_norm: in fp32 on a CPU it is off by up to 7e-4.
+    norm_N = torch.cat([rows_nD.square().sum(1).sqrt() for rows_nD in x_ND.split(BLOCK)])
     if not bool(norm_N.isfinite().all()):
         row = int((~norm_N.isfinite()).nonzero()[0])
         raise ValueError(f"row {row} of the {name} is not finite (or overflows fp32); check the checkpoint")
     return torch.where(norm_N > 0, norm_N.reciprocal(), 0.0)
 
 
-def _rank_chunk(scores_CM: Tensor, positives: Positives, rows: slice) -> Ranks:
-    offsets = positives.offsets[rows.start : rows.stop + 1]
+def _rank_chunk(
+    scores_CM: Tensor, spare_CM: Tensor, offsets: np.ndarray, indices: np.ndarray, rows: slice
+) -> Ranks:
+    offsets = offsets[rows.start : rows.stop + 1]
     matches = np.diff(offsets)
     column = np.arange(matches.max())
     valid = column < matches[:, None]
     # Padding repeats the query's first match; ``valid`` takes it out again.
     at = offsets[:-1, None] + np.where(valid, column, 0)
-    index_CP = torch.from_numpy(positives.indices[at]).to(scores_CM.device)
+    index_CP = torch.from_numpy(indices[at]).to(scores_CM.device)
     found_CP = scores_CM.gather(1, index_CP)
-    above_CP, tied_CP = (count.cpu().numpy() for count in _count(scores_CM, found_CP))
+    above_CP, tied_CP = (count.cpu().numpy() for count in _count(scores_CM, spare_CM, found_CP))
     match_CP = np.where(valid, found_CP.cpu().numpy(), -np.inf)
     best = match_CP.argmax(1)[:, None]
     tied_matches = (match_CP == np.take_along_axis(match_CP, best, 1)).sum(1)
@@ -180,12 +191,15 @@ def _rank_chunk(scores_CM: Tensor, positives: Positives, rows: slice) -> Ranks:
     return Ranks(above, tied, tied_matches, matches, precision, scores_CM.shape[1])
 
 
-def _count(scores_CM: Tensor, match_CP: Tensor) -> tuple[Tensor, Tensor]:
-    """Items above each match and items equal to it, int64 (C, P) both."""
+def _count(scores_CM: Tensor, spare_CM: Tensor, match_CP: Tensor) -> tuple[Tensor, Tensor]:
+    """Items above each match and items equal to it, int64 (C, P) both; ``spare_CM`` is overwritten."""
     if match_CP.shape[1] <= COLUMNS_COMPARED:
-        above = [(scores_CM > match_C1).sum(1) for match_C1 in match_CP.split(1, dim=1)]
-        tied = [(scores_CM == match_C1).sum(1) for match_C1 in match_CP.split(1, dim=1)]
-        return torch.stack(above, 1), torch.stack(tied, 1)
+        # Comparing into fp32 and summing that is 20 times faster on a CPU than summing booleans.
+        exact = torch.float32 if scores_CM.shape[1] <= EXACT else torch.float64
+        columns = match_CP.split(1, dim=1)
+        above = [torch.gt(scores_CM, m_C1, out=spare_CM).sum(1, dtype=exact) for m_C1 in columns]
+        tied = [torch.eq(scores_CM, m_C1, out=spare_CM).sum(1, dtype=exact) for m_C1 in columns]
+        return torch.stack(above, 1).long(), torch.stack(tied, 1).long()
     ordered_CM = scores_CM.sort(dim=1).values
     up_to_CP = torch.searchsorted(ordered_CM, match_CP, right=True)
     below_CP = torch.searchsorted(ordered_CM, match_CP)

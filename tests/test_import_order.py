@@ -22,6 +22,7 @@ FLOW = [
     "ledger",
     "rows",
     "stream",
+    "items",
     "model",
     "modality",
     "modalities",

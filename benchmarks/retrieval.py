@@ -4,8 +4,9 @@
     python benchmarks/retrieval.py --million      # also all of 1M x 1M (hours on two cores; minutes on a GPU)
 
 Every contestant runs alone in its own process on the same features, through its own public function, with
-one thread; time is processor time, the better of two runs (wall time on a GPU), memory is the peak above what the process held once
-the features were loaded. open_clip counts one caption per image only, so its recalls are not comparable.
+one thread; time is processor time, the better of two runs (wall time on a GPU); memory is the peak above
+what the process held once the features were loaded. open_clip counts one caption per image only, so its
+recalls are not comparable.
 The last line is one JSON object. Needs ``clip-benchmark`` (pip install --no-deps clip-benchmark) and
 ``open_clip_torch``.
 """
@@ -177,7 +178,7 @@ def main() -> None:
             if contestant not in rows or found["seconds"] < rows[contestant]["seconds"]:
                 rows[contestant] = found
             print(
-                f"{contestant:>15}: " + ", ".join(f"{k} {v:.4g}" for k, v in rows[contestant].items()),
+                f"{contestant:>15}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()),
                 flush=True,
             )
     recalls = [key for key in rows["ours"] if "@" in key]

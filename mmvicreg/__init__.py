@@ -31,6 +31,7 @@ _HOME = {
     "Run": "mmvicreg.runs",
     "load": "mmvicreg.runs",
     "run": "mmvicreg.train",
+    "score_run": "mmvicreg.scoring",
     "Alignment": "mmvicreg.alignments",
     "Coefficients": "mmvicreg.regularizers",
     "InfoNCE": "mmvicreg.alignments",

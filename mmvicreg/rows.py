@@ -131,7 +131,7 @@ class RowReader:
 def check_members(readers: Mapping[str, Reader], suffixes: Mapping[str, int]) -> None:
     """Raise KeyError for a view none of whose members is anywhere in the shards."""
     for view, reader in readers.items():
-        if not any(member in suffixes for member in reader.members):
+        if reader.members and not any(member in suffixes for member in reader.members):
             raise KeyError(
                 f"view {view!r} reads {', '.join(reader.members)}; the shards have only "
                 f"{', '.join(suffixes) or 'no members'}: change the reader's members, or the shards"

@@ -10,8 +10,8 @@ from mmvicreg.modalities.text import TextModality
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
-    image: ImageModality = ImageModality(projector=(8, 4), crop_scale=(0.5, 1.0))  # noqa: RUF009
-    text: TextModality = TextModality(encoder="gru", languages=("en", "fr"))  # noqa: RUF009
+    image: ImageModality = ImageModality(projector=(8, 4), crop_scale=(0.5, 1.0))
+    text: TextModality = TextModality(encoder="gru", languages=("en", "fr"))
 
 
 def test_a_modality_survives_json() -> None:

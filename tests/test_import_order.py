@@ -38,6 +38,7 @@ FLOW = [
     "evaluate",
     "pictures",
     "report",
+    "scoring",
     "export",
     "check",
     "pack",
@@ -70,7 +71,7 @@ def test_imports_point_up_the_flow() -> None:
 
 
 def test_import_and_help_do_not_load_torch() -> None:
-    code = "import sys, mmvicreg, mmvicreg.cli, mmvicreg.config; mmvicreg.ImageModality(); mmvicreg.cli.main(['--help'])"
+    code = "import sys, mmvicreg as mm, mmvicreg.cli, mmvicreg.config; mm.ImageModality(); mm.cli.main(['--help'])"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

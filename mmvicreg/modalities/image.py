@@ -52,7 +52,7 @@ class ImageModality:
         from mmvicreg.modalities.image_reader import ImageReader
 
         return ImageReader(
-            members=self.members,
+            suffixes=self.members,
             size=self.size,
             crop_scale=self.crop_scale,
             crop_ratio=self.crop_ratio,

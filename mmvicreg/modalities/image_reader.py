@@ -33,7 +33,7 @@ class PixelNormalization(nn.Module):
 class ImageReader(Reader):
     """RandomResizedCrop, flip and colour for training; the centre square for evaluation."""
 
-    members: tuple[str, ...]
+    suffixes: tuple[str, ...]
     size: int
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
@@ -42,6 +42,10 @@ class ImageReader(Reader):
     jitter_probability: float
     grayscale: float
     max_pixels: int
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.suffixes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,12 +73,15 @@ class ImageReader(Reader):
         if picture is None:
             return []
         height, width = picture.array.shape[:2]
-        side = min(height, width)
-        box = ((width - side) // 2, (height - side) // 2, side, side)
-        return [Item(pixels.resize_crop(picture.array, box, size=self.size), recovered=picture.recovered)]
+        return [
+            Item(
+                pixels.resize_crop(picture.array, pixels.centre_box(width, height), size=self.size),
+                recovered=picture.recovered,
+            )
+        ]
 
     def _decode(self, sample: Sample) -> pixels.Picture | None:
-        for suffix in self.members:
+        for suffix in self.suffixes:
             if suffix in sample.members:
                 return pixels.decode(sample.members[suffix], max_pixels=self.max_pixels)
         return None

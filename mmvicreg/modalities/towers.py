@@ -124,7 +124,8 @@ def timm_image(encoder: str, *, weights: str, size: int) -> Tower:
         module = timm.create_model(name, pretrained=weights == "hub", num_classes=0, img_size=size)
     if weights not in ("", "hub"):
         load_weights(module, weights)
-    return Tower(module, module.num_features, tuple(config["mean"]), tuple(config["std"]))
+    width: Any = module.num_features
+    return Tower(module, width, tuple(config["mean"]), tuple(config["std"]))
 
 
 def open_clip_model(encoder: str, *, weights: str) -> nn.Module:

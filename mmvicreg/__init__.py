@@ -17,7 +17,6 @@ _HOME = {
     "Index": "mmvicreg.shards",
     "Plan": "mmvicreg.plan",
     "Cursor": "mmvicreg.plan",
-    "stream": "mmvicreg.stream",
     "Batch": "mmvicreg.stream",
     "evaluation_items": "mmvicreg.items",
     "Branch": "mmvicreg.model",

@@ -22,7 +22,7 @@ from mmvicreg.config import TrainConfig
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
-from mmvicreg.modality import Modality, modalities_of
+from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
 from mmvicreg.objective import Objective
 from mmvicreg.optim import make_optimizer, parameter_groups
@@ -30,6 +30,7 @@ from mmvicreg.plan import Cursor, Plan
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
+from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
 from mmvicreg.recompute import recompute_blocks
 from mmvicreg.runs import CHECKPOINTS
 from mmvicreg.schedule import freeze_until
@@ -127,52 +128,17 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(f"trackers {config.trackers}: {error}; install them, or leave them out") from None
 
 
-def check(config: TrainConfig, processes: int) -> None:
-    """Raise ValueError for fields that no data could make right."""
-    modalities = modalities_of(config)
-    if not modalities:
-        raise ValueError(
-            f"{type(config).__name__} has no modality; add fields such as image: ImageModality = ..."
-        )
-    if not config.train:
-        raise ValueError("no shards to train on; give --train 'folder/train-{000..099}.tar'")
-    if config.batch_size != "auto" and (config.batch_size < 1 or config.batch_size % processes):
-        raise ValueError(
-            f"batch_size {config.batch_size} is shared by {processes} processes; "
-            f"choose a multiple of {processes}, such as {max(1, config.batch_size // processes) * processes}"
-        )
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-        if vars(config)[name] < 1:
-            raise ValueError(f"{name} is {vars(config)[name]}; it is at least 1")
-    for name in ("chunk", "checkpoint_minutes", "epochs", "ema"):
-        if vars(config)[name] < 0:
-            raise ValueError(f"{name} is {vars(config)[name]}; it is at least 0")
-    unknown = sorted(set(config.views().values()) - set(modalities))
-    if unknown:
-        raise ValueError(f"views() names {unknown}; the modalities are {sorted(modalities)}")
-    if config.best and not config.probe.data:
-        raise ValueError(f"best is {config.best!r}, a number of the probe; give --probe.data as well")
-    if config.parallel == "fsdp" and (config.chunk or config.ema or config.optimizer.unfreeze_at):
-        raise ValueError("parallel fsdp goes without chunk, ema and unfreeze_at; choose ddp, or leave them out")
-
-
-def modalities_in_use(config: TrainConfig) -> dict[str, Modality]:
-    """The modalities that some view goes through."""
-    used = set(config.views().values())
-    return {name: modality for name, modality in modalities_of(config).items() if name in used}
-
-
 def assemble(
     config: Config, objective: Callable[[Config], Objective], accelerator: Accelerator, index: Index
 ) -> Training:
     """Build model, objective, optimizer and plan. Raises ValueError, KeyError or FileNotFoundError."""
     if config.batch_size != "auto":
-        _check_batch(config, index, config.batch_size)
+        check_batch(config, index, config.batch_size)
     torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
     modalities = modalities_in_use(config)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
     inner = Step(model, objective(config), frozenset())
-    _check_widths(inner)
+    check_widths(inner, {view: modalities[name].reader() for view, name in config.views().items()})
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
     freeze_until(model, config.optimizer.unfreeze_at, 0)
     if config.chunk:
@@ -212,27 +178,6 @@ def assemble(
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
         warmup_samples=round(config.optimizer.warmup_epochs * plan.steps) * batch_size,
     )
-
-
-def _check_batch(config: TrainConfig, index: Index, batch_size: int) -> None:
-    if len(index) < batch_size:
-        raise ValueError(
-            f"{config.train!r} has {len(index)} samples, less than one batch of {batch_size}; "
-            "lower --batch-size or name more shards"
-        )
-
-
-def _check_widths(inner: Step) -> None:
-    """Try the objective on two rows, so that what does not fit is said before anything is read."""
-    widths = {}
-    for view, branch_name in inner.model.views.items():
-        branch = inner.model.branches[branch_name]
-        assert isinstance(branch, Branch)
-        matrices = [p for p in branch.projector.parameters() if p.ndim == 2]
-        if not matrices:
-            return  # the encoder's width, known when it runs
-        widths[view] = matrices[-1].shape[0]
-    inner.objective.check(widths, inner.model.views)
 
 
 def _batch_size(

@@ -31,7 +31,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Follow ``model`` by one step."""
-        ours, theirs = [], []
+        ours: list[Tensor] = []
+        theirs: list[Tensor] = []
         for mine, new in zip(self.model.parameters(), model.parameters(), strict=True):
             if mine is not new:
                 ours.append(mine)

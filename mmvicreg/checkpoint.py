@@ -5,6 +5,7 @@ step-00001000/
     optimizer.safetensors   the optimizer's state by parameter name
     average.safetensors     the moving average of the weights, where the run keeps one
     momentum.safetensors    the momentum branches, where an alignment asks for them
+    scaler.safetensors      the scale of the loss, in fp16
     state.json              where the run stands; size and checksum of every file: written last
 
 No random state: every step seeds its own (see mmvicreg.step). Tensors are whole whatever the number of
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 STATE = "state.json"
-WEIGHTS, OPTIMIZER, AVERAGE, MOMENTUM = (
-    f"{name}.safetensors" for name in ("weights", "optimizer", "average", "momentum")
+WEIGHTS, OPTIMIZER, AVERAGE, MOMENTUM, SCALER = (
+    f"{name}.safetensors" for name in ("weights", "optimizer", "average", "momentum", "scaler")
 )
 SEPARATOR = " "
 
@@ -91,8 +92,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _whole(value: Tensor) -> Tensor:
     """A contiguous host copy that nothing else writes to."""
-    whole = value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
-    return whole.to("cpu", copy=True).contiguous()
+    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.detach().to("cpu", copy=True).contiguous()
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -242,13 +243,32 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     ]
     state = {
         number: {
-            kind: _placed_as(parameter, value) if value.shape == parameter.shape else value
+            kind: _like(parameter, value) if kind != "step" else value
             for kind, value in by_name[name].items()
         }
         for number, (name, parameter) in enumerate(members)
         if name in by_name
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value`` where and how ``parameter`` lies in memory: fused kernels walk both side by side."""
+    made = torch.empty_like(parameter, dtype=value.dtype)
+    made.copy_(_placed_as(parameter, value))
+    return made
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """The loss scale of fp16 training."""
+    return {name: torch.tensor(float(value)) for name, value in scaler.state_dict().items()}
+
+
+def fill_scaler(scaler: torch.amp.GradScaler, tensors: Mapping[str, Tensor]) -> None:
+    """Put the loss scale back."""
+    state = {name: float(value) for name, value in tensors.items()}
+    whole = {name: int(state[name]) for name in ("growth_interval", "_growth_tracker") if name in state}
+    scaler.load_state_dict(state | whole)
 
 
 def read_model(path: Path, model: nn.Module, *, file: str = WEIGHTS) -> None:

@@ -181,7 +181,7 @@ def differences(saved: Any, given: Any, *, allowed: Iterable[str] = ()) -> list[
 
 
 def _parents(name: str) -> list[str]:
-    """"a.b.c" to ["a", "a.b", "a.b.c"]."""
+    """ "a.b.c" to ["a", "a.b", "a.b.c"]."""
     parts = name.split(".")
     return [".".join(parts[:number]) for number in range(1, len(parts) + 1)]
 

@@ -151,7 +151,7 @@ def _join(parts: list[Rows]) -> Rows:
 
 def _retrieval(rows: Mapping[str, Rows]) -> dict[str, float]:
     """Recall in every direction; an item that several samples share counts once and matches all of them."""
-    scores = {}
+    scores: dict[str, float] = {}
     unique = {name: _unique(each) for name, each in rows.items()}
     for a, b in permutations(rows, 2):
         z_a, z_b = (torch.from_numpy(rows[name].z[unique[name][0]]) for name in (a, b))
@@ -212,4 +212,3 @@ def ridge(h_ME: Tensor, y_M: Tensor, y_MC: Tensor, *, strength: float = 1e-2) ->
     identity = torch.eye(x.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(a.T @ a + strength * len(a) / x.shape[1] * identity, a.T @ b)
     return float(((x[1::2] @ weights).argmax(1) == y_M[1::2]).float().mean())
-

@@ -171,7 +171,7 @@ def differences(saved: Any, given: Any, *, allowed: Iterable[str] = ()) -> list[
 
     ``allowed`` names further fields that may differ, whole or nested: "optimizer", "optimizer.clip".
     """
-    before, after = _flatten(saved), _flatten(given)
+    before, after = flatten(saved), flatten(given)
     free = RESUMABLE | set(allowed)
     return [
         f"{name}: {before.get(name, '(none)')!r} -> {after.get(name, '(none)')!r}"
@@ -186,12 +186,13 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:number]) for number in range(1, len(parts) + 1)]
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Saved values by dotted path: {"optimizer": {"clip": 1}} to {"optimizer.clip": 1}."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
         # A recipe run as a script and the same recipe imported are one class.
         plain = item.rpartition(":")[2] if key == CLASS and isinstance(item, str) else item
-        flat.update(_flatten(plain, f"{prefix}.{key}" if prefix else key))
+        flat.update(flatten(plain, f"{prefix}.{key}" if prefix else key))
     return flat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,27 +53,35 @@ def agree(loss: Tensor, gradient: Tensor, *, signal: int, save: bool) -> Verdict
 def explain_non_finite(
     step: int, output: StepOutput, norms: Mapping[str, Tensor], batch: Batch, *, skips: int
 ) -> str:
-    """Every term, the branches' gradients, and the samples whose embeddings are not finite, or the first ones.
+    """Every term, the branches' gradients, and the samples to look at: those whose inputs are not finite, else
+    those whose embeddings are not (batch normalisation spreads one to all), else the batch.
 
     Every process calls this.
     """
-    bad = torch.zeros(len(batch.keys), dtype=torch.bool)
-    for z_BD in output.z.values():
-        bad |= ~torch.isfinite(z_BD).all(1).cpu()
-    marked = [key for key, wrong in zip(batch.keys, bad.tolist(), strict=True) if wrong]
-    everywhere = distributed.gather_objects((marked, list(batch.keys)))
-    marked = [key for each, _ in everywhere for key in each]
-    keys = marked or [key for _, each in everywhere for key in each]
+    mine = (_not_finite(batch.keys, batch.inputs), _not_finite(batch.keys, output.z), list(batch.keys))
+    everywhere = distributed.gather_objects(mine)
+    inputs, embeddings, keys = ([key for each in everywhere for key in each[part]] for part in range(3))
+    which = "samples with inputs" if inputs else "samples with embeddings" if embeddings else "samples"
+    which += " that are not finite" if inputs or embeddings else ""
+    keys = inputs or embeddings or keys
     listed = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
     values = "\n".join(f"  {name}: {value.item():.6g}" for name, value in output.terms.parts.items())
     slopes = ", ".join(f"{name} {value.item():.4g}" for name, value in norms.items())
-    which = "samples with embeddings that are not finite" if marked else "samples"
     return (
         f"the loss of step {step} is {output.terms.total.item()}:\n{values}\n  gradient norms: {slopes}\n"
         f"  {which}: {listed}\n"
         "lower the learning rate, clip the gradient (--optimizer.clip 1), train in fp32, or let a few such steps "
         f"be skipped (--guard.skips, now {skips}); the last checkpoint is whole"
     )
+
+
+def _not_finite(keys: Sequence[str], values: Mapping[str, Tensor]) -> list[str]:
+    """Keys of the rows in which some view has a value that is not finite."""
+    bad = torch.zeros(len(keys), dtype=torch.bool)
+    for x in values.values():
+        if x.is_floating_point():
+            bad |= ~torch.isfinite(x.flatten(1)).all(1).cpu()
+    return [key for key, wrong in zip(keys, bad.tolist(), strict=True) if wrong]
 
 
 @dataclass

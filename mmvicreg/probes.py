@@ -157,8 +157,14 @@ def _retrieval(rows: Mapping[str, Rows]) -> dict[str, float]:
         z_a, z_b = (torch.from_numpy(rows[name].z[unique[name][0]]) for name in (a, b))
         if not len(z_a) or not len(z_b) or z_a.shape[1] != z_b.shape[1]:
             continue
-        ranks = rank_queries(z_a, z_b, Positives.from_identities(unique[a][1], unique[b][1]))
-        found = summarize(ranks)
+        positives = Positives.from_identities(unique[a][1], unique[b][1])
+        matched = np.flatnonzero(positives.counts)  # a sample without the other modality has no rank
+        if not len(matched):
+            continue
+        everything = np.arange(positives.num_items)
+        found = summarize(
+            rank_queries(z_a[torch.from_numpy(matched)], z_b, positives.select(matched, everything))
+        )
         scores |= {f"{a}_to_{b}/recall_at_{k}": value for k, value in found.recall.items()}
         scores[f"{a}_to_{b}/median_rank"] = found.median_rank
         scores[f"{a}_to_{b}/chance_at_1"] = found.chance[1]

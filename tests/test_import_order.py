@@ -62,6 +62,7 @@ FLOW = [
     "check",
     "pack",
     "commands",
+    "compare",
     "cli",
 ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,7 @@ class BytesReader(Reader):
     """``width`` numbers of a member, with a little noise drawn for each reading."""
 
     suffix: str
+    stall: float = 0.0
     noise: float = 0.1
 
     @property
@@ -49,6 +51,8 @@ class BytesReader(Reader):
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
         if self.suffix not in sample.members:
             return None
+        if self.stall and sample.number == 40:
+            time.sleep(self.stall)
         value = self._array(sample)
         return Item(torch.from_numpy(value + self.noise * generator.standard_normal(WIDTH, dtype=np.float32)))
 
@@ -69,10 +73,12 @@ class Numbers:
     dropout: float = 0.1
     frozen: bool = False
     learning_rate: float | None = None
+    stall: float = 0.0
+    """seconds that reading sample 40 takes"""
 
     def reader(self) -> Reader:
         """Float32 (12,)."""
-        return BytesReader(self.suffix)
+        return BytesReader(self.suffix, self.stall)
 
     def branch(self) -> mm.Branch:
         """Two blocks, then the projector."""
@@ -121,8 +127,13 @@ def objective(config: Config) -> mm.Objective:
     return mm.Objective(mm.Invariance(weight=25.0), {"a": regularizer, "b": regularizer})
 
 
-def write_shards(folder: Path, *, shards: int = 3, samples: int = 32, missing: int = 7, seed: int = 0) -> str:
-    """Shards of pairs, both made from one hidden vector; every ``missing``-th sample lacks b. Their pattern."""
+def write_shards(
+    folder: Path, *, shards: int = 3, samples: int = 32, missing: int = 7, seed: int = 0, poison: int = -1
+) -> str:
+    """Shards of pairs, both made from one hidden vector; every ``missing``-th sample lacks b. Their pattern.
+
+    a of sample ``poison`` is not a number.
+    """
     import json
     import tarfile
 
@@ -139,7 +150,7 @@ def write_shards(folder: Path, *, shards: int = 3, samples: int = 32, missing: i
                     if name == "b" and missing and number % missing == 3:
                         continue
                     out = io.BytesIO()
-                    np.save(out, hidden @ matrix)
+                    np.save(out, hidden @ matrix * (np.nan if number == poison and name == "a" else 1))
                     members[f"{name}.npy"] = out.getvalue()
                 members["json"] = json.dumps({"class": "big" if hidden[0] > 0 else "small"}).encode()
                 for suffix, content in members.items():

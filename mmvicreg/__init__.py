@@ -29,6 +29,7 @@ _HOME = {
     "TrainConfig": "mmvicreg.config",
     "Run": "mmvicreg.runs",
     "load": "mmvicreg.runs",
+    "make_vocabulary": "mmvicreg.modalities.vocabulary",
     "run": "mmvicreg.train",
     "score_run": "mmvicreg.scoring",
     "Alignment": "mmvicreg.alignments",

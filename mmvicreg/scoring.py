@@ -5,6 +5,7 @@ Writes into the run directory: ``summary.json`` (numbers as fractions), ``report
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
@@ -66,6 +67,20 @@ class SplitScores:
 
 
 def score_run(
+    run: Run, data: Mapping[str, str | Sequence[str]], *, device: str = ""
+) -> dict[str, SplitScores]:
+    """Score every split of ``data`` {name: shards}, print a table, and write summary, pictures and report.
+
+    Raises ValueError for a split without samples or without two modalities.
+    """
+    scores = score_splits(run, data, device=device)
+    print_scores(scores)
+    write_summary(run, scores, run.folder / "summary.json")
+    write_pictures(run, scores)
+    return scores
+
+
+def score_splits(
     run: Run,
     data: Mapping[str, str | Sequence[str]],
     *,
@@ -73,10 +88,7 @@ def score_run(
     threads: int = 2,
     examples: int = 6,
 ) -> dict[str, SplitScores]:
-    """Score every split of ``data`` {name: shards}, print a table, and write summary, pictures and report.
-
-    Raises ValueError for a split without samples or without two modalities.
-    """
+    """Scores of every split of ``data`` {name: shards}, with ``examples`` queries a direction for pictures."""
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = run.model.to(chosen).eval()
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
@@ -87,8 +99,6 @@ def score_run(
             model, readers, index, device=chosen, threads=threads, title=f"embed {name}"
         )
         scores[name] = _score_split(embedded, readers, index, examples=examples, rejected=rejected)
-    print_scores(scores)
-    write_scores(run, scores)
     return scores
 
 
@@ -241,10 +251,14 @@ def print_scores(scores: Mapping[str, SplitScores]) -> None:
     Console(width=None if Console().is_terminal else 120).print(table)
 
 
-def write_scores(run: Run, scores: Mapping[str, SplitScores]) -> Path:
-    """summary.json, pictures and report.html of the run directory; the report's path."""
-    summary = {"step": run.step, **{split: found.to_json() for split, found in scores.items()}}
-    write_json(run.folder / "summary.json", summary)
+def write_summary(run: Run, scores: Mapping[str, SplitScores], path: Path) -> None:
+    """Every number as JSON, recalls as fractions: split, direction, ``recall_at_1``, ``chance_at_1``, ..."""
+    splits = {split: found.to_json() for split, found in scores.items()}
+    write_json(path, {"run": run.folder.name, "step": run.step, **splits})
+
+
+def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
+    """The pictures and report.html of the run directory; the report's path."""
     log = read_log(run.folder)
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
@@ -262,8 +276,6 @@ def write_scores(run: Run, scores: Mapping[str, SplitScores]) -> Path:
 def _report(run: Run, scores: Mapping[str, SplitScores], log: Sequence[Mapping[str, Any]]) -> Report:
     last = list(scores.values())[-1]
     environment = run.folder / "environment.json"
-    import json
-
     return Report(
         title=run.folder.name,
         note=f"{len(log)} log lines, {run.step} steps.",

@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmvicreg.alignments import Alignment, InfoNCE, Invariance
-from mmvicreg.regularizers import Regularizer, VarianceCovariance
+from mmvicreg.regularizers import (
+    HSIC,
+    Regularizer,
+    SIGReg,
+    SlicedWasserstein,
+    VarianceCovariance,
+    VISReg,
+)
+from mmvicreg.regularizers.directions import directions
 
 Terms = dict[str, Tensor]
 
@@ -26,7 +34,6 @@ class RegularizerCase:
 
     make: Callable[[], Regularizer]
     reference: Callable[[Tensor, int], Terms]
-    bf16: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,46 @@ def only_variance(z: Tensor, seed: int) -> Terms:
     return {"variance": variance_covariance(z, seed)["variance"]}
 
 
+def epps_pulley(z: Tensor, seed: int, *, slices: int, knots: int, times_rows: bool) -> Terms:
+    x = z @ directions(z, slices=slices, seed=seed).double()
+    t = torch.linspace(-3, 3, 2 * knots - 1, dtype=torch.float64)
+    phases = x[:, :, None] * t
+    gap = (phases.cos().mean(0) - torch.exp(-(t**2) / 2)).square() + phases.sin().mean(0).square()
+    integral = torch.trapezoid(gap * torch.exp(-(t**2) / 2), t)
+    return {"sigreg": integral.mean() * (len(z) if times_rows else 1)}
+
+
+def sigreg(z: Tensor, seed: int) -> Terms:
+    return epps_pulley(z, seed, slices=40, knots=17, times_rows=True)
+
+
+def sigreg_without_rows(z: Tensor, seed: int) -> Terms:
+    return epps_pulley(z, seed, slices=10, knots=9, times_rows=False)
+
+
+def sliced_wasserstein(z: Tensor, seed: int) -> Terms:
+    x = z @ directions(z, slices=20, seed=seed).double()
+    n = len(z)
+    q = torch.special.ndtri(torch.arange(1, n + 1, dtype=torch.float64) / (n + 1))
+    return {"sliced_wasserstein": (x.sort(0).values - q[:, None]).square().mean()}
+
+
+def visreg(z: Tensor, seed: int) -> Terms:
+    mean = z.mean(0)
+    std = torch.linalg.vector_norm(z - mean, dim=0) / len(z) ** 0.5 + 1e-6
+    shape = sliced_wasserstein((z - mean) / std.detach(), seed)["sliced_wasserstein"]
+    return {"scale": (1 - std).square().mean(), "center": mean.square().mean(), "shape": shape}
+
+
+def hsic(z: Tensor, seed: int) -> Terms:
+    n, d = z.shape
+    center = torch.eye(n, dtype=z.dtype) - 1 / n
+    kernels = [center @ torch.exp(-0.5 * (x[:, None] - x[None]).square() / 1.44) @ center for x in z.T]
+    stacked = torch.stack(kernels).flatten(1)
+    pairs = stacked @ stacked.T
+    return {"hsic": (pairs.sum() - pairs.diagonal().sum()) / (n - 1) ** 2 / (d * (d - 1))}
+
+
 def invariance(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
     return {"invariance": (a - b).square().mean()}
 
@@ -65,6 +112,13 @@ REGULARIZERS = {
     "gram": RegularizerCase(lambda: VarianceCovariance(form="gram"), variance_covariance),
     "covariance": RegularizerCase(lambda: VarianceCovariance(form="covariance"), variance_covariance),
     "variance": RegularizerCase(lambda: VarianceCovariance(covariance=0.0), only_variance),
+    "sigreg": RegularizerCase(lambda: SIGReg(weight=0.5, slices=40, chunk=16), sigreg),
+    "sigreg_without_rows": RegularizerCase(
+        lambda: SIGReg(slices=10, knots=9, times_rows=False), sigreg_without_rows
+    ),
+    "sliced_wasserstein": RegularizerCase(lambda: SlicedWasserstein(slices=20, chunk=7), sliced_wasserstein),
+    "visreg": RegularizerCase(lambda: VISReg(scale=0.5, shape=2.0, slices=20), visreg),
+    "hsic": RegularizerCase(lambda: HSIC(bandwidth=1.2), hsic),
 }
 
 ALIGNMENTS = {

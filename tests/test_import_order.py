@@ -42,6 +42,7 @@ FLOW = [
     "export",
     "check",
     "pack",
+    "commands",
     "cli",
 ]
 

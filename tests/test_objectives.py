@@ -165,6 +165,7 @@ def test_a_regularizer_compiles_without_graph_breaks(name: str) -> None:
     def total(z: Tensor) -> Tensor:
         return weighted(regularizer(z * 2, seed=3), regularizer.weights())
 
+    torch.compiler.reset()
     z = shards((32,), 24)[0][0].requires_grad_()
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
     (found,) = torch.autograd.grad(compiled(z), z)

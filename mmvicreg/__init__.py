@@ -17,6 +17,7 @@ _HOME = {
     "Index": "mmvicreg.shards",
     "Plan": "mmvicreg.plan",
     "Cursor": "mmvicreg.plan",
+    "Mixture": "mmvicreg.mixture",
     "Batch": "mmvicreg.stream",
     "evaluation_items": "mmvicreg.items",
     "Branch": "mmvicreg.model",

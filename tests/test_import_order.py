@@ -18,6 +18,7 @@ FLOW = [
     "shards",
     "fetch",
     "plan",
+    "mixture",
     "pixels",
     "ledger",
     "rows",

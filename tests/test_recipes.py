@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,23 @@ ROOT = Path(__file__).parent.parent
 TOY = [
     *("--batch-size", "32", "--epochs", "0.1", "--log-every", "1", "--optimizer.warmup-epochs", "0"),
     *("--image.encoder", "timm/test_resnet", "--image.weights", "", "--image.size", "32"),
+]
+
+TOY_TEXT = [
+    *("--text.encoder", "gru", "--text.weights", "", "--text.vocabulary", "words.json", "--text.no-frozen"),
+    *(
+        "--image.projector",
+        "64",
+        "32",
+        "--text.projector",
+        "64",
+        "32",
+        "--image.cache",
+        "0",
+        "--text.cache",
+        "0",
+    ),
+    *("--image.no-frozen", "--image.dropout", "0", "--text.dropout", "0", "--text.state-width", "32"),
 ]
 
 
@@ -31,10 +51,27 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo as README runs it."""
+    """The demo as README's first command runs it, once installed."""
     folder = tmp_path_factory.mktemp("demo")
-    start(sys.executable, str(ROOT / "recipes/demo.py"), cwd=folder)
+    for name in ("recipes", "data"):
+        (folder / name).symlink_to(ROOT / name)
+    install, _, command = commands("bash")[0].partition(" && ")
+    assert install == 'pip install -e ".[demo]"'
+    start(*shlex.split(command), cwd=folder)
     return folder / "runs/demo"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of README in one language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+
+
+def commands(language: str) -> list[str]:
+    """Every command line of README's blocks, comments left out."""
+    lines = [line.partition("  #")[0].strip() for block in blocks(language) for line in block.splitlines()]
+    return [line for line in lines if line]
 
 
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
@@ -64,32 +101,38 @@ def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     assert again["held_out_style"] == json.loads((demo / "summary.json").read_text())["held_out_style"]
 
 
+def test_readmes_other_commands_run(demo: Path) -> None:
+    folder = demo.parent.parent
+    toy = [*TOY, *TOY_TEXT]
+    (folder / "words.json").write_text(json.dumps(["face", "cat", "red", "with"]))
+    ran = []
+    for command in commands("bash")[2:]:
+        words = shlex.split(command)
+        training = "recipes/demo.py" in words and "--help" not in words
+        start(*words, *(toy if training else ()), cwd=folder)
+        ran.append(words[0])
+    assert {"python", "mmvicreg", "accelerate"} <= set(ran)
+
+
+def test_the_second_command_of_the_readme_is_what_ci_runs() -> None:
+    assert commands("bash")[1] == 'pip install -e ".[test]" && pytest'
+    script = (ROOT / ".ci/run").read_text()
+    assert 'pip install -e ".[test]"' in script
+    assert script.rstrip().endswith("pytest")
+
+
+def test_readmes_recipe_is_a_recipe() -> None:
+    recipe = types.ModuleType("readme_recipe")
+    sys.modules["readme_recipe"] = recipe
+    exec(compile(blocks("python")[0], "README.md", "exec"), recipe.__dict__)
+    objective = recipe.objective(recipe.Config())
+    assert set(objective.regularizers) == {"image", "text"}
+
+
 def toy_demo(
     out: str, *options: str, launcher: tuple[str, ...] = (sys.executable,), cwd: Path
 ) -> list[dict[str, Any]]:
-    small = (
-        "--text.encoder",
-        "gru",
-        "--text.weights",
-        "",
-        "--text.vocabulary",
-        "words.json",
-        "--text.no-frozen",
-    )
-    sizes = (
-        "--image.projector",
-        "64",
-        "32",
-        "--text.projector",
-        "64",
-        "32",
-        "--image.cache",
-        "0",
-        "--text.cache",
-        "0",
-    )
-    plain = ("--image.no-frozen", "--image.dropout", "0", "--text.dropout", "0", "--text.state-width", "32")
-    recipe = (str(ROOT / "recipes/demo.py"), "--out", out, *TOY, *small, *sizes, *plain)
+    recipe = (str(ROOT / "recipes/demo.py"), "--out", out, *TOY, *TOY_TEXT)
     (cwd / "words.json").write_text(json.dumps(["face", "cat", "red", "with"]))
     start(*launcher, *recipe, *options, cwd=cwd)
     return log(cwd / out)

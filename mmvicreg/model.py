@@ -167,7 +167,11 @@ class Model(nn.Module):
         """The branch that ``view`` goes through."""
         if view not in self.views:
             raise KeyError(f"no view {view!r}; this model has {', '.join(self.views)}")
-        branch = self.branches[self.views[view]]
+        return self.branch_named(self.views[view])
+
+    def branch_named(self, name: str) -> Branch:
+        """The branch of that name."""
+        branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch
 

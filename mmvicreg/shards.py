@@ -154,7 +154,8 @@ def _writable(folder: str) -> bool:
     return bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
-def _stat(path: str) -> tuple[int, str]:
+def stat_of(path: str) -> tuple[int, str]:
+    """(bytes, stamp) of a local file; (-1, "") where there is none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -171,7 +172,7 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
             if side not in footers:
                 footers[side] = sidecar.read_footer(side)
             entry = footers[side].get(os.path.basename(path))
-            if entry is not None and (entry.bytes, entry.stamp) == _stat(path):
+            if entry is not None and (entry.bytes, entry.stamp) == stat_of(path):
                 known[path] = Shard(path, entry, side)
                 break
     return known
@@ -192,7 +193,9 @@ def open_index(shards: str | Sequence[str], *, exclude: str | None = None) -> In
     if missing:
         scanned = list(_scan_all(missing))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
-        save(scanned)
+        save_blocks(
+            [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
+        )
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
         if lost:
@@ -251,20 +254,23 @@ def refuse(problems: Sequence[Problem]) -> None:
     raise BadShard(text + "; its --quarantine writes the list of what to leave out")
 
 
-def save(scanned: Sequence[tuple[str, Scan, int, int]]) -> None:
-    """Put freshly scanned shards into their sidecars, beside them or in the cache folder."""
+def save_blocks(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
+    """Put freshly scanned shards (path, packed block, bytes, stamp) into their sidecars, each written once."""
     by_sidecar: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
-    for path, found, size, mtime in scanned:
-        data = sidecar.pack_block(found)
-        entry = sidecar.entry_of(found, data, size=size, stamp=str(mtime))
-        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, data))
-    for (beside, cached), blocks in by_sidecar.items():
-        fresh = {name for name, _, _ in blocks}
-        for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
-            old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
-            try:
-                sidecar.write(side, blocks, keep=old)
-                break
-            except OSError:
-                if side == cached:
-                    raise
+    for path, block, size, stamp in fresh:
+        entry = sidecar.entry_of(block, size=size, stamp=stamp)
+        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, block))
+    for sides, blocks in by_sidecar.items():
+        _save(sides, blocks)
+
+
+def _save(sides: tuple[str, str], blocks: list[tuple[str, Entry, bytes]]) -> None:
+    beside, cached = sides
+    fresh = {name for name, _, _ in blocks}
+    for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
+        old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
+        try:
+            return sidecar.write(side, blocks, keep=old)
+        except OSError:
+            if side == cached:
+                raise

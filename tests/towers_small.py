@@ -17,6 +17,8 @@ from transformers import (
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
 )
 
 WORDS = ("[PAD]", "[UNK]", "a", "photograph", "of", "cat", "dog", "small", "large")
@@ -75,4 +77,25 @@ def image_folder() -> str:
     )
     ViTModel(config).save_pretrained(folder)
     ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]).save_pretrained(folder)
+    return folder
+
+
+@cache
+def audio_folder() -> str:
+    """A transformers folder: wav2vec2 of width 16."""
+    folder = mkdtemp()
+    torch.manual_seed(5)
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_stride=(8, 8),
+        conv_kernel=(16, 8),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2Model(config).save_pretrained(folder)
     return folder

@@ -45,6 +45,7 @@ FLOW = [
     "clip_benchmark",
     "check",
     "pack",
+    "tools",
     "commands",
     "cli",
 ]

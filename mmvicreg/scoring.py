@@ -26,6 +26,7 @@ from mmvicreg.evaluate.ranks import rank_both
 from mmvicreg.evaluate.retrieval import RetrievalScores, summarize
 from mmvicreg.evaluate.store import Proof, Rows, Store
 from mmvicreg.fetch import Fetcher
+from mmvicreg.model import Model
 from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
 from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
@@ -93,7 +94,8 @@ def score_splits(
     the default group where there are several: they share the work, and all get the result.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = run.model.to(chosen).eval()
+    branches = {name: run.model.branch_named(name) for name in run.modalities}
+    model = Model(branches, {name: name for name in branches}).to(chosen).eval()  # a view per modality
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
     scores = {}
     for name, shards in data.items():

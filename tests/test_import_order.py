@@ -68,6 +68,7 @@ FLOW = [
     "check",
     "sources",
     "pack",
+    "tools",
     "commands",
     "cli",
 ]

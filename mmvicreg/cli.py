@@ -6,7 +6,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-TOOLS: dict[str, tuple[str, str, str, str]] = {}
+TOOLS: dict[str, tuple[str, str, str, str]] = {
+    "evaluate": ("mmvicreg.commands", "EvaluateConfig", "evaluate", "score a run on held-out shards"),
+}
 """Name to (module, dataclass of its options, function that takes them and gives the exit status, one line)."""
 
 

@@ -133,11 +133,25 @@ class Branch(nn.Module):
         self.encoder = encoder
         self.projector = projector
         self.frozen = frozen
+        self.waiting = False
+        """frozen until a step of the run (see :meth:`freeze`)"""
         self.learning_rate = learning_rate
         if frozen:
             encoder.requires_grad_(False).eval()
         else:
             self.encoder = synchronize_batch_norm(encoder)
+
+    def freeze(self, frozen: bool) -> bool:
+        """Lock the encoder for now, or free it; True where that is a change. A branch made ``frozen`` stays so
+        (its batch normalisation was never synchronised): freeing it raises ValueError."""
+        if self.frozen and not self.waiting:
+            raise ValueError("this branch is frozen for the whole run; leave frozen out to free it at a step")
+        changed = frozen != self.waiting
+        self.frozen = self.waiting = frozen
+        if changed:
+            self.encoder.requires_grad_(not frozen)
+        self.train(self.training)
+        return changed
 
     def train(self, mode: bool = True) -> Branch:
         super().train(mode)
@@ -184,7 +198,11 @@ class Model(nn.Module):
         """The branch that ``view`` goes through."""
         if view not in self.views:
             raise KeyError(f"no view {view!r}; this model has {', '.join(self.views)}")
-        branch = self.branches[self.views[view]]
+        return self.branch_named(self.views[view])
+
+    def branch_named(self, name: str) -> Branch:
+        """The branch of that name."""
+        branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch
 

@@ -6,37 +6,16 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmvicreg.modality import modalities_of
+from mmvicreg.options import GuardConfig, OptimizerConfig, ProbeConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimizer and schedule: linear warm-up, then cosine."""
-
-    name: Literal["adamw", "lars"] = "adamw"
-    """adamw, or lars as in the VICReg paper (momentum 0.9, trust coefficient 0.001)"""
-    learning_rate: float = 1e-3
-    """peak learning rate, for this batch size (nothing is scaled behind your back)"""
-    weight_decay: float = 1e-4
-    """decay of matrices; biases and normalisation have none"""
-    beta1: float = 0.9
-    """adamw: first moment; lars: momentum"""
-    beta2: float = 0.98
-    """adamw: second moment"""
-    warmup_epochs: float = 1.0
-    """epochs of linear warm-up from 0"""
-    final: float = 0.0
-    """learning rate at the end, as a share of the peak"""
-    clip: float = 0.0
-    """largest norm of the gradient; 0 for no clipping"""
 
 
 @dataclass(frozen=True)
@@ -47,8 +26,11 @@ class TrainConfig:
     """shards to train on: a path, with {000..099} and * expanded"""
     out: str = "runs/run"
     """run directory"""
-    batch_size: int = 256
-    """samples of a step over all processes"""
+    batch_size: int | Literal["auto"] = 256
+    """samples of a step over all processes; auto tries powers of two and takes the largest that fits"""
+    chunk: int = 0
+    """rows a process encodes at once; 0 for all. The gradient is that of the whole batch either way: encoders
+    run twice, objectives see every row"""
     epochs: float = 10.0
     """passes over the data"""
     seed: int = 0
@@ -57,6 +39,14 @@ class TrainConfig:
     """optimizer and schedule"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """precision of the encoders; statistics of objectives are fp32 in any case"""
+    recompute: bool = False
+    """gradient checkpointing: forget activations inside blocks of the encoders and compute them again"""
+    compile: bool = False
+    """torch.compile the encoders"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """several processes: a copy of the weights on each, or a share of them (FSDP2)"""
+    ema: float = 0.0
+    """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
     order: Literal["lanes", "global"] = "lanes"
     """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of everything"""
     threads: int = 2
@@ -65,10 +55,24 @@ class TrainConfig:
     """steps between lines of the log"""
     checkpoint_every: int = 1000
     """steps between checkpoints; one is written at the end in any case"""
+    checkpoint_minutes: float = 0.0
+    """minutes between checkpoints, beside the steps; 0 for none"""
     keep_checkpoints: int = 2
     """checkpoints kept, newest first"""
+    best: str = ""
+    """a number of the probe, such as image_to_text/recall_at_1: the checkpoint where it was highest is kept"""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """what is watched, and what is done about it"""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """scores on held-out samples while training"""
+    trackers: tuple[str, ...] = ()
+    """Accelerate's trackers beside the log: tensorboard, wandb, trackio, ..."""
+    peak_tflops: float = 0.0
+    """of one device in this precision, for the share of it that is used (MFU); 0 looks known GPUs up"""
     resume: Literal["auto", "never", "restart"] = "auto"
     """a run directory that holds a run: continue it, refuse, or move it aside and start again"""
+    allow_change: tuple[str, ...] = ()
+    """fields that may differ from those of the run that is continued, such as epochs or optimizer.learning_rate"""
     cpu: bool = False
     """train on the CPU even where there is a GPU"""
 
@@ -78,7 +82,8 @@ class TrainConfig:
 
 
 RESUMABLE = frozenset(
-    {"out", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "resume", "cpu"}
+    "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
+    "probe trackers peak_tflops guard.stall_warning guard.stall_stop guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither data nor mathematics."""
 
@@ -161,15 +166,24 @@ def import_recipe(path: str | Path) -> types.ModuleType:
     return module
 
 
-def differences(saved: Any, given: Any) -> list[str]:
-    """Lines ``field: saved -> given`` for every field that a continued run may not change."""
+def differences(saved: Any, given: Any, *, allowed: Iterable[str] = ()) -> list[str]:
+    """Lines ``field: saved -> given`` for every field that a continued run may not change.
+
+    ``allowed`` names further fields that may differ, whole or nested: "optimizer", "optimizer.clip".
+    """
     before, after = _flatten(saved), _flatten(given)
-    names = [name for name in {**before, **after} if name.partition(".")[0] not in RESUMABLE]
+    free = RESUMABLE | set(allowed)
     return [
         f"{name}: {before.get(name, '(none)')!r} -> {after.get(name, '(none)')!r}"
-        for name in names
-        if before.get(name) != after.get(name)
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and not free & set(_parents(name))
     ]
+
+
+def _parents(name: str) -> list[str]:
+    """ "a.b.c" to ["a", "a.b", "a.b.c"]."""
+    parts = name.split(".")
+    return [".".join(parts[:number]) for number in range(1, len(parts) + 1)]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

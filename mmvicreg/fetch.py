@@ -7,6 +7,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 
+import numpy as np
+
 from mmvicreg.reader import Sample
 from mmvicreg.shards import Index, Shard
 from mmvicreg.sidecar import Block, read_block
@@ -19,6 +21,7 @@ class _Open:
     def __init__(self, shard: Shard, path: str) -> None:
         self.fd = -1
         self.block: Block = read_block(shard.sidecar, shard.entry)
+        self.rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded) if shard.excluded else None
         self.fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self.fd)
         if status.st_size != shard.bytes:
@@ -47,12 +50,14 @@ class Fetcher:
 
     def __call__(self, shard: int, row: int, members: Collection[str]) -> Sample:
         held = self._hold(shard)
-        content = {}
+        content, number = {}, self._starts[shard] + row
+        if held.rows is not None:
+            row = int(held.rows[row])
         for suffix, (offset, size) in held.block.members(row).items():
             if suffix in members:
                 data = os.pread(held.fd, size, offset)
                 content[suffix] = data if len(data) == size else self._rest(held, data, (offset, size))
-        return Sample(held.block.keys[row], self._starts[shard] + row, content)
+        return Sample(held.block.keys[row], number, content)
 
     def _hold(self, shard: int) -> _Open:
         with self._lock:

@@ -12,7 +12,7 @@ permuted. Place p of the epoch is place p // C of lane p % C. Inside a batch, sl
 consecutive slots (a rank's share) touch few lanes: a rank reads about 1/R of the bytes, nearly in order.
 ``order="global"``: one permutation of all samples; best mixing, needs fast random access to all shards.
 
-Memory: O(shards) for the current epoch and at most ``4 C`` windows; nothing grows with N.
+Memory: O(shards) for two epochs, and four windows of every lane (8 MB by default); nothing grows with N.
 """
 
 from __future__ import annotations
@@ -21,18 +21,31 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from hashlib import blake2b
+from typing import Any, Literal
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 Order = Literal["lanes", "global"]
 VERSION = 1
 
 
+class _Key(ISeedSequence):
+    """Hands Philox its key as it is; given no seed, numpy would first ask the system for entropy (10 us)."""
+
+    def __init__(self, digest: bytes) -> None:
+        self._digest = digest
+
+    def generate_state(self, n_words: int, dtype: object = np.uint64) -> np.ndarray:
+        assert n_words == 2, "Philox takes two words"
+        return np.frombuffer(self._digest, "<u8")
+
+
 def generator(*key: int | str) -> np.random.Generator:
     """A random stream named by ``key``: the same on every machine, process and Python version."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    seed: Any = _Key(blake2b(repr(key).encode(), digest_size=16).digest())  # numpy types less than it takes
+    return np.random.Generator(np.random.Philox(seed))
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class Plan:
         self.seed, self.global_batch, self.order, self.start = seed, global_batch, order, start
         self.lanes, self.window = min(lanes, self.samples), window
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     @property
     def steps(self) -> int:
@@ -172,27 +185,29 @@ class Plan:
         lane, q = places % c, places // c
         base, extra = divmod(self.samples, c)  # the first `extra` lanes hold one sample more
         begin = lane * base + np.minimum(lane, extra)
-        length = base + (lane < extra)
         window = q // s
-        group = lane * (self.samples // s + 1) + window
-        result = np.empty(len(places), np.int64)
-        for g in np.unique(group):
-            rows = group == g
-            first = int(np.argmax(rows))
-            w = int(window[first])
-            size = min(s, int(length[first]) - w * s)
-            permutation = self._window(epoch, int(lane[first]), w, size)
-            result[rows] = begin[rows] + w * s + permutation[q[rows] - w * s]
+        result = begin + window * s
+        for w in np.unique(window).tolist():  # lanes advance together, so there are one or two
+            rows = window == w
+            result[rows] += self._window(epoch, w, lane[rows])[lane[rows], q[rows] - w * s]
         return held.locate(result)
 
-    def _window(self, epoch: int, lane: int, window: int, size: int) -> np.ndarray:
-        key = (epoch, lane, window)
-        held = self._windows.get(key)
+    def _window(self, epoch: int, window: int, lanes: np.ndarray) -> np.ndarray:
+        """Permutations of one window of every lane, int32 (C, S); those of ``lanes`` are filled in."""
+        base, extra = divmod(self.samples, self.lanes)
+        held = self._windows.get((epoch, window))
         if held is None:
-            held = self._windows[key] = generator(self.seed, "window", *key).permutation(size)
-            while len(self._windows) > 4 * self.lanes:
+            size = min(self.window, base + (extra > 0) - window * self.window)
+            held = np.empty((self.lanes, size), np.int32), np.zeros(self.lanes, bool)
+            self._windows[epoch, window] = held
+            while len(self._windows) > 4:
                 self._windows.popitem(last=False)
-        return held
+        table, filled = held
+        for lane in np.unique(lanes[~filled[lanes]]).tolist():
+            size = min(self.window, base + (lane < extra) - window * self.window)
+            table[lane, :size] = generator(self.seed, "window", epoch, lane, window).permutation(size)
+            filled[lane] = True
+        return table
 
 
 def permute(places: np.ndarray, total: int, random: np.random.Generator) -> np.ndarray:

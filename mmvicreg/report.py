@@ -46,22 +46,6 @@ class Report:
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines log; a last line cut by a crash is left out.
-
-    Raises FileNotFoundError without the file, ValueError where another line is not JSON.
-    """
-    records = []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON ({error}); the log is damaged") from None
-    return records
-
-
 def write_report(report: Report, path: str | Path) -> Path:
     """Write the page, atomically."""
     path = Path(path)

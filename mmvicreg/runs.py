@@ -3,6 +3,7 @@
 config.json        the configuration, with the import path of every modality's class, and the views
 environment.json   versions, revision, command, machine
 log.jsonl          one line of numbers every few steps
+events.jsonl       in words: alarms, skipped steps, checkpoints that could not be written
 checkpoints/       see mmvicreg.checkpoint
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmvicreg import checkpoint
 from mmvicreg.config import TrainConfig, differences, from_json, import_recipe, to_json
@@ -26,6 +27,7 @@ from mmvicreg.model import Model
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
+EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 
 
@@ -42,9 +44,17 @@ class Run:
     """the step the weights are from"""
 
 
-def load(folder: str | Path, *, recipe: str | Path | None = None, step: int | None = None) -> Run:
+def load(
+    folder: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    step: int | Literal["best"] | None = None,
+    average: bool = False,
+) -> Run:
     """Rebuild the model of a run directory, with the newest complete checkpoint or that of ``step``.
 
+    ``step`` "best" is the one with the highest score (see TrainConfig.best); ``average`` takes the moving
+    average of the weights that the run kept.
     ``recipe`` names the file that defines modalities which are not this package's; it is executed. Raises
     FileNotFoundError where there is no run or no complete checkpoint, ValueError where files do not fit.
     """
@@ -57,7 +67,7 @@ def load(folder: str | Path, *, recipe: str | Path | None = None, step: int | No
     modalities = {name: modalities[name] for name in saved["config"] if name in modalities}
     path = _checkpoint(Path(folder), step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
-    checkpoint.read_model(path, model)
+    checkpoint.read_model(path, model, file=checkpoint.AVERAGE if average else checkpoint.WEIGHTS)
     return Run(Path(folder), saved["config"], modalities, model.eval(), checkpoint.read_position(path).step)
 
 
@@ -68,7 +78,7 @@ def _without_weights(modality: Any) -> Modality:
     return modality
 
 
-def _checkpoint(folder: Path, step: int | None) -> Path:
+def _checkpoint(folder: Path, step: int | Literal["best"] | None) -> Path:
     found = checkpoint.complete_checkpoints(folder / CHECKPOINTS)
     if not found:
         raise FileNotFoundError(
@@ -76,6 +86,13 @@ def _checkpoint(folder: Path, step: int | None) -> Path:
         )
     if step is None:
         return found[-1]
+    if step == "best":
+        best = checkpoint.best_checkpoint(folder / CHECKPOINTS)
+        if not best:
+            raise FileNotFoundError(
+                f"{folder}: no checkpoint has a score; train with --best and --probe.data"
+            )
+        return best[0]
     wanted = checkpoint.checkpoint_path(folder / CHECKPOINTS, step)
     if wanted not in found:
         steps = ", ".join(str(checkpoint.read_position(path).step) for path in found)
@@ -123,12 +140,13 @@ def open_run(config: TrainConfig) -> Path:
 
 
 def _refuse_other(folder: Path, config: TrainConfig) -> None:
-    found = differences(read_config(folder)["config"], to_json(config))
+    found = differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change)
     if found:
         listed = "\n  ".join(found)
         raise ValueError(
             f"{folder} holds a run of another configuration (saved -> given):\n  {listed}\n"
-            "choose another --out, set these fields back to continue it, or --resume restart to move it aside"
+            "choose another --out, set these fields back to continue it, --allow-change FIELD to continue all the "
+            "same, or --resume restart to move it aside"
         )
 
 

@@ -11,7 +11,7 @@ from mmvicreg.evaluate.geometry import describe, modality_gap, spectrum
 from mmvicreg.evaluate.positives import Positives
 from mmvicreg.evaluate.retrieval import retrieval
 from mmvicreg.pictures import Example, Result
-from mmvicreg.report import Report, read_log, render, write_report
+from mmvicreg.report import Report, render, write_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -84,12 +84,3 @@ def test_every_part_shows_and_an_absent_part_leaves_no_heading(report):
     ):
         assert f"<h2>{heading}</h2>" in page
     assert "<h2>" not in render(Report(title="empty"))
-
-
-def test_a_log_cut_by_a_crash_is_read_up_to_the_cut(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1}\n{"st')
-    assert [record["step"] for record in read_log(path)] == [0, 1]
-    path.write_text('{"step": 0}\n{"st\n{"step": 1}\n')
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
-        read_log(path)

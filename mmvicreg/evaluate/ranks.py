@@ -1,11 +1,10 @@
-"""Where the matching items of each query stand, exactly, in bounded memory; and what follows from it.
+"""What follows from where the matching items of each query stand: recall, ranks, mAP@R.
 
 Ties are counted honestly: items with the same score stand in random order, and every number here is the
 expectation over that order, in closed form. A collapsed model (all scores equal) therefore scores chance,
-whatever the order of the rows. Items whose embeddings are bit-identical are scored once, because matrix
-products do not give the same bits in every column; scores are otherwise compared as they are.
+whatever the order of the rows.
 
-Shapes: Q queries, M items, D dimensions, C queries of one chunk, P matching items of a query.
+Shapes: Q queries, M items, D dimensions, P matching items of a query at most.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.evaluate.counts import count_matches
 from mmvicreg.evaluate.positives import Positives
 
-SCORES_IN_FLIGHT = {"cpu": 2**21, "cuda": 2**28}
-"""Scores held at once when no chunk is given: 8 MB on a CPU, 1 GB on a GPU."""
-COLUMNS_COMPARED = 16
-"""Up to this many matches per query, comparing with each is cheaper than sorting the row of scores."""
+GROUP = 4096
+"""Queries looked at together."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,14 @@ class Ranks:
     @staticmethod
     def join(parts: list[Ranks]) -> Ranks:
         """The ranks of consecutive ranges of queries as one."""
-        names = ("above", "tied", "tied_matches", "matches", "average_precision")
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return Ranks(**arrays, num_items=parts[0].num_items)
+        return Ranks(
+            above=np.concatenate([part.above for part in parts]),
+            tied=np.concatenate([part.tied for part in parts]),
+            tied_matches=np.concatenate([part.tied_matches for part in parts]),
+            matches=np.concatenate([part.matches for part in parts]),
+            average_precision=np.concatenate([part.average_precision for part in parts]),
+            num_items=parts[0].num_items,
+        )
 
 
 def _missed(size: np.ndarray, wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -74,122 +77,91 @@ def _missed(size: np.ndarray, wanted: np.ndarray, drawn: np.ndarray) -> np.ndarr
     return missed
 
 
-def chunk_size(num_items: int, device: torch.device) -> int:
-    """Queries scored at a time so that the scores in flight stay bounded."""
-    return max(1, SCORES_IN_FLIGHT[device.type] // max(1, num_items))
-
-
-@torch.no_grad()
 def rank_queries(
     queries_QD: Tensor | np.ndarray,
     items_MD: Tensor | np.ndarray,
     positives: Positives,
     *,
-    chunk: int | None = None,
+    tile: int | None = None,
     device: str | torch.device = "cpu",
-    start: int = 0,
-    stop: int | None = None,
+    sharded: bool = False,
+    queries: range | None = None,
+    skip_unmatched: bool = False,
 ) -> Ranks:
-    """Ranks of queries start..stop among all items, by cosine in fp32.
+    """Ranks of the queries among all items, by cosine in fp32; ``queries`` ranks a range of them only.
 
-    Any float dtype, torch or NumPy (memory-mapped too); rows are normalised here. ``chunk`` queries are
-    scored at a time; memory is one copy of the items in fp32 at most (none if they already are, on the
-    device) and a few times ``chunk`` x M. Chunks begin at multiples of ``chunk``, so that a range split
-    over processes at such multiples gives the same bits as one process.
-
-    Raises ValueError on shapes that do not fit, non-finite embeddings, or a query without a match.
+    ``skip_unmatched`` leaves out queries that match nothing (a sample that lacks a modality); items that no
+    query matches stay, as distractors. Other parameters are those of
+    :func:`mmvicreg.evaluate.counts.count_matches`. Raises ValueError on shapes that do not fit, non-finite
+    embeddings, or (unless skipped) a query without a match.
     """
-    _check(queries_QD, items_MD, positives)
-    device = torch.device(device)
-    items_MD = _rows(items_MD, slice(None), device)
-    scale_M = _inverse_norm(items_MD, "items")
-    items_UD, first_U, column_M = _distinct(items_MD)
-    chunk = chunk or chunk_size(positives.num_items, device)
-    stop = positives.num_queries if stop is None else stop
-    parts = []
-    with torch.autocast(device.type, enabled=False):
-        for first in range(start, stop, chunk):
-            rows = slice(first, min(first + chunk, stop))
-            queries_CD = _rows(queries_QD, rows, device)
-            queries_CD = queries_CD * _inverse_norm(queries_CD, "queries")[:, None]
-            scores_CU = (queries_CD @ items_UD.T).mul_(scale_M[first_U])
-            scores_CM = scores_CU if column_M is None else scores_CU[:, column_M]
-            parts.append(_rank_chunk(scores_CM, positives, rows))
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Ranks(none, none, none, none, np.zeros(0), positives.num_items)
-    return Ranks.join(parts)
+    _check_matched(positives, skip_unmatched)
+    counts = count_matches(
+        queries_QD, items_MD, positives, tile=tile, device=device, sharded=sharded, queries=queries
+    )
+    return _ranks(positives, counts.score, (counts.above, counts.tied), queries)
 
 
-def _check(queries_QD: Tensor | np.ndarray, items_MD: Tensor | np.ndarray, positives: Positives) -> None:
-    shapes = (tuple(queries_QD.shape), tuple(items_MD.shape))
-    if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
-        raise ValueError(f"queries (Q, D) and items (M, D) must share D, found {shapes[0]} and {shapes[1]}")
-    if (positives.num_queries, positives.num_items) != (shapes[0][0], shapes[1][0]):
-        found = f"{positives.num_queries} queries and {positives.num_items} items"
-        raise ValueError(f"positives are of {found}, the embeddings of {shapes[0][0]} and {shapes[1][0]}")
+def rank_both(
+    queries_QD: Tensor | np.ndarray,
+    items_MD: Tensor | np.ndarray,
+    positives: Positives,
+    *,
+    tile: int | None = None,
+    device: str | torch.device = "cpu",
+    sharded: bool = False,
+    skip_unmatched: bool = False,
+) -> tuple[Ranks, Ranks]:
+    """Ranks of the queries among the items, and of the items among the queries, from one pass.
+
+    As :func:`rank_queries` on both sides.
+    """
+    back = positives.transpose()
+    _check_matched(positives, skip_unmatched)
+    _check_matched(back, skip_unmatched)
+    counts = count_matches(
+        queries_QD, items_MD, positives, both=True, tile=tile, device=device, sharded=sharded
+    )
+    query_n, item_n = positives.pairs()
+    order = np.lexsort((query_n, item_n))
+    there = _ranks(positives, counts.score, (counts.above, counts.tied), None)
+    level = counts.queries_above[order], counts.queries_tied[order]
+    return there, _ranks(back, counts.score[order], level, None)
+
+
+def _check_matched(positives: Positives, skip_unmatched: bool) -> None:
     lonely = np.flatnonzero(positives.counts == 0)
-    if len(lonely):
+    if len(lonely) and not skip_unmatched:
         raise ValueError(
             f"{len(lonely)} of {positives.num_queries} queries match no item (first: row {lonely[0]}); "
-            "leave them out of the queries, they have no rank"
+            "they have no rank: leave them out, or say skip_unmatched"
         )
 
 
-def _rows(matrix: Tensor | np.ndarray, rows: slice, device: torch.device) -> Tensor:
-    part = matrix[rows]
-    if isinstance(part, np.ndarray):  # memory-mapped arrays are read-only, which torch warns about
-        part = torch.from_numpy(np.require(part, requirements=["W", "C"]))
-    return part.to(device, torch.float32)
-
-
-def _distinct(items_MD: Tensor) -> tuple[Tensor, Tensor | slice, Tensor | None]:
-    """The distinct rows, where they first stand, and (where some repeat) which of them each item is."""
-    hashes = [hash(row.tobytes()) for block_ND in items_MD.split(4096) for row in block_ND.cpu().numpy()]
-    _, first, column = np.unique(np.array(hashes, dtype=np.int64), return_index=True, return_inverse=True)
-    if len(first) == len(items_MD):
-        return items_MD, slice(None), None
-    rows = torch.from_numpy(first).to(items_MD.device)
-    return items_MD[rows], rows, torch.from_numpy(column).to(items_MD.device)
-
-
-def _inverse_norm(x_ND: Tensor, name: str) -> Tensor:
-    """1 / ||row||, and 0 for a zero row: it then scores 0 against everything, which is a tie."""
-    norm_N = x_ND.square().sum(1).sqrt()
-    if not bool(norm_N.isfinite().all()):
-        row = int((~norm_N.isfinite()).nonzero()[0])
-        raise ValueError(f"row {row} of the {name} is not finite (or overflows fp32); check the checkpoint")
-    return torch.where(norm_N > 0, norm_N.reciprocal(), 0.0)
-
-
-def _rank_chunk(scores_CM: Tensor, positives: Positives, rows: slice) -> Ranks:
-    offsets = positives.offsets[rows.start : rows.stop + 1]
-    matches = np.diff(offsets)
-    column = np.arange(matches.max())
-    valid = column < matches[:, None]
-    # Padding repeats the query's first match; ``valid`` takes it out again.
-    at = offsets[:-1, None] + np.where(valid, column, 0)
-    index_CP = torch.from_numpy(positives.indices[at]).to(scores_CM.device)
-    found_CP = scores_CM.gather(1, index_CP)
-    above_CP, tied_CP = (count.cpu().numpy() for count in _count(scores_CM, found_CP))
-    match_CP = np.where(valid, found_CP.cpu().numpy(), -np.inf)
-    best = match_CP.argmax(1)[:, None]
-    tied_matches = (match_CP == np.take_along_axis(match_CP, best, 1)).sum(1)
-    above, tied = (np.take_along_axis(count, best, 1)[:, 0] for count in (above_CP, tied_CP))
-    precision = _average_precision(match_CP, above_CP, tied_CP)
-    return Ranks(above, tied, tied_matches, matches, precision, scores_CM.shape[1])
-
-
-def _count(scores_CM: Tensor, match_CP: Tensor) -> tuple[Tensor, Tensor]:
-    """Items above each match and items equal to it, int64 (C, P) both."""
-    if match_CP.shape[1] <= COLUMNS_COMPARED:
-        above = [(scores_CM > match_C1).sum(1) for match_C1 in match_CP.split(1, dim=1)]
-        tied = [(scores_CM == match_C1).sum(1) for match_C1 in match_CP.split(1, dim=1)]
-        return torch.stack(above, 1), torch.stack(tied, 1)
-    ordered_CM = scores_CM.sort(dim=1).values
-    up_to_CP = torch.searchsorted(ordered_CM, match_CP, right=True)
-    below_CP = torch.searchsorted(ordered_CM, match_CP)
-    return scores_CM.shape[1] - up_to_CP, up_to_CP - below_CP
+def _ranks(
+    positives: Positives,
+    score_P: np.ndarray,
+    counts: tuple[np.ndarray, np.ndarray],
+    queries: range | None,
+) -> Ranks:
+    """From counts (above, tied) per match to counts per query; ``queries`` None for all."""
+    above_P, tied_P = counts
+    queries = range(positives.num_queries) if queries is None else queries
+    wanted = queries.start + np.flatnonzero(positives.counts[queries.start : queries.stop])
+    parts = []
+    for first in range(0, max(1, len(wanted)), GROUP):
+        group = wanted[first : first + GROUP]
+        start, matches = positives.offsets[group], positives.counts[group]
+        column = np.arange(matches.max(initial=0))
+        valid = column < matches[:, None]
+        at = start[:, None] + np.where(valid, column, 0)
+        score_QP = np.where(valid, score_P[at], -np.inf)
+        best = score_QP.argmax(1)[:, None]
+        tied_matches = (score_QP == np.take_along_axis(score_QP, best, 1)).sum(1)
+        above, tied = (np.take_along_axis(count[at], best, 1)[:, 0] for count in (above_P, tied_P))
+        precision = _average_precision(score_QP, above_P[at], tied_P[at])
+        parts.append(Ranks(above, tied, tied_matches, matches, precision, positives.num_items))
+    return Ranks.join(parts)
 
 
 def _average_precision(match_CP: np.ndarray, above_CP: np.ndarray, tied_CP: np.ndarray) -> np.ndarray:

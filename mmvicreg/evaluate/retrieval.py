@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.evaluate.positives import Positives
-from mmvicreg.evaluate.ranks import Ranks, rank_queries
+from mmvicreg.evaluate.ranks import Ranks, rank_both, rank_queries
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,47 @@ def retrieval(
     positives: Positives,
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk: int | None = None,
+    tile: int | None = None,
     device: str | torch.device = "cpu",
+    sharded: bool = False,
+    skip_unmatched: bool = False,
     resamples: int = 0,
 ) -> RetrievalScores:
     """Scores of finding the items that match each query, by cosine in fp32.
 
-    Parameters and errors are those of :func:`mmvicreg.evaluate.ranks.rank_queries`; ``resamples`` > 0 adds
+    Other parameters and errors are those of :func:`mmvicreg.evaluate.ranks.rank_queries`; ``resamples`` > 0 adds
     bootstrap intervals (1000 is usual).
     """
-    ranks = rank_queries(queries_QD, items_MD, positives, chunk=chunk, device=device)
+    ranks = rank_queries(
+        queries_QD,
+        items_MD,
+        positives,
+        tile=tile,
+        device=device,
+        sharded=sharded,
+        skip_unmatched=skip_unmatched,
+    )
     return summarize(ranks, ks=ks, resamples=resamples)
+
+
+def retrieval_both(
+    a_QD: Tensor | np.ndarray,
+    b_MD: Tensor | np.ndarray,
+    positives: Positives,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    tile: int | None = None,
+    device: str | torch.device = "cpu",
+    sharded: bool = False,
+    skip_unmatched: bool = False,
+    resamples: int = 0,
+) -> tuple[RetrievalScores, RetrievalScores]:
+    """Scores of finding b from a, and a from b, at little more than the cost of one."""
+    both = rank_both(
+        a_QD, b_MD, positives, tile=tile, device=device, sharded=sharded, skip_unmatched=skip_unmatched
+    )
+    there, back = (summarize(ranks, ks=ks, resamples=resamples) for ranks in both)
+    return there, back
 
 
 def summarize(ranks: Ranks, *, ks: Sequence[int] = (1, 5, 10), resamples: int = 0) -> RetrievalScores:
@@ -129,8 +159,9 @@ def folded_retrieval(
         caption_rows = np.flatnonzero(mine.counts)
         part = positives.select(image_rows, caption_rows)
         rows = _take(images_ND, image_rows), _take(captions_MD, caption_rows)
-        there.append(retrieval(rows[0], rows[1], part, ks=ks, device=device))
-        back.append(retrieval(rows[1], rows[0], part.transpose(), ks=ks, device=device))
+        found = retrieval_both(rows[0], rows[1], part, ks=ks, device=device)
+        there.append(found[0])
+        back.append(found[1])
     return _average(there), _average(back)
 
 
@@ -140,7 +171,7 @@ def _take(matrix: Tensor | np.ndarray, rows: np.ndarray) -> Tensor | np.ndarray:
 
 def _average(scores: list[RetrievalScores]) -> RetrievalScores:
     def mean(name: str) -> float:
-        return float(np.mean([getattr(s, name) for s in scores]))
+        return float(np.mean([vars(s)[name] for s in scores]))
 
     recalls = {k: [s.recall[k] for s in scores] for k in scores[0].recall}
     return RetrievalScores(

@@ -65,7 +65,7 @@ class ImageModality:
 
     def branch(self) -> Branch:
         """uint8 (n, 3, size, size) to h (n, E) and z (n, D)."""
-        from torch import nn
+        from torch import channels_last, nn
 
         from mmvicreg.modalities import towers
         from mmvicreg.modalities.image_reader import PixelNormalization
@@ -77,9 +77,11 @@ class ImageModality:
         elif library == "open_clip":
             tower = towers.open_clip_image(self.encoder, weights=self.weights, size=self.size)
         else:
-            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", text=False)
+            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="image")
         return Branch(
-            nn.Sequential(PixelNormalization(tower.mean, tower.std), tower.module),
+            nn.Sequential(PixelNormalization(tower.mean, tower.std), tower.module).to(
+                memory_format=channels_last
+            ),
             projector(tower.width, self.projector, dropout=self.dropout),
             frozen=self.frozen,
             learning_rate=self.learning_rate,

@@ -26,7 +26,10 @@ class PixelNormalization(nn.Module):
         self.register_buffer("shift", (mean_C / std_C).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.scale.dtype) * self.scale - self.shift
+        # Convolutions are about twice as fast channels last, on CPUs and tensor cores alike.
+        return (x.to(self.scale.dtype) * self.scale - self.shift).contiguous(
+            memory_format=torch.channels_last
+        )
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmvicreg.evaluate import ranks as ranks_module
+from mmvicreg.evaluate import counts as counts_module
 from mmvicreg.evaluate.positives import Positives
-from mmvicreg.evaluate.ranks import Ranks, rank_queries
+from mmvicreg.evaluate.ranks import Ranks, rank_both, rank_queries
 from mmvicreg.evaluate.retrieval import bootstrap_interval, folded_retrieval, retrieval, summarize
 
 
@@ -34,14 +34,14 @@ def random_problem(seed, num_queries=40, num_items=60, most=6):
 
 @pytest.mark.parametrize("columns", [16, 0], ids=["compared", "sorted"])
 def test_ties_and_several_matches_equal_the_average_over_all_orders(monkeypatch, columns):
-    monkeypatch.setattr(ranks_module, "COLUMNS_COMPARED", columns)
+    monkeypatch.setattr(counts_module, "COMPARED", columns)
     generator = np.random.default_rng(0)
     choices = generator.normal(size=(2, 4))
     items = choices[generator.integers(2, size=6)]  # six items, two distinct embeddings: many ties
     queries = generator.normal(size=(12, 4))
     query_n = np.r_[np.arange(12), generator.integers(12, size=12)]
     positives = Positives.from_pairs(query_n, generator.integers(6, size=24), num_queries=12, num_items=6)
-    ranks = rank_queries(queries, items, positives, chunk=5)
+    ranks = rank_queries(queries, items, positives, tile=5)
     cosine = queries.astype("f") @ (items / np.linalg.norm(items, axis=1, keepdims=True)).T.astype("f")
     cosine = cosine.round(4)
     for q in range(12):
@@ -52,6 +52,21 @@ def test_ties_and_several_matches_equal_the_average_over_all_orders(monkeypatch,
             assert ranks.recall(k)[q] == pytest.approx(recall)
             assert ranks.rank()[q] == pytest.approx(rank)
             assert ranks.average_precision[q] == pytest.approx(precision)
+
+
+@pytest.mark.parametrize("tile", [1024, 7])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_both_directions_from_one_pass_equal_each_alone(tile, repeat):
+    queries, items, positives = random_problem(3)
+    if repeat:
+        queries, items = queries[np.arange(40) % 9], items[np.arange(60) % 20]
+    rows = np.flatnonzero(positives.transpose().counts)
+    items, positives = items[rows], positives.select(np.arange(40), rows)
+    there, back = rank_both(queries, items, positives, tile=tile)
+    alone = rank_queries(queries, items, positives), rank_queries(items, queries, positives.transpose())
+    for found, expected in zip((there, back), alone, strict=True):
+        for name in ("above", "tied", "tied_matches", "matches", "average_precision"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -76,7 +91,7 @@ def test_without_ties_scores_equal_a_brute_force_ranking(seed):
 def test_a_collapsed_model_scores_exactly_chance():
     positives = Positives.from_pairs(np.arange(50), np.arange(50), num_queries=50, num_items=50)
     vector = torch.randn(1, 33, generator=torch.Generator().manual_seed(0))
-    scores = retrieval(vector.expand(50, 33), vector.expand(50, 33), positives, chunk=7)
+    scores = retrieval(vector.expand(50, 33), vector.expand(50, 33), positives, tile=7)
     for k in (1, 5, 10):
         assert scores.recall[k] == pytest.approx(k / 50)
         assert scores.chance[k] == pytest.approx(k / 50)
@@ -105,14 +120,28 @@ def test_chunks_ranges_dtypes_and_backends_of_memory_give_the_same_ranks(tmp_pat
     queries, items, positives = random_problem(9, num_queries=100)
     whole = rank_queries(queries, items, positives)
     joined = Ranks.join(
-        [rank_queries(queries, items, positives, chunk=10, start=a, stop=a + 50) for a in (0, 50)]
+        [rank_queries(queries, items, positives, tile=10, queries=range(a, a + 50)) for a in (0, 50)]
     )
     np.save(tmp_path / "items.npy", items.astype("f"))
     mapped = np.load(tmp_path / "items.npy", mmap_mode="r")
-    tensors = rank_queries(torch.tensor(queries), mapped, positives, chunk=33)
+    tensors = rank_queries(torch.tensor(queries), mapped, positives, tile=33)
     for other in (joined, tensors):
         for name in ("above", "tied", "tied_matches", "matches", "average_precision"):
             np.testing.assert_array_equal(getattr(whole, name), getattr(other, name))
+
+
+def test_unmatched_queries_are_left_out_and_unmatched_items_stay():
+    queries, items, positives = random_problem(4)
+    rows = np.r_[np.arange(10, 40), np.arange(10)]
+    fewer = positives.select(np.arange(40), np.arange(30))  # items 30.. are gone, some queries with them
+    matched = np.flatnonzero(fewer.counts)
+    assert len(matched) < 40
+    skipped = rank_queries(queries, items[:30], fewer, skip_unmatched=True)
+    alone = rank_queries(queries[matched], items[:30], fewer.select(matched, np.arange(30)))
+    np.testing.assert_array_equal(skipped.above, alone.above)
+    there, back = rank_both(queries, items, positives.select(rows, np.arange(60)), skip_unmatched=True)
+    assert len(there.above) == 40 and there.num_items == 60
+    assert len(back.above) == np.count_nonzero(positives.transpose().counts)
 
 
 def test_positives_come_from_shared_samples_and_transpose():

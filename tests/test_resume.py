@@ -111,9 +111,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
     assert_same(whole, tmp_path / "run")
 
 
-def test_a_finished_run_that_is_started_again_does_nothing(
-    shards: str, whole: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_that_is_started_again_does_nothing(shards: str, whole: Path, tmp_path: Path) -> None:
     before = (whole / "log.jsonl").read_bytes()
     assert mm.run(toy.Config(train=shards, out=str(whole)), toy.objective).step == 12
     assert (whole / "log.jsonl").read_bytes() == before

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from shard_members import demo_samples, load_script, samples
 
@@ -113,9 +115,10 @@ def stamps(tmp_path) -> Path:
             base.with_suffix(".svg").write_text(drawing())
         french = "" if number == 1 else f"fr.utf8=Une image : {name}.\n"
         base.with_suffix(".txt").write_text(f"A {name}.\nde.utf8=Ein Bild.\n{french}", encoding="utf-8")
-        (folder / f"stamp{number}_desc_fr.ogg").write_bytes(b"OggS speech %d" % number)
+        tone = np.sin(np.arange(800) * (0.1 + 0.01 * number))
+        soundfile.write(folder / f"stamp{number}_desc_fr.ogg", tone, 8000)
         if number % 3 == 0:
-            base.with_suffix(".ogg").write_bytes(b"OggS effect %d" % number)
+            soundfile.write(base.with_suffix(".ogg"), tone[::-1], 8000)
     return tmp_path / "stamps"
 
 
@@ -140,17 +143,13 @@ def test_stamps_become_samples_of_picture_text_speech_and_sometimes_effect(stamp
     assert sum("effect.ogg" in sample for sample in together.values()) == 4
     for key, sample in together.items():
         record, number = json.loads(sample["json"]), int(key.removeprefix("things-stamp"))
-        assert sample["ogg"] == b"OggS speech %d" % number and record["license"] == "GPL-2.0-or-later"
-        assert (
-            record["captions"]["fr"].startswith("Une image")
-            and sample["txt"].decode() == record["captions"]["en"]
-        )
+        speech = stamps / "things" / f"stamp{number}_desc_fr.ogg"
+        assert sample["ogg"] == speech.read_bytes() and record["license"] == "GPL-2.0-or-later"
+        assert record["captions"]["fr"].startswith("Une image")
+        assert record["captions"]["en"] == sample["txt"].decode()
         with Image.open(io.BytesIO(sample["webp"])) as picture:
-            assert (
-                picture.mode == "RGB"
-                and max(picture.size) == 64
-                and picture.getpixel((0, 0)) >= (230, 230, 230)
-            )
+            assert picture.mode == "RGB" and max(picture.size) == 64
+            assert min(picture.getpixel((0, 0))) > 230
 
 
 def test_a_folder_without_stamps_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,200 @@
+"""Retrieval at COCO size (5,000 images, 25,000 captions, 512 dimensions): ours beside CLIP_benchmark and open_clip.
+
+    python benchmarks/retrieval.py                # about 6 minutes on a quiet core; open_clip takes most of it
+    python benchmarks/retrieval.py --million      # also all of 1M x 1M (hours on two cores; minutes on a GPU)
+
+Every contestant runs alone in its own process on the same features, through its own public function, with
+one thread; time is processor time, the better of two runs (wall time on a GPU); memory is the peak above
+what the process held once the features were loaded. open_clip counts one caption per image only, so its
+recalls are not comparable.
+The last line is one JSON object. Needs ``clip-benchmark`` (pip install --no-deps clip-benchmark) and
+``open_clip_torch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+IMAGES, CAPTIONS, WIDTH = 5000, 5, 512
+KS = (1, 5, 10)
+BATCH = 64  # CLIP_benchmark's default
+MILLION, MILLION_WIDTH, SAMPLED = 1_000_000, 64, 1024
+
+
+def make_features(folder: Path) -> None:
+    """Captions scattered around their image, so that recalls are far from 0 and 1."""
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((IMAGES, WIDTH), dtype=np.float32)
+    noise = generator.standard_normal((IMAGES * CAPTIONS, WIDTH), dtype=np.float32)
+    for name, rows in (("images", images), ("captions", images.repeat(CAPTIONS, 0) + 7 * noise)):
+        np.save(folder / f"{name}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def ours(folder: Path) -> Callable[[], dict[str, float]]:
+    from mmvicreg.evaluate.positives import Positives
+    from mmvicreg.evaluate.retrieval import retrieval_both
+
+    images, captions = np.load(folder / "images.npy"), np.load(folder / "captions.npy")
+    image_of = np.arange(IMAGES).repeat(CAPTIONS)
+    sizes = {"num_queries": len(images), "num_items": len(captions)}
+    positives = Positives.from_pairs(image_of, np.arange(len(captions)), **sizes)
+
+    def run() -> dict[str, float]:
+        there, back = retrieval_both(images, captions, positives, ks=KS)
+        return {f"i2t@{k}": there.recall[k] for k in KS} | {f"t2i@{k}": back.recall[k] for k in KS}
+
+    return run
+
+
+def clip_benchmark(folder: Path) -> Callable[[], dict[str, float]]:
+    import torch
+    from clip_benchmark.metrics import zeroshot_retrieval
+
+    images, captions = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("images", "captions"))
+    texts = captions.view(IMAGES, CAPTIONS, WIDTH)
+    batches = [(images[a : a + BATCH], texts[a : a + BATCH]) for a in range(0, IMAGES, BATCH)]
+
+    class Identity:
+        """Its model and tokenizer: the features are there already."""
+
+        encode_image = staticmethod(lambda x: x)
+        encode_text = staticmethod(lambda x: x)
+
+    def run() -> dict[str, float]:
+        options = {"device": "cpu", "amp": False, "recall_k_list": list(KS)}
+        found = zeroshot_retrieval.evaluate(Identity(), batches, torch.stack, **options)
+        names = {"i2t": "text_retrieval", "t2i": "image_retrieval"}
+        return {f"{ours}@{k}": found[f"{name}_recall@{k}"] for ours, name in names.items() for k in KS}
+
+    return run
+
+
+def open_clip(folder: Path) -> Callable[[], dict[str, float]]:
+    import torch
+    from open_clip_train.train import get_clip_metrics
+
+    images, captions = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("images", "captions"))
+    images = images.repeat_interleave(CAPTIONS, 0)  # it knows pairs only
+
+    def run() -> dict[str, float]:
+        found = get_clip_metrics(images, captions, torch.tensor(1.0))
+        names = {"i2t": "image_to_text", "t2i": "text_to_image"}
+        return {f"{ours}@{k}": found[f"{name}_R@{k}"] for ours, name in names.items() for k in KS}
+
+    return run
+
+
+def million(folder: Path, *, whole: bool = False) -> Callable[[], dict[str, float]]:
+    """1M queries among 1M items; by default ``SAMPLED`` queries of them, which need the same memory."""
+    import torch
+
+    from mmvicreg.evaluate.positives import Positives
+    from mmvicreg.evaluate.ranks import rank_queries
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name in ("million-a", "million-b"):
+        if not (folder / f"{name}.npy").exists():
+            rows = np.random.default_rng(0).standard_normal((MILLION, MILLION_WIDTH), dtype=np.float32)
+            if name == "million-b":
+                rows += 0.5 * np.random.default_rng(1).standard_normal(rows.shape, dtype=np.float32)
+            np.save(folder / f"{name}.npy", rows)
+            del rows
+    a, b = (np.load(folder / f"million-{name}.npy", mmap_mode="r") for name in "ab")
+    positives = Positives(np.arange(MILLION + 1), np.arange(MILLION), MILLION)
+
+    def run() -> dict[str, float]:
+        stop = MILLION if whole else SAMPLED
+        ranks = rank_queries(a, b, positives, device=device, queries=range(stop))
+        return {"queries": stop} | {f"i2t@{k}": float(ranks.recall(k).mean()) for k in KS}
+
+    return run
+
+
+CONTESTANTS = {"ours": ours, "clip_benchmark": clip_benchmark, "open_clip": open_clip, "million": million}
+
+
+def measure(name: str, folder: Path, *, whole: bool) -> dict[str, float]:
+    """Run one contestant in this process."""
+    run = million(folder, whole=whole) if name == "million" else CONTESTANTS[name](folder)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory (Linux)
+    before = resident("VmRSS")
+    start, wall = time.process_time(), time.perf_counter()
+    result = run()
+    spent = {"seconds": time.process_time() - start, "wall": time.perf_counter() - wall}
+    return result | spent | {"megabytes": max(resident("VmHWM") - before, 1) / 1024}
+
+
+def resident(field: str) -> int:
+    """A field of this process's memory status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def apart(name: str, folder: Path, *, whole: bool = False) -> dict[str, float]:
+    """The same in a new process with one thread."""
+    command = [sys.executable, __file__, "--contestant", name, "--folder", str(folder)] + [
+        "--million"
+    ] * whole
+    here = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if name == "million":
+        here.pop("CUDA_VISIBLE_DEVICES")
+    done = subprocess.run(command, env=os.environ | here, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--million", action="store_true", help="all 1M x 1M instead of a sample of its queries"
+    )
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        print(json.dumps(measure(options.contestant, options.folder, whole=options.million)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_features(folder)
+        rows = {}
+        for contestant in ("ours", "clip_benchmark", "ours", "clip_benchmark", "open_clip", "million"):
+            found = apart(contestant, folder, whole=options.million)
+            if contestant not in rows or found["seconds"] < rows[contestant]["seconds"]:
+                rows[contestant] = found
+            print(
+                f"{contestant:>15}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()),
+                flush=True,
+            )
+    recalls = [key for key in rows["ours"] if "@" in key]
+    peer, own, big = rows["clip_benchmark"], rows["ours"], rows["million"]
+    summary = {
+        "time_ratio_vs_clip_benchmark": peer["seconds"] / own["seconds"],
+        "memory_ratio_vs_clip_benchmark": peer["megabytes"] / own["megabytes"],
+        "time_ratio_vs_open_clip": rows["open_clip"]["seconds"] / own["seconds"],
+        "memory_ratio_vs_open_clip": rows["open_clip"]["megabytes"] / own["megabytes"],
+        "identical": all(round(peer[key], 6) == round(own[key], 6) for key in recalls),
+        "million_queries": big["queries"],
+        "million_peak_megabytes": big["megabytes"],
+        "million_seconds_per_thousand_queries": 1000 * big["wall"] / big["queries"],
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

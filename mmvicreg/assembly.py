@@ -1,0 +1,283 @@
+"""From a configuration to everything a run holds, the same on every process; what cannot be trained is said
+here, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from mmvicreg import features
+from mmvicreg.accumulation import check_chunkable
+from mmvicreg.alignments import Alignment
+from mmvicreg.average import MovingAverage
+from mmvicreg.batch_size import search
+from mmvicreg.config import TrainConfig
+from mmvicreg.guards import Alarms, BufferCopies
+from mmvicreg.journal import Journal
+from mmvicreg.keeper import Keeper
+from mmvicreg.modality import Modality
+from mmvicreg.model import Branch, Model
+from mmvicreg.objective import Objective
+from mmvicreg.optim import make_optimizer, parameter_groups
+from mmvicreg.plan import Cursor, Plan
+from mmvicreg.probes import Probe
+from mmvicreg.progress import bar
+from mmvicreg.reader import Reader
+from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
+from mmvicreg.recompute import recompute_blocks
+from mmvicreg.runs import CHECKPOINTS
+from mmvicreg.schedule import freeze_until
+from mmvicreg.sharding import shard
+from mmvicreg.shards import Index, open_index
+from mmvicreg.step import Step, seed_random_state
+from mmvicreg.watch import Clock
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+@dataclass
+class Training:
+    """Everything the loop holds."""
+
+    config: TrainConfig
+    batch_size: int
+    accelerator: Accelerator
+    index: Index
+    plan: Plan
+    readers: dict[str, Reader]
+    inner: Step
+    """branches and objective"""
+    module: nn.Module
+    """``inner``, wrapped for several processes"""
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    momentum: MovingAverage | None
+    probe: Probe | None
+    journal: Journal
+    keeper: Keeper | None
+    """of the main process"""
+    alarms: Alarms
+    buffers: BufferCopies
+    total_samples: int
+    warmup_samples: int
+    step: int = 0
+    skipped: int = 0
+    """steps in a row that were left out"""
+    learning_rate_scale: float = 1.0
+    rollbacks: int = 0
+    seconds: float = 0.0
+    """trained before this start"""
+    flops: float = 0.0
+    """operations of a sample's step; 0 where no peak is known to compare with"""
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return Path(self.config.out)
+
+    @property
+    def consumed(self) -> int:
+        """Samples seen so far."""
+        return self.plan.cursor(self.step).consumed
+
+    @property
+    def total_steps(self) -> int:
+        """The step this run ends at."""
+        left = max(0, self.total_samples - self.plan.start.consumed)
+        return self.plan.start.step + left // self.batch_size
+
+    def continue_at(self, cursor: Cursor) -> None:
+        """Place the plan where a checkpoint left off."""
+        old = self.plan
+        self.plan = Plan(
+            old.counts, seed=old.seed, global_batch=self.batch_size, order=old.order, start=cursor
+        )
+        self.step = cursor.step
+
+    def rewrap(self) -> None:
+        """Wrap the module again, after parameters were frozen or freed: DDP looks at them once only."""
+        self.module = self.inner
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()  # the old wrapper's hooks go with the last reference to it
+        self.module = _wrap(self.inner, self.config, self.accelerator)
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
+    if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
+        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
+    options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    try:
+        return Accelerator(
+            cpu=config.cpu,
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
+            kwargs_handlers=[options],
+            log_with=list(config.trackers) or None,
+            project_dir=config.out,
+        )
+    except (ValueError, ImportError) as error:
+        if not config.trackers:
+            raise
+        raise ValueError(f"trackers {config.trackers}: {error}; install them, or leave them out") from None
+
+
+def assemble(
+    config: Config, objective: Callable[[Config], Objective], accelerator: Accelerator, index: Index
+) -> Training:
+    """Build model, objective, optimizer and plan. Raises ValueError, KeyError or FileNotFoundError."""
+    if config.batch_size != "auto":
+        check_batch(config, index, config.batch_size)
+    torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
+    modalities = modalities_in_use(config)
+    model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
+    inner = Step(model, objective(config), frozenset())
+    check_widths(inner, {view: modalities[name].reader() for view, name in config.views().items()})
+    readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
+    freeze_until(model, config.optimizer.unfreeze_at, 0)
+    if config.chunk:
+        check_chunkable(model)
+    if config.recompute:
+        recompute_blocks(model)
+    inner.to(accelerator.device)
+    average = MovingAverage(model, config.ema) if config.ema else None
+    momentum = _momentum(inner, config)
+    batch_size = _batch_size(config, inner, readers, accelerator, index)
+    if config.compile:
+        _compile(model)
+    if config.parallel == "fsdp":
+        shard(model, accelerator.device)
+    groups = parameter_groups(
+        model, inner.objective, config.optimizer, later=frozenset(config.optimizer.unfreeze_at)
+    )
+    optimizer = accelerator.prepare_optimizer(make_optimizer(groups, config.optimizer))
+    plan = Plan(index.counts, seed=config.seed, global_batch=batch_size, order=config.order)
+    return Training(
+        config=config,
+        batch_size=batch_size,
+        accelerator=accelerator,
+        index=index,
+        plan=plan,
+        readers=readers,
+        inner=inner,
+        module=_wrap(inner, config, accelerator),
+        optimizer=optimizer,
+        average=average,
+        momentum=momentum,
+        probe=_probe(config, modalities),
+        journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
+        keeper=_keeper(config) if accelerator.is_main_process else None,
+        alarms=Alarms(config.guard),
+        buffers=BufferCopies(inner),
+        total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
+        warmup_samples=round(config.optimizer.warmup_epochs * plan.steps) * batch_size,
+    )
+
+
+def _batch_size(
+    config: TrainConfig, inner: Step, readers: dict[str, Reader], accelerator: Accelerator, index: Index
+) -> int:
+    if config.batch_size != "auto":
+        return config.batch_size
+    seed_random_state(config.seed, -1, rank=accelerator.process_index)
+    inner.train()
+    return search(inner, readers, device=accelerator.device, samples=len(index))
+
+
+def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
+    """The momentum branches, where an alignment asks for them."""
+    asked = {
+        module.momentum
+        for module in inner.objective.modules()
+        if isinstance(module, Alignment) and module.momentum is not None
+    }
+    if not asked:
+        return None
+    if len(asked) > 1:
+        raise ValueError(f"alignments ask for momentum branches of {sorted(asked)}; give them one momentum")
+    if config.parallel == "fsdp":
+        raise ValueError("an alignment asks for momentum branches, which fsdp does not shard; choose ddp")
+    return MovingAverage(inner.model, asked.pop())
+
+
+def _compile(model: Model) -> None:
+    for branch in model.branches.values():
+        assert isinstance(branch, Branch)
+        branch.encoder.compile()
+
+
+def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
+    if config.chunk or config.parallel == "fsdp":
+        return inner  # gradients are averaged by the loop, or by the shards
+    wrapped: nn.Module = accelerator.prepare_model(inner)
+    return wrapped
+
+
+def _probe(config: TrainConfig, modalities: dict[str, Modality]) -> Probe | None:
+    if not config.probe.data:
+        return None
+    readers = {name: modality.reader() for name, modality in modalities.items()}
+    return Probe(config.probe, open_index(config.probe.data), readers)
+
+
+def _keeper(config: TrainConfig) -> Keeper:
+    return Keeper(
+        Path(config.out) / CHECKPOINTS,
+        keep=config.keep_checkpoints,
+        every=config.checkpoint_every,
+        minutes=config.checkpoint_minutes,
+    )
+
+
+def _readers(
+    config: TrainConfig, modalities: dict[str, Modality], model: Model, accelerator: Accelerator, index: Index
+) -> tuple[dict[str, Reader], frozenset[str]]:
+    """A reader for every view, and the views whose representations are computed beforehand."""
+    readers, cached = {}, set()
+    for name, modality in modalities.items():
+        branch, draws = model.branches[name], _draws(modality)
+        assert isinstance(branch, Branch)
+        readers[name] = modality.reader()
+        if not draws:
+            continue
+        if not branch.frozen:
+            raise ValueError(
+                f"{name}.cache is {draws}, but its encoder is trained; set frozen, or cache to 0"
+            )
+        branch.encoder.to(accelerator.device)
+        share = -(-len(index) * draws // accelerator.num_processes)
+        with bar(f"encode {name} once", share, show=accelerator.is_main_process) as advance:
+            readers[name] = features.precompute(
+                modality,
+                branch,
+                index,
+                name=name,
+                draws=draws,
+                seed=config.seed,
+                folder=Path(config.out) / "features",
+                device=accelerator.device,
+                threads=config.threads,
+                progress=lambda amount, advance=advance: advance(amount, ""),
+            )
+        cached.add(name)
+    views = config.views()
+    return {view: readers[name] for view, name in views.items()}, frozenset(
+        view for view, name in views.items() if name in cached
+    )
+
+
+def _draws(modality: Modality) -> int:
+    values = vars(modality)
+    return int(values["cache"]) if "cache" in values else 0
+
+
+def resolved(config: Config, batch_size: int) -> Config:
+    """The configuration with "auto" replaced by what was found."""
+    return replace(config, batch_size=batch_size)

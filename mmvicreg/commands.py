@@ -1,0 +1,61 @@
+"""Options of the tools that act on runs, and what each does with them. Heavy imports come after the options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a run on held-out shards: recall both ways beside chance, geometry, modality gap."""
+
+    run: Positional[str]
+    """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
+    data: tuple[str, ...] = ()
+    """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
+    out: str = ""
+    """JSON file to write; empty for RUN/evaluation.json"""
+    step: int | None = None
+    """checkpoint to score; the newest if not given"""
+    recipe: str | None = None
+    """recipe file that defines the run's own modalities; it is executed"""
+    device: str = ""
+    """cpu, cuda, ...; empty for a GPU where there is one"""
+    threads: int = 2
+    """threads that read and decode"""
+
+
+def named_splits(data: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises ValueError for none or a name twice."""
+    if not data:
+        raise ValueError(
+            "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
+        )
+    splits: dict[str, str] = {}
+    for entry in data:
+        name, equals, shards = entry.partition("=")
+        if not equals:
+            name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
+        if name in splits:
+            raise ValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
+        splits[name] = shards
+    return splits
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Print the table and write the JSON file."""
+    splits = named_splits(config.data)
+    from mmvicreg.baselines import load_subject
+    from mmvicreg.scoring import print_scores, score_splits, write_summary
+
+    run = load_subject(config.run, recipe=config.recipe, step=config.step)
+    scores = score_splits(run, splits, device=config.device, threads=config.threads)
+    print_scores(scores)
+    path = Path(config.out) if config.out else run.folder / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_summary(run, scores, path)
+    print(f"written: {path}")
+    return 0

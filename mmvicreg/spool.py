@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ class Spool:
 
     def _ranges(self, system: Any, path: str, starts: range, total: int) -> Iterator[bytes]:
         for start in starts:
-            yield self._in_time(system.cat_file, path, start, min(total, start + 8 * CHUNK))
+            end = min(total, start + 8 * CHUNK)
+            yield self._in_time(partial(system.cat_file, path, start=start, end=end))
 
     def _in_time(self, function: Any, *arguments: Any) -> Any:
         """Drivers have time-outs of their own, or none; ours holds for each request."""

@@ -27,6 +27,7 @@ FLOW = [
     "workers",
     "stream",
     "items",
+    "sequential",
     "model",
     "modality",
     "modalities",

@@ -149,6 +149,8 @@ def members(read: ReadAt, size: int) -> Iterator[Member]:
         length = _header_size(header, at)
         kind, data = header[156:157], at + BLOCK
         if b"size" in pax and kind in b"07\0":
+            if not pax[b"size"].isdigit():
+                raise Damage("damaged header", f"byte {at}", f"a pax size of {pax[b'size'][:20]!r}")
             length = int(pax[b"size"])
         if data + length > size:
             name = _own_name(header).decode("utf-8", "replace")
@@ -162,7 +164,7 @@ def members(read: ReadAt, size: int) -> Iterator[Member]:
                 raise Damage("damaged header", f"byte {at}", str(error)) from None
         elif kind in (b"0", b"\0", b"7"):
             path = long_name or pax.get(b"path") or _own_name(header)
-            yield Member(path.decode("utf-8", "surrogateescape"), data, length)
+            yield Member(path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), data, length)
         elif kind == b"S":
             raise Damage("unsupported member", f"byte {at}", "a GNU sparse file; pack it again without")
         if kind not in (b"L", b"K", b"x", b"g"):

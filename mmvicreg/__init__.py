@@ -64,6 +64,12 @@ _HOME = {
     "Positives": "mmvicreg.evaluate.positives",
     "RetrievalScores": "mmvicreg.evaluate.retrieval",
     "retrieval": "mmvicreg.evaluate.retrieval",
+    "retrieval_both": "mmvicreg.evaluate.retrieval",
+    "from_pretrained": "mmvicreg.export",
+    "save_pretrained": "mmvicreg.export",
+    "push_to_hub": "mmvicreg.export",
+    "load_subject": "mmvicreg.baselines",
+    "clip_face": "mmvicreg.doors",
     "Report": "mmvicreg.report",
     "write_report": "mmvicreg.report",
 }

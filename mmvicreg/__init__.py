@@ -31,7 +31,6 @@ _HOME = {
     "VectorModality": "mmvicreg.modalities.vector",
     "SeriesModality": "mmvicreg.modalities.series",
     "RasterModality": "mmvicreg.modalities.raster",
-    "OptimizerConfig": "mmvicreg.config",
     "OptimizerConfig": "mmvicreg.options",
     "GuardConfig": "mmvicreg.options",
     "ProbeConfig": "mmvicreg.options",

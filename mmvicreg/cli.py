@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import Any
 
 TOOLS: dict[str, tuple[str, str, str, str]] = {
+    "check": ("mmvicreg.check", "CheckConfig", "main", "index shards and report everything wrong with them"),
+    "pack": ("mmvicreg.pack", "PackConfig", "main", "make shards from a folder, a table or a caption file"),
     "evaluate": ("mmvicreg.commands", "EvaluateConfig", "evaluate", "score a run on held-out shards"),
 }
 """Name to (module, dataclass of its options, function that takes them and gives the exit status, one line)."""

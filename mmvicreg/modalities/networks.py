@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ class Convolutions(nn.Module):
         self, channels: int, layers: tuple[Layer, ...], *, extent: tuple[int, ...], keep_rows: bool = False
     ) -> None:
         super().__init__()
-        convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if len(extent) == 1 else (nn.Conv2d, nn.BatchNorm2d)
+        flat = len(extent) == 1
+        convolution: Any = nn.Conv1d if flat else nn.Conv2d
+        norm = nn.BatchNorm1d if flat else nn.BatchNorm2d
         modules: list[nn.Module] = []
         for layer in layers:
             padding = layer.kernel // 2

@@ -58,6 +58,7 @@ _HOME = {
     "InfoNCE": "mmvicreg.alignments",
     "Invariance": "mmvicreg.alignments",
     "Objective": "mmvicreg.objective",
+    "star": "mmvicreg.objective",
     "Regularizer": "mmvicreg.regularizers",
     "Terms": "mmvicreg.objective",
     "VarianceCovariance": "mmvicreg.regularizers",

@@ -46,7 +46,10 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         if distributed.world_size() == 1:
-            return super().forward(x) if len(x) and not self.placeholder else x
+            if not len(x) or self.placeholder:
+                return x
+            if x.numel() > x.shape[1]:
+                return super().forward(x)  # torch's own refuses the one row that a rare modality may have
         return self._normalize_globally(x)
 
     def _normalize_globally(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ here, before the first step."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,7 +217,10 @@ def _compile(model: Model) -> None:
 def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
     if config.chunk or config.parallel == "fsdp":
         return inner  # gradients are averaged by the loop, or by the shards
-    wrapped: nn.Module = accelerator.prepare_model(inner)
+    with warnings.catch_warnings():
+        # torch renames the argument that accelerate passes on.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        wrapped: nn.Module = accelerator.prepare_model(inner)
     return wrapped
 
 

@@ -78,7 +78,10 @@ class Numbers:
         """Two blocks, then the projector."""
         norm = nn.BatchNorm1d if self.norm == "batch" else nn.LayerNorm
         blocks = [
-            nn.Sequential(nn.Linear(WIDTH, WIDTH), norm(WIDTH), nn.GELU(), nn.Dropout(self.dropout))
+            # A bias that the normalisation takes away again has a gradient of rounding errors only.
+            nn.Sequential(
+                nn.Linear(WIDTH, WIDTH, bias=False), norm(WIDTH), nn.GELU(), nn.Dropout(self.dropout)
+            )
             for _ in range(2)
         ]
         encoder = nn.Sequential()

@@ -1,0 +1,174 @@
+"""Kills real runs at random moments until they finish, and compares each with a run that was left alone.
+
+    python benchmarks/kill_campaign.py --kills 200
+
+Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
+Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
+uninterrupted run of the same layout, bit for bit. A process that outlives a dead one by more than ``patience``
+seconds is a hang. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import tyro
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import toy
+from safetensors.torch import load_file
+
+import mmvicreg as mm
+import mmvicreg.train
+from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.runs import read_log
+
+MODES = ("kill one", "kill all", "terminate all")
+TIMES = {"samples_per_second", "data_wait", "memory_gb"}
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What to kill, and how often."""
+
+    kills: int = 200
+    processes: tuple[int, ...] = (1, 2, 4)
+    seed: int = 0
+    patience: float = 60.0
+    minutes: float = 60.0
+    """stop after this long, with the kills done so far"""
+
+
+def train(config: toy.Config, rank: int, world: int, port: int) -> None:
+    """One process of a run."""
+    sys.stderr = open(os.devnull, "w")
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if world == 1:
+        del os.environ["WORLD_SIZE"], os.environ["RANK"], os.environ["LOCAL_RANK"]
+    mm.run(config, toy.objective)
+
+
+def start(config: toy.Config, world: int) -> list[BaseProcess]:
+    """The processes of a run; each a fork of this one, which has imported everything and run nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    members = [context.Process(target=train, args=(config, rank, world, port)) for rank in range(world)]
+    for member in members:
+        member.start()
+    return members
+
+
+def lines(config: toy.Config) -> int:
+    """Lines in the log."""
+    file = Path(config.out) / "log.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def wait(members: list[BaseProcess], seconds: float) -> bool:
+    """Whether all end within ``seconds``."""
+    end = time.monotonic() + seconds
+    for member in members:
+        member.join(max(0.0, end - time.monotonic()))
+    return all(member.exitcode is not None for member in members)
+
+
+def attack(config: toy.Config, members: list[BaseProcess], mode: str, draw: random.Random) -> bool:
+    """Kill a run at a random moment; False where it ended first."""
+    target = lines(config) + draw.randint(0, 12)
+    pause = draw.random() * 0.02
+    while lines(config) < target:
+        if all(member.exitcode is not None for member in members):
+            return False
+        time.sleep(0.001)
+    time.sleep(pause)
+    alive = [member for member in members if member.exitcode is None and member.pid]
+    if len(alive) < len(members):
+        return False
+    chosen = [draw.choice(alive)] if mode == "kill one" else alive
+    number = signal.SIGTERM if mode == "terminate all" else signal.SIGKILL
+    for member in chosen:
+        assert member.pid
+        os.kill(member.pid, number)
+    return True
+
+
+def same(a: Path, b: Path) -> bool:
+    """Last checkpoint and log, bit for bit."""
+    last = [complete_checkpoints(folder / "checkpoints")[-1] for folder in (a, b)]
+    for name in ("weights", "optimizer", "average"):
+        one, other = (load_file(folder / f"{name}.safetensors") for folder in last)
+        if one.keys() != other.keys() or any(not one[key].equal(other[key]) for key in one):
+            return False
+    logs = [
+        [{key: value for key, value in line.items() if key not in TIMES} for line in read_log(folder)]
+        for folder in (a, b)
+    ]
+    return logs[0] == logs[1]
+
+
+def campaign(options: Campaign, folder: Path) -> dict[str, object]:
+    """Kills, finished runs, differences and hangs."""
+    draw, began = random.Random(options.seed), time.monotonic()
+    base = toy.Config(
+        train=toy.write_shards(folder / "data"),
+        epochs=8.0,
+        checkpoint_every=3,
+        ema=0.9,
+        keep_checkpoints=3,
+        guard=mm.GuardConfig(every=10, compare_every=5),
+    )
+    for world in options.processes:
+        members = start(replace(base, out=str(folder / f"whole-{world}")), world)
+        assert wait(members, 300), "the uninterrupted run did not end"
+    kills: Counter[str] = Counter()
+    runs = different = hangs = 0
+    while sum(kills.values()) < options.kills and time.monotonic() - began < 60 * options.minutes:
+        world = options.processes[runs % len(options.processes)]
+        config = replace(base, out=str(folder / f"run-{runs}"))
+        while True:
+            members = start(config, world)
+            mode = draw.choice(MODES)
+            hit = attack(config, members, mode, draw)
+            if not wait(members, options.patience):
+                hangs += 1
+                for member in members:
+                    member.kill()
+                    member.join()
+            if hit:
+                kills[f"{mode}, {world} processes"] += 1
+            elif all(member.exitcode == 0 for member in members):
+                break
+        runs += 1
+        different += not same(folder / f"whole-{world}", Path(config.out))
+        print(f"{sum(kills.values())} kills, {runs} runs, {different} different, {hangs} hangs", flush=True)
+    return {
+        "kills": sum(kills.values()),
+        "runs": runs,
+        "different": different,
+        "hangs": hangs,
+        "by_mode": dict(sorted(kills.items())),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        result = campaign(tyro.cli(Campaign), Path(temporary))
+    print(json.dumps(result))
+    sys.exit(1 if result["different"] or result["hangs"] else 0)

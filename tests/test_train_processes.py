@@ -1,0 +1,143 @@
+"""Runs on real gloo processes: the same numbers as one process, and continued on any number of them."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_resume
+import toy
+import torch
+from processes import pool
+from safetensors.torch import load_file
+
+import mmvicreg as mm
+from mmvicreg.guards import ProcessesDiffer, compare_processes
+from mmvicreg.runs import read_log
+
+
+def train(config: toy.Config, stop: int | None = None) -> int:
+    """On every process: a run, whole or interrupted at a step; the steps done, or -1."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    if stop is None:
+        return mm.run(config, toy.objective).step
+    try:
+        mm.run(config, lambda config: test_resume.Interrupting(toy.objective(config), stop, unplug))
+    except test_resume.Interrupted:
+        return -1
+    return 0
+
+
+def unplug() -> None:
+    raise test_resume.Interrupted
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy.write_shards(tmp_path_factory.mktemp("data"))
+
+
+def plain(shards: str, out: Path, **fields: Any) -> toy.Config:
+    """Without dropout, whose masks differ between numbers of processes."""
+    a, b = (toy.Numbers(f"{name}.npy", dropout=0.0) for name in "ab")
+    return toy.Config(**({"train": shards, "out": str(out), "a": a, "b": b} | fields))
+
+
+def assert_close(a: Path, b: Path) -> None:
+    """Losses of every step to 1e-4, final weights to 1e-3 of their size; the same samples seen."""
+    one, other = read_log(a), read_log(b)
+    assert [line["step"] for line in one] == [line["step"] for line in other]
+    for left, right in zip(one, other, strict=True):
+        assert left["samples"] == right["samples"] and left["present"] == right["present"]
+        assert right["terms"] == pytest.approx(left["terms"], rel=1e-4, abs=1e-5)
+        assert right["gradient_norms"] == pytest.approx(left["gradient_norms"], rel=1e-3)
+    weights = [load_file(folder / "checkpoints/step-00000012/weights.safetensors") for folder in (a, b)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("goal", ["vicreg", "sigreg", "infonce"])
+def test_two_processes_train_as_one(shards: str, tmp_path: Path, goal: Any) -> None:
+    mm.run(plain(shards, tmp_path / "one", goal=goal), toy.objective)
+    assert pool(2).run(train, plain(shards, tmp_path / "two", goal=goal)) == [12, 12]
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: Path) -> None:
+    mm.run(plain(shards, tmp_path / "one"), toy.objective)
+    for first, then in ((2, 1), (1, 2)):
+        config = plain(shards, tmp_path / f"{first}-{then}")
+        for count, stop in ((first, 7), (then, None)):
+            if count == 2:
+                pool(2).run(train, config, stop)
+            elif stop is None:
+                mm.run(config, toy.objective)
+            else:
+                with pytest.raises(test_resume.Interrupted):
+                    mm.run(
+                        config, lambda config: test_resume.Interrupting(toy.objective(config), 7, unplug)
+                    )
+        assert_close(tmp_path / "one", tmp_path / f"{first}-{then}")
+
+
+def test_two_processes_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9)
+    pool(2).run(train, config)
+    for stop in (3, 8):
+        cut = replace(config, out=str(tmp_path / f"cut-{stop}"))
+        assert pool(2).run(train, cut, stop) == [-1, -1]
+        pool(2).run(train, cut)
+        test_resume.assert_same(tmp_path / "whole", tmp_path / f"cut-{stop}")
+
+
+def test_chunks_and_shards_of_the_weights_give_the_same_run(shards: str, tmp_path: Path) -> None:
+    layer = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
+    config = replace(plain(shards, tmp_path / "one"), a=layer[0], b=layer[1])
+    mm.run(config, toy.objective)
+    for name, change in (
+        ("chunks", {"chunk": 3}),
+        ("fsdp", {"parallel": "fsdp"}),
+        ("recompute", {"recompute": True}),
+        ("freed", {"optimizer": mm.OptimizerConfig(unfreeze_at={"a": 0})}),
+    ):
+        pool(2).run(train, replace(config, out=str(tmp_path / name), **change))
+        assert_close(tmp_path / "one", tmp_path / name)
+
+
+def test_a_sharded_run_continues_bit_for_bit(shards: str, tmp_path: Path) -> None:
+    config = plain(shards, tmp_path / "whole", parallel="fsdp")
+    pool(2).run(train, config)
+    pool(2).run(train, replace(config, out=str(tmp_path / "cut")), 7)
+    pool(2).run(train, replace(config, out=str(tmp_path / "cut")))
+    test_resume.assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_encoders_freed_during_the_run_are_the_same_on_both_processes(shards: str, tmp_path: Path) -> None:
+    config = plain(shards, tmp_path / "one", optimizer=mm.OptimizerConfig(unfreeze_at={"a": 6}))
+    mm.run(config, toy.objective)
+    pool(2).run(train, replace(config, out=str(tmp_path / "two"), guard=mm.GuardConfig(compare_every=1)))
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def drift() -> str:
+    """One process changes one weight by one bit."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+        compare_processes(model, 7)
+        if torch.distributed.get_rank() == 1:
+            model[1].weight[0, 0] = torch.nextafter(model[1].weight[0, 0], torch.tensor(2.0))
+    try:
+        compare_processes(model, 8)
+    except ProcessesDiffer as error:
+        return str(error)
+    return ""
+
+
+def test_processes_that_drift_apart_are_named() -> None:
+    for message in pool(2).run(drift):
+        assert "after step 8 the weights of process 1" in message and "1.weight" in message

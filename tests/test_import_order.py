@@ -30,6 +30,7 @@ FLOW = [
     "regularizers",
     "alignments",
     "objective",
+    "accumulate",
     "options",
     "config",
     "schedule",

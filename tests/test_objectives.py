@@ -187,3 +187,14 @@ def test_a_regularizer_is_the_same_without_a_gradient(name: str) -> None:
     terms, _ = regularize(name, z)
     for term, value in REGULARIZERS[name].make()(z, seed=3).items():
         assert value == terms[term]
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize(("rows", "width"), [(60, 24), (30, 200)])
+def test_a_regularizer_in_fp32_is_as_precise_as_fp32(name: str, rows: int, width: int) -> None:
+    z = shards((rows,), width)[0][0].float()
+    terms, gradient = regularize(name, z)
+    exact, exact_gradient = regularize(name, z.double())
+    for term, value in terms.items():
+        assert relative(value, exact[term]) < 2e-6, term
+    assert relative(gradient, exact_gradient) < 1e-5

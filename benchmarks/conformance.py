@@ -23,8 +23,8 @@ from mmvicreg import distributed
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from objective_cases import ALIGNMENTS, REGULARIZERS, relative, shards, weighted  # noqa: E402
-from processes import pool  # noqa: E402
+from objective_cases import ALIGNMENTS, REGULARIZERS, relative, shards, weighted
+from processes import pool
 
 ROWS = {1: [(64,)], 2: [(32, 32), (40, 0)], 4: [(16, 16, 16, 16), (20, 0, 13, 7)]}
 WIDTH = 12

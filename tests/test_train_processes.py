@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import test_resume
-import toy
 import torch
+import toy
 from processes import pool
 from safetensors.torch import load_file
 
@@ -77,9 +77,7 @@ def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: P
                 mm.run(config, toy.objective)
             else:
                 with pytest.raises(test_resume.Interrupted):
-                    mm.run(
-                        config, lambda config: test_resume.Interrupting(toy.objective(config), 7, unplug)
-                    )
+                    mm.run(config, lambda config: test_resume.Interrupting(toy.objective(config), 7, unplug))
         assert_close(tmp_path / "one", tmp_path / f"{first}-{then}")
 
 

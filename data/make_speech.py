@@ -1,6 +1,6 @@
 """Build image + text + speech (+ sound effect) shards from Tux Paint's stamps.
 
-    pip install -e ".[data]" && python data/make_speech.py --out shards/
+    pip install -e ".[data]" && python data/make_speech.py
 
 Downloads the Debian package tuxpaint-stamps-default (160 MB) with `apt-get download` and unpacks it into
 `--packages` without installing it; with `--stamps /usr/share/tuxpaint/stamps` an installed copy is used.
@@ -36,7 +36,7 @@ LEFT_OUT = "symbols"
 class Config:
     """Build image + text + speech (+ sound effect) shards from Tux Paint's stamps."""
 
-    out: Path
+    out: Path = Path("data/speech")
     """Where the shards go."""
     packages: Path = Path(".cache/debian")
     """Where the package is kept and unpacked; one that is there is not downloaded again."""

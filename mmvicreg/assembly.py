@@ -104,8 +104,9 @@ class Training:
 
     def rewrap(self) -> None:
         """Wrap the module again, after parameters were frozen or freed: DDP looks at them once only."""
-        self.accelerator.free_memory()
         self.module = self.inner
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()  # the old wrapper's hooks go with the last reference to it
         self.module = _wrap(self.inner, self.config, self.accelerator)
 
 

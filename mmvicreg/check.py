@@ -23,7 +23,8 @@ from mmvicreg import sidecar
 from mmvicreg.content import CONTENT_KINDS, KEPT, NOTES, Depth, Limits, ShardReport, ShardTask, look
 from mmvicreg.jobs import run_all
 from mmvicreg.progress import bar
-from mmvicreg.shards import cache_folder, expand, save_blocks, sidecar_paths, stat_of
+from mmvicreg.shards import expand, save_blocks, sidecar_paths, stat_of
+from mmvicreg.spool import cache_folder
 from mmvicreg.tar import KINDS, Problem
 
 SAVE_EVERY = 30.0

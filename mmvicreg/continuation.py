@@ -58,12 +58,11 @@ def saved_batch_size(folder: Path) -> int | None:
 def resume(training: Training) -> bool:
     """Continue from the newest checkpoint that is whole; True where there is one. Every process calls this."""
     path = _newest(training)
-    if path is None:
-        return False
-    restore(training, path)
+    if path is not None:
+        restore(training, path)
     if training.accelerator.is_main_process:
-        cut_log(training.folder, training.step)
-    return True
+        cut_log(training.folder, training.step)  # without a checkpoint too: a run killed early has lines
+    return path is not None
 
 
 def roll_back(training: Training, reason: str) -> bool:

@@ -29,8 +29,8 @@ from mmvicreg.fetch import Fetcher
 from mmvicreg.model import Model
 from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
-from mmvicreg.runs import Run, read_log, write_json
-from mmvicreg.shards import Index, open_index
+from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
+from mmvicreg.shards import Index, cache_folder, open_index
 
 ROWS = 25_600
 """Rows that statistics of a branch are taken from, evenly spread."""
@@ -56,6 +56,12 @@ class SplitScores:
             "rejected_items": sum(self.proof.rejected.values()),
             "proof": asdict(self.proof),
         }
+
+
+def embeddings_folder(run: Run) -> Path:
+    """Where the embeddings of a run are kept: with the run; those of exports and baselines in the cache."""
+    own = run.folder / "embeddings"
+    return own if (run.folder / CHECKPOINTS).is_dir() else Path(cache_folder()) / "embeddings"
 
 
 def score_run(
@@ -98,7 +104,7 @@ def score_splits(
             model,
             index,
             readers,
-            folder=run.folder / "embeddings",
+            folder=embeddings_folder(run),
             device=chosen,
             threads=threads,
             title=f"embed {name}",

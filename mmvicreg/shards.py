@@ -25,6 +25,7 @@ from braceexpand import braceexpand
 from mmvicreg import sidecar
 from mmvicreg.progress import bar
 from mmvicreg.sidecar import Entry
+from mmvicreg.spool import Spool, cache_folder, is_remote
 from mmvicreg.tar import BadShard, Problem, Scan, scan_file
 
 SHOWN = 10
@@ -133,25 +134,18 @@ def _nearby(path: str) -> str:
     )
 
 
-def cache_folder() -> str:
-    """Where sidecars and spooled shards go when they cannot lie beside the data."""
-    own = os.environ.get("MMVICREG_CACHE")
-    return own or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmvicreg")
-
-
 def sidecar_paths(path: str) -> tuple[str, str]:
     """(beside the shard, in the cache folder): one sidecar for all shards of a folder that share a prefix."""
-    folder, file = os.path.split(os.path.abspath(path))
+    folder, file = path.rsplit("/", 1) if is_remote(path) else os.path.split(os.path.abspath(path))
     prefix = re.sub(r"[-_.]*\d+$", "", file.removesuffix(".tar")) or "shards"
     own = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return os.path.join(folder, f"{prefix}.index"), os.path.join(
-        cache_folder(), "index", own, f"{prefix}.index"
-    )
+    cached = os.path.join(cache_folder(), "index", own, f"{prefix}.index")
+    return (cached if is_remote(path) else os.path.join(folder, f"{prefix}.index")), cached
 
 
 def _writable(folder: str) -> bool:
     """Whether someone may write there: root is let in anywhere, but a read-only folder should stay so."""
-    return bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
+    return os.path.isdir(folder) and bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def stat_of(path: str) -> tuple[int, str]:
@@ -172,17 +166,20 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
             if side not in footers:
                 footers[side] = sidecar.read_footer(side)
             entry = footers[side].get(os.path.basename(path))
-            if entry is not None and (entry.bytes, entry.stamp) == stat_of(path):
+            if entry is not None and (is_remote(path) or (entry.bytes, entry.stamp) == stat_of(path)):
                 known[path] = Shard(path, entry, side)
                 break
     return known
 
 
-def open_index(shards: str | Sequence[str], *, exclude: str | None = None) -> Index:
+def open_index(
+    shards: str | Sequence[str], *, exclude: str | None = None, spool: Spool | None = None
+) -> Index:
     """Index of the shards of a pattern (braces, globs) or of a sequence of them.
 
     ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
-    fingerprint says so.
+    fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
+    that a shard is still the indexed one is checked when a run downloads it.
     Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShard (a ValueError)
     listing what is wrong where a shard is damaged, and ValueError for shell commands and repeated shards.
     """
@@ -191,7 +188,7 @@ def open_index(shards: str | Sequence[str], *, exclude: str | None = None) -> In
     known = _known(paths)
     missing = [p for p in paths if p not in known]
     if missing:
-        scanned = list(_scan_all(missing))
+        scanned = list(_scan_all(missing, spool or Spool()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
         save_blocks(
             [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
@@ -229,12 +226,16 @@ def _without(shard: Shard, samples: dict[str, list[str]]) -> Shard:
     return replace(shard, excluded=rows)
 
 
-def _scan_all(paths: Sequence[str]) -> Iterator[tuple[str, Scan, int, int]]:
+def _scan_all(paths: Sequence[str], spool: Spool) -> Iterator[tuple[str, Scan, int, int]]:
     """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
+
+    def scan_one(path: str) -> tuple[Scan, int, int]:
+        return scan_file(spool.get(path) if is_remote(path) else path)
+
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
         advance = None
-        for done, (path, result) in enumerate(zip(paths, pool.map(scan_file, paths), strict=True)):
+        for done, (path, result) in enumerate(zip(paths, pool.map(scan_one, paths), strict=True)):
             if advance is None and time.monotonic() - begun > 2:
                 advance = stack.enter_context(bar("indexing", len(paths) - done, unit="shards"))
             if advance is not None:

@@ -64,7 +64,6 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     accelerator.wait_for_everyone()
     if config.trackers:
         accelerator.end_training()
-    accelerator.free_memory()
     model = training.inner.model.eval()
     return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
 

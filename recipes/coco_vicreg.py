@@ -1,6 +1,6 @@
 """VICReg on MS-COCO captions: the image-text experiment of the VICReg paper (arXiv 2105.04906, section 5.3).
 
-    python data/make_coco.py COCO_FOLDER --out coco            # images + dataset_coco.json to shards
+    python data/make_coco.py --images COCO_FOLDER --captions dataset_coco.json --out coco
     accelerate launch recipes/coco_vicreg.py                   # 8 GPUs of 80 GB: about a day
     mmvicreg evaluate runs/coco-vicreg --data coco/coco-test-*.tar
 

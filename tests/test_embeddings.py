@@ -116,9 +116,9 @@ def test_a_store_is_read_back_not_made_again_until_weights_or_data_change(tmp_pa
 
 def test_damaged_stores_are_refused(tmp_path):
     store = embed(model(), open_index(write(tmp_path)), readers(), folder=tmp_path / "e")
-    with open(store.folder / "image.z.bin", "ab") as file:
+    with open(store.folder / "image.z.f32", "ab") as file:
         file.write(b"more")
-    with pytest.raises(ValueError, match=r"image\.z\.bin has .* bytes"):
+    with pytest.raises(ValueError, match=r"image\.z\.f32 has .* bytes"):
         open_store(store.folder)
     found = json.loads((store.folder / "store.json").read_text())
     (store.folder / "store.json").write_text(json.dumps(found | {"format": 99}))

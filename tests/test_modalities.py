@@ -164,7 +164,7 @@ def test_weights_come_from_a_file_by_name_or_by_order(tmp_path: Path) -> None:
     torch.manual_seed(5)
     source = image().branch().encoder[1]
     by_name, by_order = str(tmp_path / "named.safetensors"), str(tmp_path / "ordered.pt")
-    save_file(source.state_dict(), by_name)
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, by_name)
     renamed = {f"module.other.{n:03d}": value for n, value in enumerate(source.state_dict().values())}
     torch.save({"state_dict": renamed}, by_order)
     for path in (by_name, by_order):

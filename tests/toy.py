@@ -24,6 +24,7 @@ from mmvicreg.model import projector
 from mmvicreg.reader import Item, Reader, Sample
 
 WIDTH = 12
+torch.set_num_threads(1)  # toy sizes: threads only wait for each other
 
 
 @dataclass(frozen=True)

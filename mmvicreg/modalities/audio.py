@@ -99,8 +99,8 @@ class AudioModality:
         )
         if samples < mel.size:
             raise ValueError(
-                f"{samples} samples are less than one window of {mel.size}; set seconds to at least "
-                f"{mel.size / self.rate:g}"
+                f"{samples} samples are less than one window of {mel.size}; "
+                f"set seconds to {mel.size / self.rate:g} or more"
             )
         extent = (self.bins, mel.frames(samples))
         if self.encoder == "mel":

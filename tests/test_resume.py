@@ -1,0 +1,197 @@
+"""A run that was interrupted, in whatever way, ends as if it had not been."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from safetensors.torch import load_file
+from torch import Tensor
+
+import mmvicreg as mm
+from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.preemption import Preempted
+from mmvicreg.runs import read_log
+
+TIMES = {"samples_per_second", "data_wait", "memory_gb"}
+
+
+class Interrupted(RuntimeError):
+    """Pulled the plug."""
+
+
+class Interrupting(mm.Objective):
+    """The objective, with something that happens at one of its steps."""
+
+    def __init__(self, inner: mm.Objective, step: int, happen: Callable[[], None]) -> None:
+        super().__init__(inner.shared, inner.regularizers)
+        self.left, self.happen = step, happen
+
+    def forward(self, *args: Any, **kwargs: Any) -> mm.Terms:
+        if self.training:
+            self.left -= 1
+            if self.left < 0:
+                self.happen()
+        return super().forward(*args, **kwargs)
+
+
+def pull_the_plug() -> None:
+    raise Interrupted
+
+
+def final(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]]]:
+    """Weights, optimizer and log of a finished run, less what depends on the clock."""
+    last = complete_checkpoints(folder / "checkpoints")[-1]
+    log = [{key: value for key, value in line.items() if key not in TIMES} for line in read_log(folder)]
+    return load_file(last / "weights.safetensors"), load_file(last / "optimizer.safetensors"), log
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Bit for bit."""
+    for one, other in zip(final(a)[:2], final(b)[:2], strict=True):
+        assert one.keys() == other.keys() and one
+        wrong = [name for name in one if not one[name].equal(other[name])]
+        assert not wrong
+    assert final(a)[2] == final(b)[2]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy.write_shards(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    mm.run(toy.Config(train=shards, out=str(out)), toy.objective)
+    return out
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 5, 6, 9, 10, 11])
+def test_interrupted_at_any_step_ends_the_same(shards: str, whole: Path, tmp_path: Path, step: int) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"))
+    with pytest.raises(Interrupted):
+        mm.run(config, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))
+    mm.run(config, toy.objective)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_interrupted_again_and_again_ends_the_same(shards: str, whole: Path, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=1)
+    for _ in range(5):
+        with pytest.raises(Interrupted):
+            mm.run(config, lambda config: Interrupting(toy.objective(config), 2, pull_the_plug))
+    mm.run(config, toy.objective)
+    assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
+    shards: str, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=1000)
+    before = signal.getsignal(number)
+
+    def ask() -> None:
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(Preempted) as left:
+        mm.run(config, lambda config: Interrupting(toy.objective(config), 6, ask))
+    assert left.value.code == 0 and signal.getsignal(number) == before
+    assert [path.name for path in complete_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000007"]
+    events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert events[-1]["kind"] == "preemption" and number.name in events[-1]["message"]
+    mm.run(config, toy.objective)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_a_finished_run_that_is_started_again_does_nothing(shards: str, whole: Path, tmp_path: Path) -> None:
+    before = (whole / "log.jsonl").read_bytes()
+    assert mm.run(toy.Config(train=shards, out=str(whole)), toy.objective).step == 12
+    assert (whole / "log.jsonl").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
+    shards: str, whole: Path, tmp_path: Path
+) -> None:
+    for damage in ("cut", "flip"):
+        config = toy.Config(train=shards, out=str(tmp_path / damage))
+        with pytest.raises(Interrupted):
+            mm.run(config, lambda config: Interrupting(toy.objective(config), 11, pull_the_plug))
+        file = tmp_path / damage / "checkpoints/step-00000010/weights.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-9] ^= 1
+        file.write_bytes(content if damage == "flip" else content[:-10])
+        mm.run(config, toy.objective)
+        events = (tmp_path / damage / "events.jsonl").read_text()
+        assert "step-00000010 is " + ("damaged" if damage == "flip" else "incomplete") in events
+        assert_same(whole, tmp_path / damage)
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
+    mm.run(config, toy.objective)
+    other = replace(config, seed=1, a=toy.Numbers("a.npy", dropout=0.5))
+    with pytest.raises(ValueError, match="another configuration") as refused:
+        mm.run(other, toy.objective)
+    assert "seed: 0 -> 1" in str(refused.value) and "a.dropout: 0.1 -> 0.5" in str(refused.value)
+    assert mm.run(replace(config, threads=3, log_every=7), toy.objective).step == 6
+
+
+def test_allowed_changes_continue_the_run(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
+    mm.run(config, toy.objective)
+    longer = replace(
+        config,
+        epochs=2.0,
+        optimizer=replace(config.optimizer, learning_rate=1e-4),
+        allow_change=("epochs", "optimizer"),
+    )
+    assert mm.run(longer, toy.objective).step == 12
+    with pytest.raises(ValueError, match="batch_size: 16 -> 32"):
+        mm.run(replace(longer, batch_size=32), toy.objective)
+
+
+def test_another_batch_size_goes_on_where_the_data_was_left(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"))
+    with pytest.raises(Interrupted):
+        mm.run(config, lambda config: Interrupting(toy.objective(config), 5, pull_the_plug))
+    done = mm.run(replace(config, batch_size=8, allow_change=("batch_size",)), toy.objective)
+    log = read_log(tmp_path / "run")
+    assert done.step == 5 + (2 * 96 - 5 * 16) // 8
+    assert [line["samples"] for line in log][4:7] == [80, 88, 96] and log[-1]["samples"] == 192
+
+
+def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
+    optimizer = mm.OptimizerConfig(unfreeze_at={"a": 7}, clip=5.0, layer_decay=0.5, schedule="linear")
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9, optimizer=optimizer)
+    first = mm.run(config, toy.objective)
+    for step in (6, 8, 11):
+        again = replace(config, out=str(tmp_path / f"cut-{step}"))
+        with pytest.raises(Interrupted):
+            mm.run(again, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))  # noqa: B023
+        mm.run(again, toy.objective)
+        assert_same(tmp_path / "whole", tmp_path / f"cut-{step}")
+        averages = [
+            load_file(tmp_path / name / "checkpoints/step-00000012/average.safetensors")
+            for name in ("whole", f"cut-{step}")
+        ]
+        assert all(averages[0][name].equal(averages[1][name]) for name in averages[0])
+    average = mm.load(tmp_path / "whole", recipe=toy.__file__, average=True)
+    pairs = list(zip(average.model.parameters(), first.model.parameters(), strict=True))
+    assert not any(mine.equal(last) for mine, last in pairs)
+    assert sum(float((mine - last).detach().abs().max()) for mine, last in pairs) < 1.0
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_checkpoints_are_kept(shards: str, tmp_path: Path, keep: int) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=keep)
+    mm.run(config, toy.objective)
+    names = [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())]
+    assert names == ["step-00000008", "step-00000010", "step-00000012"][-keep:]

@@ -34,7 +34,6 @@ FLOW = [
     "regularizers",
     "alignments",
     "objective",
-    "accumulate",
     "options",
     "config",
     "schedule",

@@ -97,15 +97,21 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch, demo) -> Path:
-    """npm packages of the same layout, made of forty of the demo's pictures and names."""
+    """npm packages of the same layout: forty of the demo's pictures and names, and near-duplicates."""
     make_demo = load_script("make_demo", monkeypatch)
-    taken = {key.split("-", 2)[2]: s for key, s in demo["train"].items() if key.startswith("fluent-3d-")}
-    taken = dict(list(taken.items())[:40])
-    names = {code: json.loads(sample["json"])["captions"] for code, sample in taken.items()}
+    solid = [(key, s) for key, s in demo["train"].items() if key.startswith("fluent-3d-")][:40]
+    taken = {key.removeprefix("fluent-3d-"): sample["webp"] for key, sample in solid}
+    names = {key.removeprefix("fluent-3d-"): json.loads(sample["json"])["captions"] for key, sample in solid}
+    first = next(iter(taken))
+    for code, name in [
+        (f"{first}-1f3fd", "toned"),
+        ("1f468-200d-1f33e", "man sowing"),
+        ("1f9d1-200d-1f33e", "sowing"),
+    ]:
+        taken[code], names[code] = taken[first], dict.fromkeys(LANGUAGES, name)
     characters = {code: "".join(chr(int(part, 16)) for part in code.split("-")) for code in taken}
-    waving = {f"{code}-1f3fd": sample for code, sample in list(taken.items())[:3]}
     files: dict[str, dict[str, bytes]] = {
-        "fluent-3d": {f"assets/{code}.webp": s["webp"] for code, s in (taken | waving).items()},
+        "fluent-3d": {f"assets/{code}-fe0f.webp": webp for code, webp in taken.items()},
         "fluent-flat": {f"assets/{code}.svg": drawing("blue") for code in taken},
         "fluent-modern": {f"assets/{code}svg": drawing("green") for code in taken},
     }
@@ -143,9 +149,9 @@ def test_the_demo_script_splits_and_writes_the_same_bytes_twice(packages, monkey
     assert not {r["concept"] for r in records["train"]} & {r["concept"] for r in records["concepts"]}
     names = Counter(r["name"] for r in records["train"])
     assert max(names.values()) == 2, "every name once before any is drawn twice"
-    assert not any("1f3fd" in key for part in found.values() for key in part), (
-        "skin tones are near-duplicates"
-    )
+    drawn = {r["name"] for part in records.values() for r in part}
+    assert "sowing" in drawn and not {"toned", "man sowing"} & drawn, "near-duplicates appear once, neutral"
+    assert {r["source"] for r in records["train"]} == set(make_demo.TRAINED_STYLES)
     with pytest.raises(ValueError, match="500 pairs were asked for, but there are"):
         make_demo.main(make_demo.Config(out=packages / "x", packages=packages, train_pairs=500))
 

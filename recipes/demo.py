@@ -50,7 +50,7 @@ class Config(mm.TrainConfig):
         size=128,
         crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
-        dropout=0.2,
+        dropout=0.1,
         cache=2,
     )
     text: mm.TextModality = mm.TextModality(
@@ -59,7 +59,7 @@ class Config(mm.TrainConfig):
         frozen=True,
         length=32,
         projector=(1024, 1024),
-        dropout=0.2,
+        dropout=0.1,
         cache=1,
     )
 

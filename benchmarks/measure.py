@@ -21,16 +21,22 @@ Step = Callable[[], object]
 
 
 def best_times(steps: dict[str, Step], *, repetitions: int, budget: float = 60.0) -> dict[str, float]:
-    """Seconds per step: the best of up to ``repetitions``, methods in turn, within about ``budget`` s."""
+    """Seconds per step: the best of ``repetitions`` rounds in turn, within about ``budget`` s of them.
+
+    Quick steps run several times a round, so that slow and quick ones are timed over the same moments.
+    """
     best: dict[str, float] = {}
+    for name, step in steps.items():
+        if name.endswith("compiled"):
+            step()
+        best[name] = _seconds(step)
     start = time.monotonic()
-    for step in steps.values():
-        step()  # compiles, allocates, warms up
-    for done in range(repetitions):
-        if done >= 1 and time.monotonic() - start > budget:
+    for _ in range(repetitions - 1):
+        if time.monotonic() - start > budget:
             break
         for name, step in steps.items():
-            best[name] = min(best.get(name, float("inf")), _seconds(step))
+            for _ in range(max(1, min(10, int(0.5 / best[name])))):
+                best[name] = min(best[name], _seconds(step))
     return best
 
 
@@ -48,9 +54,9 @@ def _seconds(step: Step) -> float:
     return time.process_time() - before
 
 
-def peak_bytes(step: Step) -> int:
-    """Most memory held at once during ``step``, beyond what is held before it."""
-    step()
+def peak_bytes(step: Step, *, warm_up: Step) -> int:
+    """Most memory held at once during ``step``, beyond what is held before it and after ``warm_up``."""
+    warm_up()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

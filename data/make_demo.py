@@ -11,19 +11,19 @@ Splits: `train`; `concepts` (pictures whose concept no training picture shows, i
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
 import shutil
 import subprocess
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from concepts import draw, head_nouns, hold_out
+from pictures import on_white
 from PIL import Image
 from rich.progress import track
 from shard_files import refuse_existing, write_shards
@@ -148,22 +148,6 @@ def without_variants(code: str) -> str:
     return re.sub("-200d-(2640|2642|27a1)", "", joined)
 
 
-def words(name: str) -> list[str]:
-    """The words of a name, lower case: "T-Rex" is two."""
-    return re.findall(r"[^\W\d_]+", name.lower())
-
-
-def concept_of(name: str, names: set[str], vocabulary: set[str]) -> str:
-    """The head noun: "smiling cat with heart-eyes" and "cat face" are cats, "winking face" a face."""
-    if name.startswith("face "):
-        return "face"
-    prepositions = "with|without|of|in|on|at|from|behind|to|under|and|or|for|showing|tilted|pointing|holding"
-    phrase = re.split(rf"[:(,]|\b(?:{prepositions})\b", name)[0].strip() or name
-    bare = re.sub(" (face|button|sign|symbol)$", "", phrase)
-    head = (words(bare if bare in names else phrase) or [name])[-1]
-    return head[:-1] if head.endswith("s") and head[:-1] in vocabulary else head
-
-
 def read_emoji(directory: Path, drawn: set[str]) -> list[Emoji]:
     """The annotated emoji among the codes ``drawn``, near-duplicates once, ordered by code."""
     annotations = read_annotations(directory)
@@ -172,42 +156,16 @@ def read_emoji(directory: Path, drawn: set[str]) -> list[Emoji]:
         kept.setdefault(without_variants(code), code)
     named = {code: annotations[code]["en"]["tts"][0] for code in sorted(kept.values())}
     named = {code: name for code, name in named.items() if not LEFT_OUT.search(name)}
-    names = set(named.values())
-    vocabulary = {word for name in names for word in words(name)}
+    concepts = head_nouns(set(named.values()))
     return [
         Emoji(
             code=code,
-            concept=concept_of(name, names, vocabulary),
+            concept=concepts[name],
             captions={language: annotations[code][language]["tts"][0] for language in LANGUAGES},
             keywords=tuple(annotations[code]["en"].get("default", [])),
         )
         for code, name in named.items()
     ]
-
-
-def draw(text: str) -> str:
-    """A fixed pseudo-random order: the same on every machine, and little moved by an added emoji."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hold_out(emoji: list[Emoji], captions: int, *, largest: int = 4) -> set[str]:
-    """Concepts, drawn until they hold ``captions`` names.
-
-    A concept is eligible if no other concept's name contains its word (no "fish cake" in training while
-    "fish" is held out), and if it is small, so that many concepts are held out rather than one with
-    a hundred faces.
-    """
-    sizes = Counter(one.concept for one in emoji)
-    spoken = ((one, word) for one in emoji for word in words(one.captions["en"]))
-    mentioned = {
-        form for one, word in spoken for form in (word, word.removesuffix("s")) if form != one.concept
-    }
-    held: set[str] = set()
-    for concept in sorted(sizes, key=draw):
-        if sizes[concept] <= largest and concept not in mentioned and captions > 0:
-            held.add(concept)
-            captions -= sizes[concept]
-    return held
 
 
 def pairs(emoji: list[Emoji], styles: dict[str, dict[str, bytes]], count: int) -> list[tuple[Emoji, str]]:
@@ -221,21 +179,6 @@ def pairs(emoji: list[Emoji], styles: dict[str, dict[str, bytes]], count: int) -
     if len(chosen) < count:
         raise ValueError(f"{count} pairs were asked for, but there are {len(chosen)} pictures: ask for fewer")
     return [(one, style) for _, _, one, style in sorted(chosen, key=lambda entry: entry[1])]
-
-
-def encode(file: bytes, pixels: int, limit: int) -> bytes:
-    """SVG or WebP -> square WebP on white, at the highest quality that needs at most ``limit`` bytes."""
-    if file.startswith(b"<svg"):
-        import resvg_py
-
-        file = bytes(resvg_py.svg_to_bytes(svg_string=file.decode(), width=2 * pixels, height=2 * pixels))
-    with Image.open(io.BytesIO(file)) as opened:
-        drawing = opened.convert("RGBA")
-    side = max(drawing.size)
-    canvas = Image.new("RGBA", (side, side), "white")
-    canvas.alpha_composite(drawing, ((side - drawing.width) // 2, (side - drawing.height) // 2))
-    small = canvas.convert("RGB").resize((pixels, pixels), Image.Resampling.LANCZOS)
-    return largest_fitting(small, limit)
 
 
 def largest_fitting(picture: Image.Image, limit: int) -> bytes:
@@ -278,7 +221,7 @@ def main(config: Config) -> None:
     styles = {style: read_style(style, config.packages) for style in (*TRAINED_STYLES, UNSEEN_STYLE)}
     trained = {style: styles[style] for style in TRAINED_STYLES}
     emoji = read_emoji(config.packages, set().union(*trained.values()))
-    held = hold_out(emoji, config.held_out_captions)
+    held = hold_out({e.captions["en"]: e.concept for e in emoji}, config.held_out_captions, largest=4)
     seen, unseen = [e for e in emoji if e.concept not in held], [e for e in emoji if e.concept in held]
     chosen = {
         "train": pairs(seen, trained, config.train_pairs),
@@ -288,8 +231,8 @@ def main(config: Config) -> None:
 
     def samples(split: str) -> Iterator[dict[str, str | bytes]]:
         for one, style in track(chosen[split], description=f"{split:9}"):
-            picture = encode(styles[style][one.code], config.pixels, config.picture_bytes)
-            yield sample(one, style, split, picture)
+            picture = on_white(styles[style][one.code], config.pixels, square=True)
+            yield sample(one, style, split, largest_fitting(picture, config.picture_bytes))
 
     for split in splits:
         paths = write_shards(config.out, f"{split}-%06d.tar", samples(split), per_shard=500)

@@ -13,7 +13,7 @@ class EvaluateConfig:
     """Score a run on held-out shards: recall both ways beside chance, geometry, modality gap."""
 
     run: Positional[str]
-    """run directory"""
+    """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
     data: tuple[str, ...] = ()
     """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
     out: str = ""
@@ -48,13 +48,14 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
 def evaluate(config: EvaluateConfig) -> int:
     """Print the table and write the JSON file."""
     splits = named_splits(config.data)
-    from mmvicreg.runs import load
+    from mmvicreg.baselines import load_subject
     from mmvicreg.scoring import print_scores, score_splits, write_summary
 
-    run = load(config.run, recipe=config.recipe, step=config.step)
+    run = load_subject(config.run, recipe=config.recipe, step=config.step)
     scores = score_splits(run, splits, device=config.device, threads=config.threads)
     print_scores(scores)
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_summary(run, scores, path)
     print(f"written: {path}")
     return 0

@@ -7,9 +7,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 
+import numpy as np
+
 from mmvicreg.reader import Sample
 from mmvicreg.shards import Index, Shard
 from mmvicreg.sidecar import Block, read_block
+from mmvicreg.spool import Spool, is_remote
 from mmvicreg.tar import BadShard
 
 
@@ -19,6 +22,7 @@ class _Open:
     def __init__(self, shard: Shard, path: str) -> None:
         self.fd = -1
         self.block: Block = read_block(shard.sidecar, shard.entry)
+        self.rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded) if shard.excluded else None
         self.fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self.fd)
         if status.st_size != shard.bytes:
@@ -38,8 +42,9 @@ class Fetcher:
     Raises BadShard where a shard is no longer what was indexed, OSError where storage fails.
     """
 
-    def __init__(self, index: Index, *, keep: int = 512) -> None:
+    def __init__(self, index: Index, *, keep: int = 512, spool: Spool | None = None) -> None:
         self.index = index
+        self._spool = spool or Spool()
         self._keep = keep
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._starts = index.starts.tolist()
@@ -47,12 +52,14 @@ class Fetcher:
 
     def __call__(self, shard: int, row: int, members: Collection[str]) -> Sample:
         held = self._hold(shard)
-        content = {}
+        content, number = {}, self._starts[shard] + row
+        if held.rows is not None:
+            row = int(held.rows[row])
         for suffix, (offset, size) in held.block.members(row).items():
             if suffix in members:
                 data = os.pread(held.fd, size, offset)
                 content[suffix] = data if len(data) == size else self._rest(held, data, (offset, size))
-        return Sample(held.block.keys[row], self._starts[shard] + row, content)
+        return Sample(held.block.keys[row], number, content)
 
     def _hold(self, shard: int) -> _Open:
         with self._lock:
@@ -61,13 +68,18 @@ class Fetcher:
                 self._open.move_to_end(shard)
                 return held
         # Opened outside the lock: two threads may both do it, and the loser's descriptor closes by itself.
-        held = _Open(self.index.shards[shard], self.index.shards[shard].path)
+        held = _Open(self.index.shards[shard], self.local(shard))
         with self._lock:
             held = self._open.setdefault(shard, held)
             self._open.move_to_end(shard)
             if len(self._open) > self._keep:
                 self._open.popitem(last=False)
         return held
+
+    def local(self, shard: int) -> str:
+        """Path of a shard on this machine; a remote one is downloaded if the spool does not hold it."""
+        path, size = self.index.shards[shard].path, self.index.shards[shard].bytes
+        return self._spool.get(path, size=size) if is_remote(path) else path
 
     @staticmethod
     def _rest(held: _Open, data: bytes, place: tuple[int, int]) -> bytes:

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Literal
 
+from mmvicreg.plan import Plan
+
 Verdict = Literal["recovered", "rejected"]
 
 
@@ -48,6 +50,8 @@ class Counts:
     missing: dict[str, int] = field(default_factory=dict)
     shards: dict[str, int] = field(default_factory=dict)
     """Rejections by shard: the worst offenders."""
+    substituted: int = 0
+    """Rejections replaced by another sample, which is then seen twice in its epoch."""
 
     def add(self, finding: Finding) -> None:
         if finding.verdict == "recovered":
@@ -55,6 +59,7 @@ class Counts:
         else:
             self.rejected[finding.kind] = self.rejected.get(finding.kind, 0) + 1
             self.shards[finding.shard] = self.shards.get(finding.shard, 0) + 1
+            self.substituted += bool(finding.substitute)
 
     @property
     def rejections(self) -> int:
@@ -68,10 +73,39 @@ class Counts:
             _sum(self.rejected, other.rejected),
             _sum(self.missing, other.missing),
             _sum(self.shards, other.shards),
+            self.substituted + other.substituted,
         )
 
     def state(self) -> dict[str, object]:
         return asdict(self)
+
+
+def total(parts: Sequence[Counts]) -> Counts:
+    """Counts over all ranks: ``total(distributed.gather_objects(loader.counts))``."""
+    result = Counts()
+    for part in parts:
+        result = result.plus(part)
+    return result
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the data set a run has used, by its plan: exact, since the plan repeats nothing.
+
+    ``unique`` samples were drawn at least once, ``never_seen`` not yet; ``epochs`` is passes, as a fraction.
+    """
+
+    seen: int
+    unique: int
+    never_seen: int
+    epochs: float
+
+
+def coverage(plan: Plan, step: int) -> Coverage:
+    """Coverage of a run that has done ``step`` steps."""
+    seen = plan.cursor(step).consumed
+    unique = min(seen, plan.samples)
+    return Coverage(seen, unique, plan.samples - unique, seen / plan.samples)
 
 
 def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:

@@ -32,6 +32,9 @@ class SyncBatchNorm(_BatchNorm):
     wherever it runs; this one serves both.
     """
 
+    placeholder = False
+    """The rows stand for none (see :meth:`Branch.represent`): they enter no statistics, here or elsewhere."""
+
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(
@@ -43,19 +46,23 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         if distributed.world_size() == 1:
-            return super().forward(x) if len(x) else x
+            if not len(x) or self.placeholder:
+                return x
+            if x.numel() > x.shape[1]:
+                return super().forward(x)  # torch's own refuses the one row that a rare modality may have
         return self._normalize_globally(x)
 
     def _normalize_globally(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         x32 = x.float()
-        local = torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
+        share = 0.0 if self.placeholder else 1.0
+        local = share * torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
         total = distributed.all_reduce_sum(local)
         count = total[-1].detach().clamp(min=1)
         mean = total[:-1] / count
         centred = x32 - mean.view(shape)
-        variance = distributed.all_reduce_sum(centred.square().sum(axes)) / count
+        variance = distributed.all_reduce_sum(share * centred.square().sum(axes)) / count
         self._update_running(mean.detach(), variance.detach(), count)
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -156,9 +163,22 @@ class Branch(nn.Module):
         return self
 
     def represent(self, x: Tensor) -> Tensor:
-        """x (n, ...) to h (n, E)."""
+        """x (n, ...) to h (n, E); n may be 0.
+
+        Few encoders accept no rows at all, but every process must run them: for the collectives inside, and so
+        that every parameter has a gradient (zero). So a row of zeros stands for none and is dropped again.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.encoder(x)
+            if len(x):
+                return self.encoder(x)
+            norms = [module for module in self.encoder.modules() if isinstance(module, SyncBatchNorm)]
+            for norm in norms:
+                norm.placeholder = True
+            try:
+                return self.encoder(x.new_zeros((1, *x.shape[1:])))[:0]
+            finally:
+                for norm in norms:
+                    norm.placeholder = False
 
     def forward(self, x: Tensor, *, precomputed: bool = False) -> Embedding:
         """x (n, ...), or representations h (n, E) where they are ``precomputed``."""
@@ -181,7 +201,11 @@ class Model(nn.Module):
         """The branch that ``view`` goes through."""
         if view not in self.views:
             raise KeyError(f"no view {view!r}; this model has {', '.join(self.views)}")
-        branch = self.branches[self.views[view]]
+        return self.branch_named(self.views[view])
+
+    def branch_named(self, name: str) -> Branch:
+        """The branch of that name."""
+        branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch
 

@@ -111,6 +111,11 @@ class _Rows:
         return x if self.index is None else x.index_select(0, self.index)
 
 
+def star(centre: str, others: Iterable[str]) -> tuple[Pair, ...]:
+    """Pairs of one view with each of the others, and of no two others."""
+    return tuple((centre, other) for other in others)
+
+
 def _name(pair: Pair) -> str:
     return "-".join(pair)
 

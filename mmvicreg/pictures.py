@@ -207,6 +207,27 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
     return figure
 
 
+def confusion_figure(confusion_CC: np.ndarray, names: Sequence[str]) -> Figure:
+    """Rows of one true class, columns of the class called; each row as shares of its class."""
+    share_CC = confusion_CC / np.maximum(confusion_CC.sum(1, keepdims=True), 1)
+    count = len(share_CC)
+    side = min(12.0, max(3.5, 0.24 * count + 1.5))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(side, side), layout="constrained", facecolor=PAPER)
+        axes = figure.add_subplot()
+        axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        if count <= 60:
+            labels = [legible(name[:24]) for name in names[:count]]
+            axes.set_xticks(range(count), [text for text, _ in labels], rotation=90, fontsize=6)
+            axes.set_yticks(range(count), [text for text, _ in labels], fontsize=6)
+            for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+                tick.set_fontfamily(legible(tick.get_text())[1])
+        axes.set_xlabel("called")
+        axes.set_ylabel("is")
+        axes.set_title("confusion, share of each row", loc="left", fontsize=10, fontweight="bold")
+    return figure
+
+
 def _cell(axes: Axes, item: np.ndarray | str, colour: str, note: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])

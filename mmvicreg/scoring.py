@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import permutations
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmvicreg import pictures, pixels
+from mmvicreg import distributed, pictures, pixels
+from mmvicreg.evaluate.embeddings import embed
 from mmvicreg.evaluate.geometry import Geometry, ModalityGap, describe, modality_gap, spectrum
 from mmvicreg.evaluate.positives import Positives
-from mmvicreg.evaluate.ranks import rank_queries
+from mmvicreg.evaluate.ranks import rank_both
 from mmvicreg.evaluate.retrieval import RetrievalScores, summarize
+from mmvicreg.evaluate.store import Proof, Rows, Store
 from mmvicreg.fetch import Fetcher
-from mmvicreg.items import RejectedItem, evaluation_items
-from mmvicreg.progress import bar
+from mmvicreg.model import Model
 from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
-from mmvicreg.runs import Run, read_log, write_json
-from mmvicreg.shards import Index, open_index
+from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
+from mmvicreg.shards import Index, cache_folder, open_index
 
-BATCH = 64
-"""Items encoded together (chosen; scores do not depend on it)."""
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Every item of one modality of a split: h (M, E), z (M, D), and per item its identity and samples."""
-
-    h: Tensor
-    z: Tensor
-    identities: tuple[str, ...]
-    samples: tuple[tuple[int, ...], ...]
+ROWS = 25_600
+"""Rows that statistics of a branch are taken from, evenly spread."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class SplitScores:
     gaps: dict[str, ModalityGap]
     spectra: dict[str, np.ndarray]
     examples: dict[str, list[pictures.Example]]
-    rejected: int
+    proof: Proof
 
     def to_json(self) -> dict[str, Any]:
         """Directions first, as ``image_to_text``; then geometry and gaps."""
@@ -62,8 +53,15 @@ class SplitScores:
             **{direction: scores.to_json() for direction, scores in self.retrieval.items()},
             "geometry": {branch: asdict(found) for branch, found in self.geometry.items()},
             "modality_gap": {pair: asdict(found) for pair, found in self.gaps.items()},
-            "rejected_items": self.rejected,
+            "rejected_items": sum(self.proof.rejected.values()),
+            "proof": asdict(self.proof),
         }
+
+
+def embeddings_folder(run: Run) -> Path:
+    """Where the embeddings of a run are kept: with the run; those of exports and baselines in the cache."""
+    own = run.folder / "embeddings"
+    return own if (run.folder / CHECKPOINTS).is_dir() else Path(cache_folder()) / "embeddings"
 
 
 def score_run(
@@ -74,6 +72,8 @@ def score_run(
     Raises ValueError for a split without samples or without two modalities.
     """
     scores = score_splits(run, data, device=device)
+    if distributed.rank() > 0:
+        return scores
     print_scores(scores)
     write_summary(run, scores, run.folder / "summary.json")
     write_pictures(run, scores)
@@ -88,95 +88,67 @@ def score_splits(
     threads: int = 2,
     examples: int = 6,
 ) -> dict[str, SplitScores]:
-    """Scores of every split of ``data`` {name: shards}, with ``examples`` queries a direction for pictures."""
+    """Scores of every split of ``data`` {name: shards}, with ``examples`` queries a direction for pictures.
+
+    Embeddings are kept in the run directory (``embeddings/``) and computed once. Called on every process of
+    the default group where there are several: they share the work, and all get the result.
+    """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = run.model.to(chosen).eval()
+    branches = {name: run.model.branch_named(name) for name in run.modalities}
+    model = Model(branches, {name: name for name in branches}).to(chosen).eval()  # a view per modality
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
     scores = {}
     for name, shards in data.items():
         index = open_index(shards)
-        embedded, rejected = embed(
-            model, readers, index, device=chosen, threads=threads, title=f"embed {name}"
+        store = embed(
+            model,
+            index,
+            readers,
+            folder=embeddings_folder(run),
+            device=chosen,
+            threads=threads,
+            title=f"embed {name}",
         )
-        scores[name] = _score_split(embedded, readers, index, examples=examples, rejected=rejected)
+        scores[name] = _score_split(store, readers, index, device=chosen, examples=examples)
     return scores
 
 
-@torch.no_grad()
-def embed(
-    model: Any, readers: Mapping[str, Reader], index: Index, *, device: torch.device, threads: int, title: str
-) -> tuple[dict[str, Embedded], int]:
-    """Every evaluation item of every modality, each identity once, and how many could not be read."""
-    places: dict[str, dict[str, int]] = {name: {} for name in readers}
-    samples: dict[str, list[list[int]]] = {name: [] for name in readers}
-    waiting: dict[str, list[Tensor]] = {name: [] for name in readers}
-    done: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in readers}
-    rejected = 0
-
-    def encode(name: str) -> None:
-        if waiting[name]:
-            found = model.branches[name](torch.stack(waiting[name]).to(device))
-            done[name].append((found.h.float().cpu(), found.z.float().cpu()))
-            waiting[name].clear()
-
-    with bar(title, len(index)) as advance:
-        shown = 0
-        for item in evaluation_items(index, readers, threads=threads):
-            advance(item.number - shown, "")
-            shown = item.number
-            if isinstance(item, RejectedItem):
-                rejected += 1
-                continue
-            identity = item.identity or f"{item.number}/{item.place}"
-            place = places[item.view].setdefault(identity, len(places[item.view]))
-            if place < len(samples[item.view]):
-                samples[item.view][place].append(item.number)
-                continue
-            samples[item.view].append([item.number])
-            waiting[item.view].append(item.value)
-            if len(waiting[item.view]) == BATCH:
-                encode(item.view)
-        advance(len(index) - shown, "")
-    result = {}
-    for name in readers:
-        encode(name)
-        if done[name]:
-            h, z = (torch.cat(parts) for parts in zip(*done[name], strict=True))
-            result[name] = Embedded(h, z, tuple(places[name]), tuple(map(tuple, samples[name])))
-    return result, rejected
-
-
 def _score_split(
-    embedded: Mapping[str, Embedded],
-    readers: Mapping[str, Reader],
-    index: Index,
-    *,
-    examples: int,
-    rejected: int,
+    store: Store, readers: Mapping[str, Reader], index: Index, *, device: torch.device, examples: int
 ) -> SplitScores:
-    if len(embedded) < 2:
+    branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
+    if len(branches) < 2:
+        rejected = sum(store.proof.rejected.values())
         raise ValueError(
             f"retrieval needs two modalities; the {len(index)} samples of this split have items of "
-            f"{sorted(embedded) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
+            f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
-    retrieval, shown = {}, {}
-    for a, b in permutations(embedded, 2):
-        if embedded[a].z.shape[1] != embedded[b].z.shape[1]:
+    retrieval, shown, gaps = {}, {}, {}
+    for a, b in combinations(branches, 2):
+        if branches[a].z.shape[1] != branches[b].z.shape[1]:
             continue  # branches of different widths meet in predictors, not in a cosine
-        positives = Positives.from_identities(embedded[a].samples, embedded[b].samples)
-        ranks = rank_queries(embedded[a].z, embedded[b].z, positives)
-        retrieval[f"{a}_to_{b}"] = summarize(ranks, resamples=1000)
-        found = _examples(embedded[a], embedded[b], positives, ranks.rank(), count=examples)
-        shown[f"{a}_to_{b}"] = _draw(found, (a, b), embedded, readers, index)
-    branches = {name: found.z for name, found in embedded.items() if len(found.z) > 1}
-    gaps = {
-        f"{a}_{b}": modality_gap(branches[a], branches[b])
-        for a, b in permutations(branches, 2)
-        if a < b and branches[a].shape[1] == branches[b].shape[1]
-    }
-    geometry = {name: describe(z) for name, z in branches.items()}
-    spectra = {name: spectrum(z) for name, z in branches.items()}
-    return SplitScores(retrieval, geometry, gaps, spectra, shown, rejected)
+        positives = store.positives(a, b)
+        several = distributed.world_size() > 1
+        both = rank_both(
+            branches[a].z, branches[b].z, positives, device=device, sharded=several, skip_unmatched=True
+        )
+        for pair, ranks, matches in zip(
+            ((a, b), (b, a)), both, (positives, positives.transpose()), strict=True
+        ):
+            direction = f"{pair[0]}_to_{pair[1]}"
+            retrieval[direction] = summarize(ranks, resamples=1000)
+            found = _examples(branches[pair[0]], branches[pair[1]], matches, ranks.rank(), count=examples)
+            shown[direction] = _draw(found, pair, store, readers, index)
+        gaps[f"{a}_{b}"] = modality_gap(_sample(branches[a].z), _sample(branches[b].z))
+    geometry = {name: describe(_sample(rows.z)) for name, rows in branches.items() if len(rows.z) > 1}
+    spectra = {name: spectrum(_sample(branches[name].z)) for name in geometry}
+    return SplitScores(retrieval, geometry, gaps, spectra, shown, store.proof)
+
+
+def _sample(z_MD: np.ndarray) -> Tensor:
+    """At most ``ROWS`` rows, evenly spread: what the statistics of a branch need (RankMe: 25,600)."""
+    rows = np.unique(np.linspace(0, len(z_MD) - 1, min(ROWS, len(z_MD))).round().astype(int))
+    return torch.from_numpy(z_MD[rows])
 
 
 @dataclass(frozen=True)
@@ -191,25 +163,30 @@ class _Found:
 
 
 def _examples(
-    queries: Embedded, items: Embedded, positives: Positives, rank_Q: np.ndarray, *, count: int, best: int = 5
+    queries: Rows, items: Rows, positives: Positives, rank_Q: np.ndarray, *, count: int, best: int = 5
 ) -> list[_Found]:
     """Queries spread evenly over the split, whatever their rank: failures are shown too."""
-    rows = np.unique(np.linspace(0, len(queries.z) - 1, count).round().astype(int))
+    matched = np.flatnonzero(positives.counts)  # the queries that rank_Q is about
+    chosen = np.unique(np.linspace(0, len(matched) - 1, count).round().astype(int))
     unit = torch.nn.functional.normalize
-    cosine_QM = unit(queries.z[torch.from_numpy(rows)], dim=1) @ unit(items.z, dim=1).T
+    queries_QD = unit(torch.from_numpy(queries.z[matched[chosen]]), dim=1)
+    blocks = [
+        unit(torch.from_numpy(items.z[a : a + 4096].copy()), dim=1) for a in range(0, len(items.z), 4096)
+    ]
+    cosine_QM = torch.cat([queries_QD @ block.T for block in blocks], dim=1)
     found = []
-    for row, cosine_M in zip(rows, cosine_QM, strict=True):
-        values, chosen = cosine_M.topk(min(best, len(cosine_M)))
+    for place, row, cosine_M in zip(chosen, matched[chosen], cosine_QM, strict=True):
+        values, items_best = cosine_M.topk(min(best, len(cosine_M)))
         matching = set(positives.indices[positives.offsets[row] : positives.offsets[row + 1]].tolist())
-        right = [item in matching for item in chosen.tolist()]
-        found.append(_Found(int(row), chosen.tolist(), right, values.tolist(), float(rank_Q[row])))
+        right = [item in matching for item in items_best.tolist()]
+        found.append(_Found(int(row), items_best.tolist(), right, values.tolist(), float(rank_Q[place])))
     return found
 
 
 def _draw(
     found: Sequence[_Found],
     pair: tuple[str, str],
-    embedded: Mapping[str, Embedded],
+    store: Store,
     readers: Mapping[str, Reader],
     index: Index,
 ) -> list[pictures.Example]:
@@ -217,12 +194,12 @@ def _draw(
     fetch = Fetcher(index)
 
     def content(name: str, row: int) -> np.ndarray | str:
-        identity, number = embedded[name].identities[row], embedded[name].samples[row][0]
+        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
         sample = fetch(*index.place(number), readers[name].members)
         for suffix, data in sample.members.items():
             if suffix in ("jpg", "jpeg", "png", "webp"):
                 return pixels.decode(data, max_pixels=100_000_000).array
-        return identity if "/" not in identity else sample.key
+        return identity or sample.key
 
     return [
         pictures.Example(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +25,7 @@ from braceexpand import braceexpand
 from mmvicreg import sidecar
 from mmvicreg.progress import bar
 from mmvicreg.sidecar import Entry
+from mmvicreg.spool import Spool, cache_folder, is_remote
 from mmvicreg.tar import BadShard, Problem, Scan, scan_file
 
 SHOWN = 10
@@ -31,11 +33,12 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file. ``sidecar`` is the file that holds its block."""
+    """One tar file. ``sidecar`` is the file that holds its block; rows in ``excluded`` do not count."""
 
     path: str
     entry: Entry
     sidecar: str
+    excluded: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -43,7 +46,7 @@ class Shard:
 
     @property
     def count(self) -> int:
-        return self.entry.count
+        return self.entry.count - len(self.excluded)
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class Index:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of every shard's name, size and member table (not of where it lies, nor of its times)."""
-        rows = "\n".join(f"{s.name} {s.bytes} {s.count} {s.entry.digest}" for s in self.shards)
+        rows = "\n".join(f"{s.name} {s.bytes} {s.entry.digest} {s.excluded}" for s in self.shards)
         return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @cached_property
@@ -131,28 +134,22 @@ def _nearby(path: str) -> str:
     )
 
 
-def cache_folder() -> str:
-    """Where sidecars and spooled shards go when they cannot lie beside the data."""
-    own = os.environ.get("MMVICREG_CACHE")
-    return own or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmvicreg")
-
-
 def sidecar_paths(path: str) -> tuple[str, str]:
     """(beside the shard, in the cache folder): one sidecar for all shards of a folder that share a prefix."""
-    folder, file = os.path.split(os.path.abspath(path))
+    folder, file = path.rsplit("/", 1) if is_remote(path) else os.path.split(os.path.abspath(path))
     prefix = re.sub(r"[-_.]*\d+$", "", file.removesuffix(".tar")) or "shards"
     own = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return os.path.join(folder, f"{prefix}.index"), os.path.join(
-        cache_folder(), "index", own, f"{prefix}.index"
-    )
+    cached = os.path.join(cache_folder(), "index", own, f"{prefix}.index")
+    return (cached if is_remote(path) else os.path.join(folder, f"{prefix}.index")), cached
 
 
 def _writable(folder: str) -> bool:
     """Whether someone may write there: root is let in anywhere, but a read-only folder should stay so."""
-    return bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
+    return os.path.isdir(folder) and bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
-def _stat(path: str) -> tuple[int, str]:
+def stat_of(path: str) -> tuple[int, str]:
+    """(bytes, stamp) of a local file; (-1, "") where there is none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -169,43 +166,76 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
             if side not in footers:
                 footers[side] = sidecar.read_footer(side)
             entry = footers[side].get(os.path.basename(path))
-            if entry is not None and (entry.bytes, entry.stamp) == _stat(path):
+            if entry is not None and (is_remote(path) or (entry.bytes, entry.stamp) == stat_of(path)):
                 known[path] = Shard(path, entry, side)
                 break
     return known
 
 
-def open_index(shards: str | Sequence[str]) -> Index:
+def open_index(
+    shards: str | Sequence[str], *, exclude: str | None = None, spool: Spool | None = None
+) -> Index:
     """Index of the shards of a pattern (braces, globs) or of a sequence of them.
 
+    ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
+    fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
+    that a shard is still the indexed one is checked when a run downloads it.
     Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShard (a ValueError)
     listing what is wrong where a shard is damaged, and ValueError for shell commands and repeated shards.
     """
-    paths = expand(shards)
+    left_out, samples = read_exclusions(exclude)
+    paths = [path for path in expand(shards) if os.path.basename(path) not in left_out]
     known = _known(paths)
     missing = [p for p in paths if p not in known]
     if missing:
-        scanned = list(_scan_all(missing))
+        scanned = list(_scan_all(missing, spool or Spool()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
-        save(scanned)
+        save_blocks(
+            [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
+        )
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
         if lost:
             raise BadShard(
                 f"{lost[0]} changed while it was indexed; wait until it is written, then open it again"
             )
-    index = Index(tuple(known[p] for p in paths))
+    index = Index(tuple(_without(known[p], samples) for p in paths))
     if not len(index):
         raise BadShard(f"the {len(paths)} shards of {shards!r} hold no samples")
     return index
 
 
-def _scan_all(paths: Sequence[str]) -> Iterator[tuple[str, Scan, int, int]]:
+def read_exclusions(path: str | None) -> tuple[frozenset[str], dict[str, list[str]]]:
+    """(names of shards, keys of samples by name of shard) to leave out; nothing where ``path`` is None."""
+    if path is None:
+        return frozenset(), {}
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    if set(content) != {"shards", "samples"}:
+        raise ValueError(f"{path}: expected an object with shards and samples, found {sorted(content)}")
+    return frozenset(content["shards"]), content["samples"]
+
+
+def _without(shard: Shard, samples: dict[str, list[str]]) -> Shard:
+    keys = frozenset(samples.get(shard.name, ()))
+    if not keys:
+        return shard
+    rows = tuple(
+        i for i, key in enumerate(sidecar.read_block(shard.sidecar, shard.entry).keys) if key in keys
+    )
+    return replace(shard, excluded=rows)
+
+
+def _scan_all(paths: Sequence[str], spool: Spool) -> Iterator[tuple[str, Scan, int, int]]:
     """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
+
+    def scan_one(path: str) -> tuple[Scan, int, int]:
+        return scan_file(spool.get(path) if is_remote(path) else path)
+
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
         advance = None
-        for done, (path, result) in enumerate(zip(paths, pool.map(scan_file, paths), strict=True)):
+        for done, (path, result) in enumerate(zip(paths, pool.map(scan_one, paths), strict=True)):
             if advance is None and time.monotonic() - begun > 2:
                 advance = stack.enter_context(bar("indexing", len(paths) - done, unit="shards"))
             if advance is not None:
@@ -225,20 +255,23 @@ def refuse(problems: Sequence[Problem]) -> None:
     raise BadShard(text + "; its --quarantine writes the list of what to leave out")
 
 
-def save(scanned: Sequence[tuple[str, Scan, int, int]]) -> None:
-    """Put freshly scanned shards into their sidecars, beside them or in the cache folder."""
+def save_blocks(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
+    """Put freshly scanned shards (path, packed block, bytes, stamp) into their sidecars, each written once."""
     by_sidecar: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
-    for path, found, size, mtime in scanned:
-        data = sidecar.pack_block(found)
-        entry = sidecar.entry_of(found, data, size=size, stamp=str(mtime))
-        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, data))
-    for (beside, cached), blocks in by_sidecar.items():
-        fresh = {name for name, _, _ in blocks}
-        for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
-            old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
-            try:
-                sidecar.write(side, blocks, keep=old)
-                break
-            except OSError:
-                if side == cached:
-                    raise
+    for path, block, size, stamp in fresh:
+        entry = sidecar.entry_of(block, size=size, stamp=stamp)
+        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, block))
+    for sides, blocks in by_sidecar.items():
+        _save(sides, blocks)
+
+
+def _save(sides: tuple[str, str], blocks: list[tuple[str, Entry, bytes]]) -> None:
+    beside, cached = sides
+    fresh = {name for name, _, _ in blocks}
+    for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
+        old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
+        try:
+            return sidecar.write(side, blocks, keep=old)
+        except OSError:
+            if side == cached:
+                raise

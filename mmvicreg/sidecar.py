@@ -121,13 +121,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def entry_of(found: Scan, data: bytes, *, size: int, stamp: str) -> Entry:
-    """The entry of a freshly scanned shard; ``at`` is set when it is written."""
-    counts: dict[str, int] = {}
-    for row in found.suffixes:
-        for suffix in row:
-            counts[suffix] = counts.get(suffix, 0) + 1
-    return Entry(size, stamp, len(found.keys), counts, 0, len(data), digest(data))
+def entry_of(data: bytes, *, size: int, stamp: str) -> Entry:
+    """The entry of a freshly packed block; ``at`` is set when it is written."""
+    block = unpack_block(data)
+    counts = np.bincount(block.suffix, minlength=len(block.suffixes)).tolist()
+    suffixes = {name: count for name, count in zip(block.suffixes, counts, strict=True) if count}
+    return Entry(size, stamp, len(block.keys), suffixes, 0, len(data), digest(data))
 
 
 def write(path: str, blocks: Iterable[tuple[str, Entry, bytes]], *, keep: Mapping[str, Entry]) -> None:

@@ -20,12 +20,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmvicreg.fetch import Fetcher
 from mmvicreg.ledger import Counts, Finding, Ledger
+from mmvicreg.lookahead import Lookahead
 from mmvicreg.plan import Places, Plan
 from mmvicreg.reader import Reader
-from mmvicreg.rows import Note, Place, RowReader, check_members, empty
+from mmvicreg.rows import Note, Place, Row, check_members, empty
 from mmvicreg.shards import Index
+from mmvicreg.spool import Spool
+from mmvicreg.workers import Workers, WorkerSetup
+
+LOOK_EVERY, LOOK_STEPS = 16, 256
+"""Remote shards are asked for this many steps ahead, looked up every so many steps."""
 
 log = logging.getLogger("mmvicreg.stream")
 
@@ -70,6 +75,15 @@ class _Pending:
         self.notes: list[tuple[Note, ...]] = [()] * rows
         self.tasks: list[Future[None]] = []
 
+    def put(self, i: int, row: Row) -> None:
+        self.keys[i], self.numbers[i], self.notes[i] = row.key, row.number, row.notes
+        for view, item in row.items.items():
+            if item is None:
+                self.buffers[view][i].zero_()
+            else:
+                self.buffers[view][i].copy_(item.value)
+                self.present[view][i] = True
+
 
 class Stream(Iterator[Batch]):
     """The iterator that ``stream`` returns; ``counts`` says what this rank has handed over so far."""
@@ -91,19 +105,24 @@ class Stream(Iterator[Batch]):
         budget: Budget = Budget(),
         patience: float = 60.0,
         pin: bool = False,
+        workers: int = 0,
+        spool: Spool = Spool(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
         self.index, self.plan, self.budget, self.patience, self._pin = index, plan, budget, patience, pin
         self._readers = dict(readers)
-        self._rows = RowReader(Fetcher(index), readers, seed=plan.seed, substitutes=substitutes)
+        setup = WorkerSetup(index, self._readers, plan.seed, substitutes, spool)
+        self._rows = setup.rows()
+        self._workers = Workers(setup, workers) if workers else None
+        self._lookahead = Lookahead(index, spool)
         share = plan.global_batch // world
         self._slots = np.arange(rank * share, (rank + 1) * share)
         self._next, self._stop, self._prefetch = start, stop, prefetch
         self._ahead: deque[_Pending] = deque()
         self._busy: dict[int, tuple[Place, float]] = {}
         self._ledger = Ledger(ledger, rank=rank)
-        self._pool = start_threads(threads or default_threads(), "mmvicreg-stream")
+        self._pool = start_threads(threads or workers or default_threads(), "mmvicreg-stream")
         self._chunk = max(1, min(16, share // (2 * self._pool._max_workers) or 1))
 
     @property
@@ -132,8 +151,14 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
+        self._lookahead.close()
+        if self._workers is not None:
+            self._workers.close()
 
     def _submit(self, step: int) -> None:
+        if self._lookahead.wanted and step % LOOK_EVERY == 0:
+            for ahead in range(step, step + LOOK_STEPS, LOOK_EVERY):
+                self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
         places = self.plan.locate(step, self._slots)
         rows = len(places.row)
         pending = _Pending(step, places, empty(self._readers, rows, pin=self._pin))
@@ -144,18 +169,16 @@ class Stream(Iterator[Batch]):
         self._ahead.append(pending)
 
     def _fill(self, pending: _Pending, rows: Sequence[int]) -> None:
-        me, places = threading.get_ident(), pending.places
-        for i in rows:
-            place = Place(int(places.epoch[i]), int(places.shard[i]), int(places.row[i]))
-            self._busy[me] = place, time.monotonic()
-            row = self._rows(place)
-            pending.keys[i], pending.numbers[i], pending.notes[i] = row.key, row.number, row.notes
-            for view, item in row.items.items():
-                if item is None:
-                    pending.buffers[view][i].zero_()
-                else:
-                    pending.buffers[view][i].copy_(item.value)
-                    pending.present[view][i] = True
+        me, at = threading.get_ident(), pending.places
+        places = [Place(int(at.epoch[i]), int(at.shard[i]), int(at.row[i])) for i in rows]
+        if self._workers is not None:
+            self._busy[me] = places[0], time.monotonic()
+            for i, row in zip(rows, self._workers(places), strict=True):
+                pending.put(i, row)
+        else:
+            for i, place in zip(rows, places, strict=True):
+                self._busy[me] = place, time.monotonic()
+                pending.put(i, self._rows(place))
         self._busy.pop(me, None)
 
     def _wait(self, pending: _Pending) -> None:
@@ -236,12 +259,15 @@ def stream(
     budget: Budget = Budget(),
     patience: float = 60.0,
     pin: bool = False,
+    workers: int = 0,
+    spool: Spool = Spool(),  # noqa: B008  frozen
 ) -> Stream:
     """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank.
 
     ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
     masked). ``ledger``: folder for the ledger. ``patience``: seconds after which a wait is explained in the
-    log. ``pin``: page-locked buffers, for copies that overlap compute.
+    log. ``pin``: page-locked buffers, for copies that overlap compute. ``workers``: processes that read the
+    rows instead of threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
@@ -261,6 +287,8 @@ def stream(
         budget=budget,
         patience=patience,
         pin=pin,
+        workers=workers,
+        spool=spool,
     )
 
 

@@ -48,7 +48,9 @@ class BadShard(ValueError):
     """A shard that cannot be used as it is; the message lists its problems."""
 
 
-class _Damage(Exception):
+class Damage(Exception):
+    """What a broken tar raises inside; ``scan`` and its like turn it into a Problem or a BadShard."""
+
     def __init__(self, kind: str, where: str, message: str) -> None:
         super().__init__(message)
         self.kind, self.where, self.message = kind, where, message
@@ -89,10 +91,10 @@ def _header_size(header: bytes, at: int) -> int:
     try:
         stored, size = number(header[148:156]), number(header[124:136])
     except ValueError:
-        raise _Damage(kind, f"byte {at}", f"no numbers in the header; it begins {header[:16]!r}") from None
+        raise Damage(kind, f"byte {at}", f"no numbers in the header; it begins {header[:16]!r}") from None
     actual = sum(header[:148]) + 8 * 32 + sum(header[156:])
     if stored != actual:
-        raise _Damage(kind, f"byte {at}", f"checksum {stored} in the header, {actual} computed")
+        raise Damage(kind, f"byte {at}", f"checksum {stored} in the header, {actual} computed")
     return size
 
 
@@ -123,48 +125,48 @@ def _check_end(read: ReadAt, at: int, size: int) -> None:
             return
         if chunk.strip(b"\0"):
             where = at + len(chunk) - len(chunk.lstrip(b"\0"))
-            raise _Damage(
-                "data after the end", f"byte {where}", f"{size - where} bytes follow the end marker"
-            )
+            raise Damage("data after the end", f"byte {where}", f"{size - where} bytes follow the end marker")
         at += len(chunk)
 
 
 def members(read: ReadAt, size: int) -> Iterator[Member]:
-    """Every regular file of a tar of ``size`` bytes, headers only; raises _Damage where it is broken."""
+    """Every regular file of a tar of ``size`` bytes, headers only; raises Damage where it is broken."""
     if size == 0:
-        raise _Damage("empty file", "byte 0", "0 bytes; fetch or pack it again")
+        raise Damage("empty file", "byte 0", "0 bytes; fetch or pack it again")
     at, long_name, pax = 0, b"", dict[bytes, bytes]()
     while True:
         header = read(BLOCK, at)
         if at == 0 and len(header) < BLOCK:
-            raise _Damage("not a tar", "byte 0", f"{size} bytes, a tar header has 512")
+            raise Damage("not a tar", "byte 0", f"{size} bytes, a tar header has 512")
         if len(header) < BLOCK:
-            raise _Damage(
+            raise Damage(
                 "truncated",
                 f"byte {at}",
                 "the file ends without the end marker (if it is known complete, append 1024 zero bytes)",
             )
         if not header.strip(b"\0"):
-            return _check_end(read, at, size)
+            return _check_end(read, at + BLOCK, size)
         length = _header_size(header, at)
         kind, data = header[156:157], at + BLOCK
         if b"size" in pax and kind in b"07\0":
+            if not pax[b"size"].isdigit():
+                raise Damage("damaged header", f"byte {at}", f"a pax size of {pax[b'size'][:20]!r}")
             length = int(pax[b"size"])
         if data + length > size:
             name = _own_name(header).decode("utf-8", "replace")
-            raise _Damage("truncated", f"byte {at}", f"{name!r} needs {length} bytes, {size - data} are left")
+            raise Damage("truncated", f"byte {at}", f"{name!r} needs {length} bytes, {size - data} are left")
         if kind == b"L":
             long_name = _small(read, length, data).rstrip(b"\0")
         elif kind == b"x":
             try:
                 pax = _pax(_small(read, length, data))
             except ValueError as error:
-                raise _Damage("damaged header", f"byte {at}", str(error)) from None
+                raise Damage("damaged header", f"byte {at}", str(error)) from None
         elif kind in (b"0", b"\0", b"7"):
             path = long_name or pax.get(b"path") or _own_name(header)
-            yield Member(path.decode("utf-8", "surrogateescape"), data, length)
+            yield Member(path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), data, length)
         elif kind == b"S":
-            raise _Damage("unsupported member", f"byte {at}", "a GNU sparse file; pack it again without")
+            raise Damage("unsupported member", f"byte {at}", "a GNU sparse file; pack it again without")
         if kind not in (b"L", b"K", b"x", b"g"):
             long_name, pax = b"", {}
         at = data + -(-length // BLOCK) * BLOCK
@@ -172,7 +174,7 @@ def members(read: ReadAt, size: int) -> Iterator[Member]:
 
 def _small(read: ReadAt, length: int, at: int) -> bytes:
     if length > 1 << 20:
-        raise _Damage("damaged header", f"byte {at}", f"a member name of {length} bytes")
+        raise Damage("damaged header", f"byte {at}", f"a member name of {length} bytes")
     return read(length, at)
 
 
@@ -195,7 +197,7 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
                 found.skipped.append(member.name)
                 continue
             if member.size >= 1 << 32:
-                raise _Damage(
+                raise Damage(
                     "unsupported member", f"byte {member.offset}", f"{member.name} has {member.size} bytes"
                 )
             if not found.keys or key != found.keys[-1]:
@@ -211,7 +213,7 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
             found.suffixes[-1].append(suffix)
             found.offsets[-1].append(member.offset)
             found.sizes[-1].append(member.size)
-    except _Damage as damage:
+    except Damage as damage:
         found.problems.append(Problem(damage.kind, shard, damage.where, damage.message))
     if apart:
         message = (

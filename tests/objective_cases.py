@@ -12,9 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import logsigmoid, normalize
 
-from mmvicreg.alignments import Alignment, InfoNCE, Invariance
+from mmvicreg.alignments import (
+    Alignment,
+    BarlowTwins,
+    Cosine,
+    InfoNCE,
+    Invariance,
+    MaxHinge,
+    MomentumQueue,
+    Prediction,
+    Prototypes,
+    Sigmoid,
+    Sum,
+    WhitenedMSE,
+)
 from mmvicreg.regularizers import (
     HSIC,
     Regularizer,
@@ -43,6 +56,8 @@ class AlignmentCase:
     make: Callable[[], Alignment]
     reference: Callable[[Any, Tensor, Tensor, int, Any], Terms]
     width: int = 12
+    autocast: float = 1e-5
+    """Largest relative error of a term under bf16 autocast: predictors are networks and run in bf16."""
 
 
 def variance_covariance(z: Tensor, seed: int) -> Terms:
@@ -107,6 +122,89 @@ def info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> T
     return {"infonce": -correct.mean() / 2}
 
 
+def cosine(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    return {"cosine": 1 - torch.cosine_similarity(a, b).mean()}
+
+
+def barlow_twins(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    a, b = ((x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 1e-5) for x in (a, b))
+    correlation = a.T @ b / len(a)
+    on = correlation.diagonal()
+    return {
+        "diagonal": (1 - on).square().sum(),
+        "off_diagonal": (correlation - torch.diag(on)).square().sum(),
+    }
+
+
+def whitened_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    size = min(alignment.size, len(a))
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
+    distances = []
+    for start in range(0, len(a) - size + 1, size):
+        whitened = []
+        for x in (a, b):
+            x = x[order[start : start + size]]
+            c = (1 - 1e-3) * torch.cov(x.T) + 1e-3 * torch.eye(x.shape[1], dtype=x.dtype)
+            whitened.append((x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(c)).T)
+        distances.append(2 - 2 * torch.cosine_similarity(*whitened))
+    return {"whitened": torch.cat(distances).mean()}
+
+
+def sigmoid(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    logits = normalize(a) @ normalize(b).T * alignment.log_scale.exp() + alignment.bias
+    return {"sigmoid": -logsigmoid((2 * torch.eye(len(a)) - 1) * logits).sum() / len(a)}
+
+
+def max_hinge(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    scores = normalize(a) @ normalize(b).T
+    own = scores.diagonal()
+    hinges = [torch.relu(0.2 + scores - own[:, None]), torch.relu(0.2 + scores - own[None])]
+    hinges = [hinge * (1 - torch.eye(len(a))) for hinge in hinges]
+    return {"max_hinge": (hinges[0].amax(1) + hinges[1].amax(0)).mean()}
+
+
+def prediction_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    of_b, of_a = a @ alignment.from_a[0].weight.T, b @ alignment.from_b[0].weight.T
+    return {"prediction": ((of_b - b.detach()).square().mean() + (of_a - a.detach()).square().mean()) / 2}
+
+
+def prediction_ema(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    of_b, of_a = a @ alignment.from_a[0].weight.T, b @ alignment.from_b[0].weight.T
+    cosines = torch.cosine_similarity(of_b, targets[1]) + torch.cosine_similarity(of_a, targets[0])
+    return {"prediction": (2 - cosines).mean()}
+
+
+def momentum_queue(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    keys = [normalize(x) for x in targets]
+    total = torch.zeros(())
+    for query, key, queue in ((a, keys[1], alignment.queue_b), (b, keys[0], alignment.queue_a)):
+        query = normalize(query)
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / 0.07
+        total = total - torch.log_softmax(logits, 1)[:, 0].mean() / 2
+    return {"momentum_queue": total}
+
+
+def prototypes(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    with torch.no_grad():
+        alignment.prototypes.copy_(normalize(alignment.prototypes))
+    scores = [normalize(x) @ alignment.prototypes.T for x in (a, b)]
+    codes = []
+    for score in scores:
+        code = torch.exp(score.detach() / 0.05).T
+        code = code / code.sum()
+        for _ in range(3):
+            code = code / code.sum(1, keepdim=True) / len(code)
+            code = code / code.sum(0, keepdim=True) / len(a)
+        codes.append((code * len(a)).T)
+    swapped = zip(scores, reversed(codes), strict=True)
+    return {"prototypes": -sum((c * torch.log_softmax(s / 0.1, 1)).sum(1).mean() for s, c in swapped) / 2}
+
+
+def prediction_and_info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+    first, second = alignment.parts
+    return prediction_mse(first, a, b, seed, None) | info_nce(second, a, b, seed, None)
+
+
 REGULARIZERS = {
     "variance_covariance": RegularizerCase(VarianceCovariance, variance_covariance),
     "gram": RegularizerCase(lambda: VarianceCovariance(form="gram"), variance_covariance),
@@ -124,6 +222,25 @@ REGULARIZERS = {
 ALIGNMENTS = {
     "invariance": AlignmentCase(Invariance, invariance),
     "info_nce": AlignmentCase(InfoNCE, info_nce),
+    "cosine": AlignmentCase(Cosine, cosine),
+    "barlow_twins": AlignmentCase(BarlowTwins, barlow_twins),
+    "barlow_twins_gram": AlignmentCase(BarlowTwins, barlow_twins, width=70),
+    "whitened_mse": AlignmentCase(lambda: WhitenedMSE(size=8), whitened_mse),
+    "sigmoid": AlignmentCase(Sigmoid, sigmoid),
+    "max_hinge": AlignmentCase(MaxHinge, max_hinge),
+    "prediction_mse": AlignmentCase(lambda: Prediction((12, 12), hidden=()), prediction_mse, autocast=1e-3),
+    "prediction_ema": AlignmentCase(
+        lambda: Prediction((12, 12), hidden=(), distance="cosine", momentum=0.99),
+        prediction_ema,
+        autocast=1e-3,
+    ),
+    "momentum_queue": AlignmentCase(lambda: MomentumQueue(12, size=32), momentum_queue),
+    "prototypes": AlignmentCase(lambda: Prototypes(12, count=9), prototypes),
+    "prediction_and_info_nce": AlignmentCase(
+        lambda: Sum(Prediction((12, 12), hidden=()), InfoNCE(weight=0.1)),
+        prediction_and_info_nce,
+        autocast=1e-3,
+    ),
 }
 
 

@@ -54,6 +54,13 @@ def test_batch_normalisation_over_processes_equals_one_process() -> None:
         torch.testing.assert_close(each["var"], plain.running_var, rtol=1e-5, atol=1e-6)
 
 
+def test_one_row_is_normalised_to_the_bias() -> None:
+    norm = layer(SyncBatchNorm)
+    y = norm(torch.randn(1, 6, dtype=torch.float64))
+    torch.testing.assert_close(y[0], norm.bias)
+    assert all(torch.isfinite(value).all() for value in norm.state_dict().values())
+
+
 def test_synchronizing_keeps_weights_and_result() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
     synced = synchronize_batch_norm(copy.deepcopy(net))

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import signal
 import time
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from mmvicreg.rows import ReaderError
 from mmvicreg.shards import open_index
 from mmvicreg.stream import Budget, TooManyRejected, stream
 from mmvicreg.tar import BadShard
+from mmvicreg.workers import WorkerLost
 
 READERS = {"image": Photo(), "text": Words()}
 
@@ -64,6 +67,16 @@ def test_batches_equal_over_threads_ranks_prefetch_and_start(index):
     assert run(index, world=2) == whole
     assert run(index, world=4) == whole
     assert run(index, start=7) == {step: whole[step] for step in range(7, 12)}
+
+
+def test_worker_processes_give_the_same_batches_and_errors(index):
+    whole = run(index, stop=3)
+    assert run(index, stop=3, workers=2) == whole
+    plan = Plan(index.counts, seed=1, global_batch=16)
+    with pytest.raises(ReaderError, match=FAILURES["shape"]):
+        list(stream(index, plan, readers={"text": Faulty(how="shape")}, stop=5, workers=1))
+    with pytest.raises(WorkerLost, match="a worker process died"):
+        list(stream(index, plan, readers={"text": Faulty(how="die")}, stop=5, workers=1))
 
 
 def test_shapes_and_values(index):
@@ -195,6 +208,8 @@ class Faulty(Words):
             return Item(torch.zeros(25, dtype=torch.int64))
         if self.how == "dtype":
             return Item(torch.zeros(24))
+        if self.how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "slow":
             time.sleep(0.5)
             return super().read(sample, generator)

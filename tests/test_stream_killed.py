@@ -17,7 +17,7 @@ from mmvicreg.stream import stream
 
 SAMPLES, BATCH, EPOCHS = 150, 16, 3
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["photographs", "mmvicreg.stream"])
+CONTEXT.set_forkserver_preload(["sklearn.datasets", "webdataset", "torch", "simplejpeg"])
 
 
 def train(paths, folder, rank, world, threads, batch, cursor, stop, pause):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvicreg.alignments.alignment import Alignment, Targets
-from mmvicreg.distributed import gather_rows, mean_rows, rank, row_counts
-from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
+from mmvicreg.alignments.similarities import similarities
+from mmvicreg.distributed import mean_rows
 
 
 class InfoNCE(Alignment):
@@ -41,17 +41,10 @@ class InfoNCE(Alignment):
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             self.log_scale.clamp_(0, self.largest)  # as CLIP clamps after a step: the gradient stays alive
-        a_nD, b_nD = (F.normalize(statistics_dtype(x), dim=1) for x in (a_nD, b_nD))
-        counts = row_counts(a_nD)
-        if sum(counts) == 0:
-            return {"infonce": (a_nD.sum() + b_nD.sum()) * self.log_scale}
-        scale = self.log_scale.exp().to(a_nD.dtype)
-        with without_autocast(a_nD):
-            ab_nN = scale * a_nD @ gather_rows(b_nD, counts).T
-            ba_nN = scale * b_nD @ gather_rows(a_nD, counts).T
-        start = sum(counts[: rank()])
-        labels = torch.arange(start, start + a_nD.shape[0], device=a_nD.device)
-        total = F.cross_entropy(ab_nN, labels, reduction="sum") + F.cross_entropy(
-            ba_nN, labels, reduction="sum"
-        )
+        cosines = similarities(a_nD, b_nD)
+        if cosines.rows == 0:
+            return {"infonce": (cosines.ab_nN.sum() + cosines.ba_nN.sum()) * self.log_scale}
+        scale = self.log_scale.exp().to(cosines.ab_nN.dtype)
+        total = F.cross_entropy(scale * cosines.ab_nN, cosines.own_n, reduction="sum")
+        total = total + F.cross_entropy(scale * cosines.ba_nN, cosines.own_n, reduction="sum")
         return {"infonce": mean_rows(total / 2, a_nD.shape[0])}

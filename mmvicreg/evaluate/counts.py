@@ -189,7 +189,7 @@ def _count_rows(
     work = torch.empty(2, stop - start, right.tile, device=device)
     for begin, end in right.tiles():
         scores_CK, spare_CK = work[:, :, : end - begin]
-        torch.matmul(rows_CD, right.unit(begin, end).T, out=scores_CK)
+        _product(rows_CD, right.unit(begin, end), scores_CK)
         inside = mine[(v_P[mine] >= begin) & (v_P[mine] < end)]
         place = torch.from_numpy(np.stack([u_P[inside] - start, v_P[inside] - begin])).to(device)
         scores_CK[place[0], place[1]] = score_P[torch.from_numpy(inside).to(device)]
@@ -198,6 +198,15 @@ def _count_rows(
             low, high = np.searchsorted(column_of, [begin, end])
             columns = _slots(column_of[low:high] - begin, by_column[low:high], end - begin)
             _add(scores_CK.T, spare_CK.T, columns, score_P, total[2:], left.weights(start, stop))
+
+
+def _product(rows_CD: Tensor, columns_KD: Tensor, out_CK: Tensor) -> None:
+    """All dot products, in fp32."""
+    if rows_CD.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        # oneDNN uses AVX-512 on every make of CPU; torch's BLAS does not (2.3 times slower on an AMD EPYC).
+        out_CK.copy_(torch.nn.functional.linear(rows_CD.to_mkldnn(), columns_KD.to_mkldnn()).to_dense())
+    else:
+        torch.matmul(rows_CD, columns_KD.T, out=out_CK)
 
 
 def _slots(row_p: np.ndarray, pair_p: np.ndarray, rows: int) -> np.ndarray:

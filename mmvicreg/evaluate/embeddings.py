@@ -28,9 +28,9 @@ BLOCK = 256
 """Samples of a block."""
 
 
-def store_name(model: Model, index: Index, readers: Mapping[str, Reader], *, precision: str = "fp32") -> str:
+def store_name(model: Model, index: Index, readers: Mapping[str, Reader], *, settings: str = "") -> str:
     """Name of the store of these weights and this data: 16 hex digits that change when either does."""
-    digest = hashlib.sha256(f"{precision} {index.fingerprint} {model.views}".encode())
+    digest = hashlib.sha256(f"{settings} {index.fingerprint} {model.views}".encode())
     for view in sorted(readers):
         digest.update(f"{view} {readers[view]!r}".encode())
     for name, value in sorted(model.state_dict().items()):
@@ -49,7 +49,8 @@ def embed(
     batch_size: int = 64,
     threads: int | None = None,
     precision: str = "fp32",
-    show: bool = True,
+    block_size: int = BLOCK,
+    title: str = "embedding",
 ) -> Store:
     """The store of ``model`` on ``index`` under ``folder``: opened if it is there, made if it is not.
 
@@ -58,20 +59,22 @@ def embed(
     """
     if len(index) == 0:
         raise ValueError("the data set has no samples; nothing to embed")
-    target = Path(folder) / store_name(model, index, readers, precision=precision)
+    target = Path(folder) / store_name(
+        model, index, readers, settings=f"{precision} {block_size} {batch_size}"
+    )
     # Looked for by one process: a store must not appear between two looks.
     if distributed.broadcast_object((target / "store.json").is_file()):
         return open_store(target)
     rank, size = distributed.rank(), distributed.world_size()
     parts = [target.with_name(f".{target.name}.part-{r}-of-{size}") for r in range(size)]
     shutil.rmtree(parts[rank], ignore_errors=True)
-    blocks = -(-len(index) // BLOCK)
-    start = min(len(index), BLOCK * (blocks * rank // size))
-    stop = min(len(index), BLOCK * (blocks * (rank + 1) // size))
+    blocks = -(-len(index) // block_size)
+    start = min(len(index), block_size * (blocks * rank // size))
+    stop = min(len(index), block_size * (blocks * (rank + 1) // size))
     items = evaluation_items(index, readers, start=start, stop=stop, threads=threads)
     model = model.eval().to(device)
-    with bar("embedding", stop - start, show=show and rank == 0) as advance:
-        for block, numbers in _by_block(items, start, stop):
+    with bar(title, stop - start, show=rank == 0) as advance:
+        for block, numbers in _by_block(items, range(start, stop, block_size), stop):
             write_block(parts[rank], _embed_block(model, block, numbers, batch_size, precision))
             advance(len(numbers), "")
     distributed.barrier()
@@ -84,19 +87,18 @@ def embed(
 
 
 def _by_block(
-    items: Iterable[EvaluationItem | RejectedItem], start: int, stop: int
+    items: Iterable[EvaluationItem | RejectedItem], starts: range, stop: int
 ) -> Iterator[tuple[list[EvaluationItem | RejectedItem], range]]:
     """The items of each block of samples, blocks without items included."""
-    held: list[EvaluationItem | RejectedItem] = []
-    first = start
-    for item in items:
-        while item.number >= first + BLOCK:
-            yield held, range(first, first + BLOCK)
-            held, first = [], first + BLOCK
-        held.append(item)
-    while first < stop:
-        yield held, range(first, min(stop, first + BLOCK))
-        held, first = [], first + BLOCK
+    ahead = iter(items)
+    item = next(ahead, None)
+    for start in starts:
+        numbers = range(start, min(start + starts.step, stop))
+        held = []
+        while item is not None and item.number < numbers.stop:
+            held.append(item)
+            item = next(ahead, None)
+        yield held, numbers
 
 
 def _embed_block(

@@ -86,13 +86,16 @@ def rank_queries(
     device: str | torch.device = "cpu",
     sharded: bool = False,
     queries: range | None = None,
+    skip_unmatched: bool = False,
 ) -> Ranks:
     """Ranks of the queries among all items, by cosine in fp32; ``queries`` ranks a range of them only.
 
-    Parameters are those of :func:`mmvicreg.evaluate.counts.count_matches`. Raises ValueError on shapes that
-    do not fit, non-finite embeddings, or a query without a match.
+    ``skip_unmatched`` leaves out queries that match nothing (a sample that lacks a modality); items that no
+    query matches stay, as distractors. Other parameters are those of
+    :func:`mmvicreg.evaluate.counts.count_matches`. Raises ValueError on shapes that do not fit, non-finite
+    embeddings, or (unless skipped) a query without a match.
     """
-    _refuse_lonely(positives)
+    _check_matched(positives, skip_unmatched)
     counts = count_matches(
         queries_QD, items_MD, positives, tile=tile, device=device, sharded=sharded, queries=queries
     )
@@ -107,11 +110,15 @@ def rank_both(
     tile: int | None = None,
     device: str | torch.device = "cpu",
     sharded: bool = False,
+    skip_unmatched: bool = False,
 ) -> tuple[Ranks, Ranks]:
-    """Ranks of the queries among the items, and of the items among the queries, from one pass."""
+    """Ranks of the queries among the items, and of the items among the queries, from one pass.
+
+    As :func:`rank_queries` on both sides.
+    """
     back = positives.transpose()
-    _refuse_lonely(positives)
-    _refuse_lonely(back)
+    _check_matched(positives, skip_unmatched)
+    _check_matched(back, skip_unmatched)
     counts = count_matches(
         queries_QD, items_MD, positives, both=True, tile=tile, device=device, sharded=sharded
     )
@@ -122,12 +129,12 @@ def rank_both(
     return there, _ranks(back, counts.score[order], level, None)
 
 
-def _refuse_lonely(positives: Positives) -> None:
+def _check_matched(positives: Positives, skip_unmatched: bool) -> None:
     lonely = np.flatnonzero(positives.counts == 0)
-    if len(lonely):
+    if len(lonely) and not skip_unmatched:
         raise ValueError(
             f"{len(lonely)} of {positives.num_queries} queries match no item (first: row {lonely[0]}); "
-            "leave them out of the queries, they have no rank"
+            "they have no rank: leave them out, or say skip_unmatched"
         )
 
 
@@ -140,13 +147,14 @@ def _ranks(
     """From counts (above, tied) per match to counts per query; ``queries`` None for all."""
     above_P, tied_P = counts
     queries = range(positives.num_queries) if queries is None else queries
+    wanted = queries.start + np.flatnonzero(positives.counts[queries.start : queries.stop])
     parts = []
-    for first in range(queries.start, max(queries.stop, queries.start + 1), GROUP):
-        offsets = positives.offsets[first : min(first + GROUP, queries.stop) + 1]
-        matches = np.diff(offsets)
+    for first in range(0, max(1, len(wanted)), GROUP):
+        group = wanted[first : first + GROUP]
+        start, matches = positives.offsets[group], positives.counts[group]
         column = np.arange(matches.max(initial=0))
         valid = column < matches[:, None]
-        at = offsets[:-1, None] + np.where(valid, column, 0)
+        at = start[:, None] + np.where(valid, column, 0)
         score_QP = np.where(valid, score_P[at], -np.inf)
         best = score_QP.argmax(1)[:, None]
         tied_matches = (score_QP == np.take_along_axis(score_QP, best, 1)).sum(1)

@@ -56,14 +56,23 @@ def retrieval(
     tile: int | None = None,
     device: str | torch.device = "cpu",
     sharded: bool = False,
+    skip_unmatched: bool = False,
     resamples: int = 0,
 ) -> RetrievalScores:
     """Scores of finding the items that match each query, by cosine in fp32.
 
-    Other parameters and errors are those of :func:`mmvicreg.evaluate.counts.count_matches`; ``resamples`` > 0 adds
+    Other parameters and errors are those of :func:`mmvicreg.evaluate.ranks.rank_queries`; ``resamples`` > 0 adds
     bootstrap intervals (1000 is usual).
     """
-    ranks = rank_queries(queries_QD, items_MD, positives, tile=tile, device=device, sharded=sharded)
+    ranks = rank_queries(
+        queries_QD,
+        items_MD,
+        positives,
+        tile=tile,
+        device=device,
+        sharded=sharded,
+        skip_unmatched=skip_unmatched,
+    )
     return summarize(ranks, ks=ks, resamples=resamples)
 
 
@@ -76,10 +85,13 @@ def retrieval_both(
     tile: int | None = None,
     device: str | torch.device = "cpu",
     sharded: bool = False,
+    skip_unmatched: bool = False,
     resamples: int = 0,
 ) -> tuple[RetrievalScores, RetrievalScores]:
     """Scores of finding b from a, and a from b, at little more than the cost of one."""
-    both = rank_both(a_QD, b_MD, positives, tile=tile, device=device, sharded=sharded)
+    both = rank_both(
+        a_QD, b_MD, positives, tile=tile, device=device, sharded=sharded, skip_unmatched=skip_unmatched
+    )
     there, back = (summarize(ranks, ks=ks, resamples=resamples) for ranks in both)
     return there, back
 

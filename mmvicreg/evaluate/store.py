@@ -2,7 +2,7 @@
 
 A store is a folder:
 
-    VIEW.z.bin, VIEW.h.bin    float32 rows, embeddings and representations
+    VIEW.z.f32, VIEW.h.f32    float32 rows, embeddings and representations
     VIEW.json                 per row its identity and the numbers of the samples it occurs in
     keys.json                 the key of every sample, by number
     store.json                shapes, and the proof that every sample was counted once; written last
@@ -97,7 +97,7 @@ def write_block(part: Path, block: Block) -> None:
     part.mkdir(parents=True, exist_ok=True)
     for view, outputs in block.outputs.items():
         for output, rows in outputs.items():
-            with open(part / f"{view}.{output}.bin", "ab") as file:
+            with open(part / f"{view}.{output}.f32", "ab") as file:
                 file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
     widths = {view: {name: rows.shape[1] for name, rows in o.items()} for view, o in block.outputs.items()}
     line = {"keys": block.keys, "items": block.items, "rejected": block.rejected, "widths": widths}
@@ -163,7 +163,7 @@ def _blocks(part: Path, views: Iterable[str]) -> Iterable[tuple[dict[str, Any], 
             outputs: dict[str, dict[str, bytes]] = {view: {} for view in views}
             for view, widths in block["widths"].items():
                 for output, width in widths.items():
-                    name = f"{view}.{output}.bin"
+                    name = f"{view}.{output}.f32"
                     size = 4 * width * len(block["items"][view])
                     with open(part / name, "rb") as file:
                         file.seek(places.get(name, 0))
@@ -181,7 +181,7 @@ class _JoinedView:
         self.samples: list[list[int]] = []
         self.row_of: dict[str, int] = {}
         self.widths: dict[str, int] = {}
-        self.files = {output: open(folder / f"{view}.{output}.bin", "wb") for output in OUTPUTS}
+        self.files = {output: open(folder / f"{view}.{output}.f32", "wb") for output in OUTPUTS}
 
     def add(self, items: list[tuple[str, list[int]]], outputs: Mapping[str, bytes]) -> None:
         fresh = []
@@ -227,7 +227,7 @@ def open_store(folder: str | Path) -> Store:
         raise ValueError(f"{folder} has format {found['format']}, this version reads {FORMAT}; embed again")
     views = {}
     for view, shapes in found["views"].items():
-        arrays = {output: _map(folder / f"{view}.{output}.bin", shapes[output]) for output in OUTPUTS}
+        arrays = {output: _map(folder / f"{view}.{output}.f32", shapes[output]) for output in OUTPUTS}
         listed = json.loads((folder / f"{view}.json").read_text(encoding="utf-8"))
         views[view] = Rows(arrays["z"], arrays["h"], listed["identities"], listed["samples"])
     proof = found["proof"]

@@ -77,7 +77,7 @@ class ImageModality:
         elif library == "open_clip":
             tower = towers.open_clip_image(self.encoder, weights=self.weights, size=self.size)
         else:
-            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", text=False)
+            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="image")
         return Branch(
             nn.Sequential(PixelNormalization(tower.mean, tower.std), tower.module).to(
                 memory_format=channels_last

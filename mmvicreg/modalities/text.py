@@ -65,7 +65,9 @@ class TextModality:
         elif towers.split(self.encoder)[0] == "open_clip":
             tower = towers.open_clip_text(self.encoder, weights=self.weights, length=self.length)
         elif towers.split(self.encoder)[0] == "transformers":
-            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool=self.pool, text=True)
+            tower = towers.transformers_tower(
+                self.encoder, weights=self.weights, pool=self.pool, takes="text"
+            )
         else:
             raise ValueError(
                 f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, or gru"

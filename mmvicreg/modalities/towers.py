@@ -11,12 +11,15 @@ import importlib.util
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 LIBRARIES = ("timm", "open_clip", "transformers")
+
+Input = Literal["text", "image", "audio"]
+"""What a transformers model takes: token ids, pixels, or a waveform."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,22 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     }
 
 
-def timm_image(encoder: str, *, weights: str, size: int) -> Tower:
-    """A timm model without its classifier; its pooled features."""
+def timm_image(encoder: str, *, weights: str, size: int | tuple[int, int], channels: int = 3) -> Tower:
+    """A timm model without its classifier; its pooled features. ``size`` is a side, or (rows, columns)."""
     import timm
 
     name = split(encoder)[1]
+    rows, columns = (size, size) if isinstance(size, int) else size
+    options: dict[str, Any] = {"pretrained": weights == "hub", "num_classes": 0, "in_chans": channels}
     try:
-        module = timm.create_model(name, pretrained=weights == "hub", num_classes=0)
+        module = timm.create_model(name, **options)
     except RuntimeError as error:
         if "Unknown model" in str(error):
             raise unknown_name(encoder, timm.list_models(), "timm.list_models()") from None
         raise ValueError(f"encoder {encoder!r}: timm could not make it: {error}") from error
     config = timm.data.resolve_model_data_config(module)
-    if config.get("fixed_input_size") and config["input_size"][1] != size:
-        module = timm.create_model(name, pretrained=weights == "hub", num_classes=0, img_size=size)
+    if config.get("fixed_input_size") and tuple(config["input_size"][1:]) != (rows, columns):
+        module = timm.create_model(name, **options, img_size=(rows, columns))
     if weights not in ("", "hub"):
         load_weights(module, weights)
     width: Any = module.num_features
@@ -198,18 +203,19 @@ class Pooled(nn.Module):
     mask travels with the ids, in one array.
     """
 
-    def __init__(self, model: nn.Module, pool: str, *, text: bool) -> None:
+    def __init__(self, model: nn.Module, pool: str, *, takes: Input) -> None:
         super().__init__()
         self.model = model
         self.pool = pool
-        self.text = text
+        self.takes = takes
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.text:
+        if self.takes == "text":
             mask = x >= 0
             states = self.model(input_ids=x.clamp(min=0), attention_mask=mask.long()).last_hidden_state
         else:
-            states = self.model(pixel_values=x).last_hidden_state
+            name = "pixel_values" if self.takes == "image" else "input_values"
+            states = self.model(**{name: x}).last_hidden_state
             if states.dim() == 4:  # convolutional: (n, E, rows, columns)
                 states = states.flatten(2).transpose(1, 2)
             mask = states.new_ones(states.shape[:2], dtype=torch.bool)
@@ -221,23 +227,31 @@ class Pooled(nn.Module):
         return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def transformers_tower(encoder: str, *, weights: str, pool: str, text: bool) -> Tower:
-    """A transformers model (its text or vision part where it has both), pooled."""
+def transformers_tower(encoder: str, *, weights: str, pool: str, takes: Input) -> Tower:
+    """A transformers model (its text or vision part where it has both), pooled.
+
+    Parameters that its pooled states do not depend on (BERT's own pooler) are not trained: DDP would wait for
+    their gradients.
+    """
     from transformers import AutoConfig, AutoModel
 
     folder = locate(split(encoder)[1])
     try:
         config = AutoConfig.from_pretrained(folder)
+        if takes == "audio":
+            _prepare_audio(encoder, config)
         if weights == "hub":
-            model = AutoModel.from_pretrained(folder, use_safetensors=True)
+            model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True)
         else:
             model = AutoModel.from_config(config)
     except (OSError, ValueError) as error:
+        if isinstance(error, WrongInput):
+            raise
         raise ValueError(
             f"encoder {encoder!r}: transformers finds no model there; expected a folder with config.json "
             f"(and model.safetensors), or a model name that can be downloaded ({error})"
         ) from None
-    part = "text_model" if text else "vision_model"
+    part = "text_model" if takes == "text" else "vision_model"
     module = getattr(model, part) if part in dict(model.named_children()) else model
     if weights not in ("", "hub"):
         load_weights(module, weights)
@@ -246,13 +260,48 @@ def transformers_tower(encoder: str, *, weights: str, pool: str, text: bool) -> 
         if "hidden_sizes" in module.config.to_dict()
         else module.config.hidden_size
     )
-    mean, std = (0.5,) * 3, (0.5,) * 3
-    if not text:
-        from transformers import AutoImageProcessor
+    pooled = Pooled(module, pool, takes=takes)
+    if takes == "audio":
+        _freeze_unused(pooled, torch.zeros(1, 16_000))
+        return Tower(pooled, width)
+    if takes == "text":
+        _freeze_unused(pooled, torch.zeros(1, 2, dtype=torch.int64))
+        return Tower(pooled, width)
+    size = module.config.to_dict().get("image_size", 64)
+    _freeze_unused(pooled, torch.zeros(1, 3, size, size))
+    return Tower(pooled, width, *_normalization(folder))
 
-        try:
-            processor = AutoImageProcessor.from_pretrained(folder)
-            mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-        except OSError:
-            pass  # a folder without preprocessor_config.json: the model was trained by its own rule
-    return Tower(Pooled(module, pool, text=text), width, mean, std)
+
+class WrongInput(ValueError):
+    """The model takes something else than this modality gives."""
+
+
+def _prepare_audio(encoder: str, config: Any) -> None:
+    if "conv_dim" not in config.to_dict():
+        raise WrongInput(
+            f"encoder {encoder!r} is a {config.model_type}, which takes no waveform; choose a model such as "
+            "wav2vec2, HuBERT or WavLM, or timm/NAME over log-mel"
+        )
+    # Their own masking draws from numpy's global generator, which no checkpoint holds.
+    config.mask_time_prob = config.mask_feature_prob = 0.0
+
+
+def _freeze_unused(module: nn.Module, example: Tensor) -> None:
+    """Stop training what the output does not depend on."""
+    was_training = module.training
+    module.eval()(example).sum().backward()
+    module.train(was_training)
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+
+
+def _normalization(folder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a transformers image model was trained with; a half where it does not say."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder)
+        return tuple(processor.image_mean), tuple(processor.image_std)
+    except OSError:
+        return (0.5,) * 3, (0.5,) * 3  # no preprocessor_config.json: the model was trained by its own rule

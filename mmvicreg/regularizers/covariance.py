@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.distributed import all_reduce_sum, from_feature_shards, to_feature_shards
+from mmvicreg.regularizers.product import rows_by_rows
 
 GRAM_STRIP = 512
 COVARIANCE_STRIP = 1024
@@ -52,7 +53,7 @@ def gram_energy(x_nD: Tensor, counts: tuple[int, ...], *, need_gradient: bool) -
     rows = x_Nd.shape[0]
     for start in range(0, rows, GRAM_STRIP):
         stop = min(start + GRAM_STRIP, rows)
-        strip = all_reduce_sum(x_Nd[start:stop] @ x_Nd[start:].T, overwrite=True)
+        strip = all_reduce_sum(rows_by_rows(x_Nd[start:stop], x_Nd[start:]), overwrite=True)
         square, rest = strip[:, : stop - start], strip[:, stop - start :]
         energy += (squares(square) + 2 * squares(rest)) * scale**2
         if not need_gradient:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmvicreg.regularizers.product import rows_by_rows
+
 
 def directions(z_nD: Tensor, *, slices: int, seed: int) -> Tensor:
     """(D, K) bf16 columns of unit length (to bf16's precision), equal on all processes with one ``seed``."""
@@ -22,9 +24,12 @@ def project(z_nD: Tensor, directions_DK: Tensor) -> Tensor:
     if z_nD.dtype == torch.bfloat16 and z_nD.is_cuda:
         return torch.mm(directions_DK.T, z_nD.T, out_dtype=torch.float32)
     wide = torch.promote_types(z_nD.dtype, torch.float32)
-    return directions_DK.T.to(wide) @ z_nD.T.to(wide)
+    return rows_by_rows(directions_DK.T.to(wide), z_nD.to(wide))
 
 
 def add_projected_back(gradient_nD: Tensor, slope_Kn: Tensor, directions_DK: Tensor) -> None:
     """gradient += slope' directions': what the slopes of the projections are to the embeddings."""
-    gradient_nD.addmm_(slope_Kn.T, directions_DK.T.to(slope_Kn.dtype))
+    if gradient_nD.is_cuda:
+        gradient_nD.addmm_(slope_Kn.T, directions_DK.T.to(slope_Kn.dtype))
+    else:
+        gradient_nD += rows_by_rows(slope_Kn.T, directions_DK.to(slope_Kn.dtype))

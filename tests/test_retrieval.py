@@ -130,6 +130,20 @@ def test_chunks_ranges_dtypes_and_backends_of_memory_give_the_same_ranks(tmp_pat
             np.testing.assert_array_equal(getattr(whole, name), getattr(other, name))
 
 
+def test_unmatched_queries_are_left_out_and_unmatched_items_stay():
+    queries, items, positives = random_problem(4)
+    rows = np.r_[np.arange(10, 40), np.arange(10)]
+    fewer = positives.select(np.arange(40), np.arange(30))  # items 30.. are gone, some queries with them
+    matched = np.flatnonzero(fewer.counts)
+    assert len(matched) < 40
+    skipped = rank_queries(queries, items[:30], fewer, skip_unmatched=True)
+    alone = rank_queries(queries[matched], items[:30], fewer.select(matched, np.arange(30)))
+    np.testing.assert_array_equal(skipped.above, alone.above)
+    there, back = rank_both(queries, items, positives.select(rows, np.arange(60)), skip_unmatched=True)
+    assert len(there.above) == 40 and there.num_items == 60
+    assert len(back.above) == np.count_nonzero(positives.transpose().counts)
+
+
 def test_positives_come_from_shared_samples_and_transpose():
     images = [[0], [1], [2]]
     captions = [[0, 1], [2], [2], [7]]  # the first caption is shared by two images, the last has no image

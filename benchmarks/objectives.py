@@ -1,0 +1,112 @@
+"""Time, peak memory and fp32 error of every regularizer and alignment at one shape.
+
+    python benchmarks/objectives.py            # a CPU: about 2 minutes; --rows, --features to change
+
+Forward and backward. Those with a plain form in public code stand beside it (the references of the tests,
+which are that code's formulas). The last line is one JSON object of seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+import torch
+from measure import best_times, device, forward_backward, peak_bytes, peak_of, table
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mmvicreg import alignments as al
+from mmvicreg import regularizers as reg
+
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def regularizer(made: reg.Regularizer) -> Function:
+    return lambda a, b: torch.stack(
+        [made(x, seed=n)[t] for n, x in enumerate((a, b)) for t in made.weights()]
+    ).sum()
+
+
+def alignment(made: al.Alignment) -> Function:
+    made = made.to(device())
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        targets = None if made.momentum is None else (a.detach(), b.detach())
+        return torch.stack(list(made(a, b, seed=0, targets=targets).values())).sum()
+
+    return total
+
+
+def plain_barlow_twins(a: Tensor, b: Tensor) -> Tensor:
+    a, b = ((x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 1e-5) for x in (a, b))
+    correlation = a.T @ b / len(a)
+    on = correlation.diagonal()
+    return (1 - on).square().sum() + (correlation.square().sum() - on.square().sum())
+
+
+def plain_info_nce(a: Tensor, b: Tensor) -> Tensor:
+    logits = normalize(a) @ normalize(b).T / 0.07
+    labels = torch.arange(len(a), device=a.device)
+    entropy = torch.nn.functional.cross_entropy
+    return (entropy(logits, labels) + entropy(logits.T, labels)) / 2
+
+
+def methods(features: int) -> dict[str, Callable[[], Function]]:
+    d = features
+    return {
+        "VarianceCovariance": lambda: regularizer(reg.VarianceCovariance()),
+        "SIGReg": lambda: regularizer(reg.SIGReg()),
+        "SlicedWasserstein": lambda: regularizer(reg.SlicedWasserstein()),
+        "VISReg": lambda: regularizer(reg.VISReg()),
+        "HSIC": lambda: regularizer(reg.HSIC()),
+        "Invariance": lambda: alignment(al.Invariance()),
+        "Cosine": lambda: alignment(al.Cosine()),
+        "BarlowTwins": lambda: alignment(al.BarlowTwins()),
+        "BarlowTwins, plain": lambda: plain_barlow_twins,
+        "WhitenedMSE": lambda: alignment(al.WhitenedMSE()),
+        "InfoNCE": lambda: alignment(al.InfoNCE()),
+        "InfoNCE, plain": lambda: plain_info_nce,
+        "Sigmoid": lambda: alignment(al.Sigmoid()),
+        "MaxHinge": lambda: alignment(al.MaxHinge()),
+        "MomentumQueue": lambda: alignment(al.MomentumQueue(d, size=4096)),
+        "Prediction": lambda: alignment(al.Prediction((d, d), hidden=(d,))),
+        "Prototypes": lambda: alignment(al.Prototypes(d)),
+    }
+
+
+def embeddings(rows: int, features: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2, rows, features, generator=generator).to(device())
+    return drawn[0].clone().requires_grad_(), drawn[1].clone().requires_grad_()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--peak", metavar="METHOD", help="print one method's peak bytes")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    shape = options.rows, options.features
+    made = methods(options.features)
+    if options.peak:
+        function = made[options.peak]()
+        small = forward_backward(function, *embeddings(16, options.features))
+        print(peak_bytes(forward_backward(function, *embeddings(*shape)), warm_up=small))
+        return
+    views = embeddings(*shape)
+    steps = {name: forward_backward(make(), *views) for name, make in made.items()}
+    times = best_times(steps, repetitions=3)
+    lines = []
+    for name, seconds in times.items():
+        where = ("--rows", str(shape[0]), "--features", str(shape[1]))
+        lines.append([name, f"{seconds:.4f}", f"{peak_of(__file__, name, *where) / 2**20:.1f}"])
+    print(table([f"{shape[0]} x {shape[1]}, two views", "s", "peak MiB"], lines))
+    print(json.dumps({name: round(seconds, 5) for name, seconds in times.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Several data sets in one run, by weight, with the exactness of one: still a pure function of the slot.
+
+The sequence of slots is cut into blocks of Q = 10,000. In every block, data set d gets exactly ``q_d`` slots
+(its weight by largest remainder), at random places; the k-th slot that d gets in the whole run holds the
+k-th sample of d's own sequence (see plan.py). So each data set runs through its own epochs, each of its
+samples exactly once in each, at the speed its weight gives it; the state is still one number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmvicreg.plan import Cursor, Order, Places, Plan, generator
+from mmvicreg.shards import Index
+
+BLOCK = 10_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One data set of a mixture and its share of the slots (weights need not sum to 1)."""
+
+    index: Index
+    weight: float
+
+
+def join(parts: Sequence[Part]) -> Index:
+    """One index over the shards of all parts, in order: what ``stream`` reads a mixture from."""
+    return Index(tuple(shard for part in parts for shard in part.index.shards))
+
+
+class Mixture(Plan):
+    """The order of a run over several data sets; use it like a Plan, with ``join(parts)`` as the index.
+
+    ``steps`` is the number of steps in which as many samples are drawn as there are, and an epoch is that
+    many steps. Raises ValueError for no parts or a weight that is not positive.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        seed: int,
+        global_batch: int,
+        lanes: int = 64,
+        window: int = 8192,
+        order: Order = "lanes",
+        start: Cursor = Cursor(),  # noqa: B008  frozen
+    ) -> None:
+        weights = np.array([part.weight for part in parts], np.float64)
+        if not len(parts) or not (weights > 0).all() or not np.isfinite(weights).all():
+            raise ValueError(f"a mixture needs parts with positive weights, found {weights.tolist()}")
+        super().__init__(
+            join(parts).counts,
+            seed=seed,
+            global_batch=global_batch,
+            lanes=lanes,
+            window=window,
+            order=order,
+            start=start,
+        )
+        self.quotas = quotas(weights)
+        if not self.quotas.all():
+            raise ValueError(f"weights {weights.tolist()}: the smallest is below 1 in {BLOCK} of the sum")
+        self._plans = [
+            Plan(part.index.counts, seed=seed + d, global_batch=1, lanes=lanes, window=window, order=order)
+            for d, part in enumerate(parts)
+        ]
+        self._shards = np.cumsum([0, *(len(part.index.shards) for part in parts)])
+        self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def fingerprint(self) -> str:
+        """Hash of everything the sequence depends on."""
+        own = repr([self.quotas.tolist(), [plan.fingerprint() for plan in self._plans]]).encode()
+        return hashlib.sha256(own).hexdigest()[:16]
+
+    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Places:
+        """Places of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
+        blocks = [self._block(b) for b in range(first // BLOCK, (first + length - 1) // BLOCK + 1)]
+        inside = slice(first % BLOCK, first % BLOCK + length)
+        part = np.concatenate([p for p, _ in blocks])[inside]
+        ordinal = np.concatenate([o for _, o in blocks])[inside]
+        epoch, shard, row = (np.empty(len(slots), np.int64) for _ in range(3))
+        for d, plan in enumerate(self._plans):
+            mine = part[slots] == d
+            if mine.any():
+                members = np.flatnonzero(part == d)
+                within = np.searchsorted(members, slots[mine])
+                places = plan.locate_range(int(ordinal[members[0]]), len(members), within)
+                epoch[mine], shard[mine], row[mine] = places.epoch, places.shard + self._shards[d], places.row
+        return Places(epoch, shard, row)
+
+    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """(part of each slot, how many slots of that part come before it in the whole run)."""
+        held = self._blocks.get(block)
+        if held is None:
+            part = np.repeat(np.arange(len(self.quotas)), self.quotas)
+            part = part[generator(self.seed, "mixture", block).permutation(BLOCK)]
+            ordinal = np.empty(BLOCK, np.int64)
+            for d, quota in enumerate(self.quotas.tolist()):
+                ordinal[part == d] = block * quota + np.arange(quota)
+            held = self._blocks[block] = part, ordinal
+            while len(self._blocks) > 8:
+                self._blocks.popitem(last=False)
+        return held
+
+
+def quotas(weights: np.ndarray) -> np.ndarray:
+    """Slots of each part in a block, int64, summing to BLOCK: largest remainder."""
+    exact = weights / weights.sum() * BLOCK
+    whole = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - whole), kind="stable")
+    whole[order[: BLOCK - int(whole.sum())]] += 1
+    return whole

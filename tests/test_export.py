@@ -1,0 +1,276 @@
+"""Runs leave and come back whole; what strangers send is checked; other tools get the same features."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from photographs import crop, encoded
+from safetensors.torch import load_file, save_file
+from webdataset import TarWriter
+
+import mmvicreg as mm
+from mmvicreg.baselines import load_subject
+from mmvicreg.doors import clip_face, save_image_encoder, save_onnx, save_open_clip
+from mmvicreg.evaluate.embeddings import embed
+from mmvicreg.evaluate.retrieval import retrieval_both
+from mmvicreg.export import from_pretrained, save_pretrained
+from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.model import Model
+from mmvicreg.runs import Run
+from mmvicreg.shards import open_index
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def make_run(folder, modalities):
+    torch.manual_seed(0)
+    model = Model({name: m.branch() for name, m in modalities.items()}, {name: name for name in modalities})
+    return Run(folder, {}, modalities, model.eval(), 7)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """timm and a GRU, each with a projector."""
+    write_vocabulary(["a red bird", "a blue boat"], str(tmp_path / "words.json"), min_count=1)
+    image = mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6))
+    text = mm.TextModality(
+        encoder="gru",
+        vocabulary=str(tmp_path / "words.json"),
+        word_width=8,
+        state_width=8,
+        length=9,
+        projector=(8, 6),
+    )
+    return make_run(tmp_path, {"image": image, "text": text})
+
+
+@pytest.fixture(scope="session")
+def tiny_name(tmp_path_factory):
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("open_clip")
+    (folder / "tiny-mmvicreg.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(folder)
+    return "tiny-mmvicreg"
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_name):
+    """open_clip's towers, without projectors."""
+    shared = {"encoder": f"open_clip/{tiny_name}", "projector": ()}
+    modalities = {"image": mm.ImageModality(size=32, **shared), "text": mm.TextModality(length=12, **shared)}
+    return make_run(tmp_path, modalities)
+
+
+def inputs(run):
+    image = torch.randint(0, 256, (3, *run.modalities["image"].reader().shape), dtype=torch.uint8)
+    text = torch.stack(
+        [run.modalities["text"].reader().encode(t) for t in ("a red bird", "boat", "unknown word")]
+    )
+    return {"image": image, "text": text}
+
+
+def outputs(run):
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        return {name: run.model.branch(name)(x).z for name, x in inputs(run).items()}
+
+
+def test_an_export_needs_neither_run_nor_recipe_and_gives_the_same_embeddings(run, tmp_path):
+    (tmp_path / "summary.json").write_text(
+        json.dumps(
+            {
+                "held_out": {
+                    "image_to_text": dict.fromkeys(
+                        ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10"), 0.25
+                    )
+                }
+            }
+        )
+    )
+    expected = outputs(run)
+    folder = save_pretrained(run, tmp_path / "export")
+    (tmp_path / "words.json").unlink()
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    back = from_pretrained(moved)
+    for name, z in outputs(back).items():
+        torch.testing.assert_close(z, expected[name], rtol=0, atol=0)
+    assert back.step == 7
+    assert "| held_out | image to text | 25.00 |" in (tmp_path / "elsewhere" / "README.md").read_text()
+    save_pretrained(back, tmp_path / "elsewhere")  # an export may be replaced
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="is no export"):
+        save_pretrained(back, tmp_path / "mine")
+
+
+def edit(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+BROKEN = {
+    "a pickle beside the weights": (lambda f: (f / "extra.bin").write_bytes(b""), "pickled code"),
+    "a pickle named safetensors": (
+        lambda f: (f / "model.safetensors").write_bytes(pickle.dumps({"a": 1})), "no safetensors file"),
+    "missing weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+    "a cut file": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:999]),
+                   "no safetensors file"),
+    "a wrong shape": (
+        lambda f: save_file({k: v[..., :-1].contiguous() if v.ndim == 2 else v
+                             for k, v in load_file(f / "model.safetensors").items()}, f / "model.safetensors"),
+        "does not fit"),
+    "a missing tensor": (
+        lambda f: save_file(
+            {k: v for k, v in load_file(f / "model.safetensors").items() if not k.endswith("projector.0.weight")},
+            f / "model.safetensors",
+        ),
+        "does not fit"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+    "another format": (lambda f: edit(f, lambda c: c.update(format=9)), "format 9"),
+    "a foreign class": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update({"class": "os:system"})), "expected one of"),
+    "a dataclass of ours that is no modality": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update({"class": "mmvicreg.config:TrainConfig"})),
+        "expected one of"),
+    "a path in the vocabulary": (
+        lambda f: edit(f, lambda c: c["modalities"]["text"].update(vocabulary="../../etc/passwd")),
+        "outside the export"),
+    "a path in the weights": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(weights="/etc/passwd")), "outside the export"),
+    "a path in the encoder": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(encoder="transformers/../../secret")), "refused"),
+    "a download in the encoder": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(encoder="timm/hf_hub:evil/model")), "refused"),
+    "a path in a name": (
+        lambda f: edit(f, lambda c: c["modalities"].update({"../x": c["modalities"]["text"]})), "letters, digits"),
+    "a wrong type": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(size="64")), "size is '64'"),
+    "a link": (lambda f: (f / "text" / "more").symlink_to("/etc/hostname"), "is a link"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BROKEN, ids=str)
+def test_broken_and_malicious_exports_are_refused(run, tmp_path, damage):
+    folder = save_pretrained(run, tmp_path / "export")
+    change, message = BROKEN[damage]
+    change(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        from_pretrained(folder)
+
+
+def test_the_image_encoder_loads_in_plain_timm_with_the_same_features(run, tmp_path):
+    import timm
+
+    plain = timm.create_model("test_resnet", num_classes=0).eval()
+    plain.load_state_dict(load_file(save_image_encoder(run, tmp_path / "image.safetensors")))
+    x = inputs(run)["image"]
+    normalize = run.model.branch("image").encoder[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(normalize(x)), run.model.branch("image")(x).h, rtol=0, atol=0)
+
+
+def test_an_open_clip_checkpoint_gives_the_same_embeddings_there(tiny, tmp_path):
+    import open_clip
+
+    folder = save_open_clip(tiny, tmp_path / "oc")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model.eval()
+    picture = crop(3, width=48, height=48)
+    face, ours, tokens = clip_face(tiny)
+    with torch.inference_mode():
+        theirs = model.encode_image(transform(picture)[None])
+        torch.testing.assert_close(face.encode_image(ours(picture)[None]), theirs, rtol=0, atol=2e-2)
+        texts = ["a photograph", "two boats"]
+        torch.testing.assert_close(face.encode_text(tokens(texts)), model.encode_text(tokenizer(texts)))
+
+
+def test_projectors_and_other_towers_have_no_place_in_an_open_clip_checkpoint(run, tmp_path):
+    with pytest.raises(ValueError, match="both towers of one open_clip model"):
+        save_open_clip(run, tmp_path / "oc")
+
+
+def test_clip_benchmark_gives_our_retrieval_to_the_digit(run, tmp_path):
+    zeroshot_retrieval = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    words = ["a", "red", "bird", "blue", "boat"]  # a GRU without other words: no two captions may look alike
+    starts = [f"{words[n % 5]} {words[n // 5]}" for n in range(23)]
+    captions = [[start, f"{start} red bird"] for start in starts]
+    with TarWriter(str(tmp_path / "data-000000.tar")) as writer:
+        for n in range(23):
+            writer.write(
+                {
+                    "__key__": f"{n:03d}",
+                    "png": encoded(n, format="PNG"),
+                    "json": json.dumps({"c": captions[n]}).encode(),
+                }
+            )
+    text = mm.TextModality(**{**vars(run.modalities["text"]), "caption": "json:c"})
+    run.modalities["text"] = text
+    model, transform, tokenizer = clip_face(run)
+    images = torch.stack([transform(crop(n)) for n in range(23)])
+    batches = [(images[a : a + 8], captions[a : a + 8]) for a in range(0, 23, 8)]
+    theirs = zeroshot_retrieval.evaluate(model, batches, tokenizer, "cpu", amp=False, recall_k_list=[1, 5])
+    store = embed(
+        run.model,
+        open_index(str(tmp_path / "data-000000.tar")),
+        {name: m.reader() for name, m in run.modalities.items()},
+        folder=tmp_path / "e",
+    )
+    rows = np.array([store.rows("text").identities.index(c) for cs in captions for c in cs])
+    image_of = np.arange(23).repeat(2)
+    positives = mm.Positives.from_pairs(image_of, np.arange(46), num_queries=23, num_items=46)
+    there, back = retrieval_both(store.rows("image").z, store.rows("text").z[rows], positives, ks=(1, 5))
+    for k in (1, 5):
+        assert there.recall[k] == pytest.approx(theirs[f"text_retrieval_recall@{k}"], abs=1e-7)
+        assert back.recall[k] == pytest.approx(theirs[f"image_retrieval_recall@{k}"], abs=1e-7)
+
+
+def test_open_clip_models_are_baselines(tiny_name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path))
+    found = load_subject(f"open_clip/{tiny_name}")
+    assert outputs(found)["image"].shape == (3, 16)
+    with pytest.raises(ValueError, match="no such model"):
+        load_subject("open_clip/ViT-B-23")
+
+
+def test_transformers_pairs_are_baselines(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path))
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        text_config=small | {"vocab_size": 100, "max_position_embeddings": 9, "eos_token_id": 99},
+        vision_config=small | {"image_size": 32, "patch_size": 16}, projection_dim=8)  # fmt: skip
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path / "clip")
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(
+        tmp_path / "clip"
+    )
+    found = load_subject(f"transformers/{tmp_path / 'clip'}")
+    x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    ids = torch.tensor([[1, 2, 99, -1, -1, -1, -1, -1, -1], [4, 5, 6, 7, 99, -1, -1, -1, -1]])
+    with torch.inference_mode():
+        image, text = found.model.branch("image")(x).z, found.model.branch("text")(ids).z
+        alone = model.get_text_features(input_ids=ids[:1, :3])
+        alone = alone if isinstance(alone, torch.Tensor) else alone.pooler_output
+    assert image.shape == (2, 8)
+    torch.testing.assert_close(text[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_embeddings_for_any_number_of_rows(run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    session = onnxruntime.InferenceSession(str(save_onnx(run, tmp_path / "image.onnx")))
+    x = inputs(run)["image"]
+    for rows in (1, 3):
+        z = session.run(None, {"x": x[:rows].numpy()})[0]
+        np.testing.assert_allclose(z, run.model.branch("image")(x[:rows]).z.detach().numpy(), atol=1e-4)

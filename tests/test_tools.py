@@ -1,0 +1,158 @@
+"""Tools on an exported run: embed to files, search, classify; labels from shards and folders."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from photographs import crop, encoded
+from safetensors import safe_open
+from test_export import make_run
+from webdataset import TarWriter
+
+import mmvicreg as mm
+from mmvicreg import tools
+from mmvicreg.evaluate.labelled import label_matrix, labels_of, pack_folder, read_lines, zero_shot_weights
+from mmvicreg.evaluate.tables import nearest
+from mmvicreg.export import save_pretrained
+from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.shards import open_index
+
+WORDS = ["red bird", "blue boat", "red boat"]
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
+    write_vocabulary(WORDS, str(tmp_path / "words.json"), min_count=1)
+    image = mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(6,))
+    text = mm.TextModality(
+        encoder="gru",
+        vocabulary=str(tmp_path / "words.json"),
+        word_width=8,
+        state_width=8,
+        length=9,
+        projector=(6,),
+    )
+    return str(save_pretrained(make_run(tmp_path, {"image": image, "text": text}), tmp_path / "export"))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    with TarWriter(str(tmp_path / "data-000000.tar")) as writer:
+        for n in range(24):
+            sample = {"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "txt": WORDS[n % 3]}
+            writer.write(sample | {"cls": str(n % 2)})  # even and odd crops are of different photographs
+    return str(tmp_path / "data-000000.tar")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "parquet"])
+def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suffix):
+    out = tmp_path / f"rows.{suffix}"
+    tools.embed(tools.EmbedConfig(export, shards, str(out)))
+    if suffix == "safetensors":
+        with safe_open(out, "np") as file:
+            rows, metadata = file.get_tensor("text"), file.metadata()
+        assert (
+            json.loads(metadata["text.identities"]) == WORDS and len(json.loads(metadata["image.keys"])) == 24
+        )
+    elif suffix == "npz":
+        found = np.load(out)
+        rows = found["text.z"]
+        assert found["text.identities"].tolist() == WORDS and found["image.keys"][5] == "005"
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(out).to_pydict()
+        rows = np.array([e for e, v in zip(table["embedding"], table["view"], strict=True) if v == "text"])
+    assert rows.shape == (3, 6)
+    with pytest.raises(ValueError, match=r"expected a name in"):
+        tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
+
+
+def test_a_picture_finds_itself_and_a_text_finds_its_caption(export, shards, tmp_path, capsys):
+    crop(7).save(tmp_path / "query.png")
+    tools.search(tools.SearchConfig(export, shards, str(tmp_path / "query.png"), k=3))
+    assert capsys.readouterr().out.splitlines()[0].startswith("1.0000  007")
+    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    assert "blue boat" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="no such picture"):
+        tools.search(tools.SearchConfig(export, shards, "nowhere.png"))
+
+
+def test_nearest_equals_a_full_sort(monkeypatch):
+    from mmvicreg.evaluate import tables
+
+    rows = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    queries = torch.randn(3, 5)
+    full = (
+        torch.nn.functional.normalize(queries, dim=1)
+        @ torch.nn.functional.normalize(torch.tensor(rows), dim=1).T
+    )
+    monkeypatch.setattr(tables, "BLOCK", 13)
+    cosine, places = nearest(queries, rows, k=7)
+    torch.testing.assert_close(cosine, full.topk(7).values)
+    torch.testing.assert_close(places, full.topk(7).indices)
+
+
+def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
+    (tmp_path / "names.txt").write_text("red bird\nblue boat\n")
+    config = tools.ClassifyConfig(
+        export,
+        test=shards,
+        train=shards,
+        names=str(tmp_path / "names.txt"),
+        k=1,
+        out=str(tmp_path / "found.json"),
+    )
+    tools.classify(config)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["knn_1"]["top1"] == 1.0  # the training rows themselves
+    assert found["linear"]["top1"] > 0.9
+    assert found["zero_shot"]["classes"] == 2 and found["zero_shot"]["chance"] == 0.5
+    assert (tmp_path / "found.png").stat().st_size > 3000
+
+
+def test_an_image_folder_is_labelled_by_its_folders(export, tmp_path):
+    for name in ("boats", "birds"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for n in range(3):
+            crop(n + 3 * (name == "boats")).save(tmp_path / "pictures" / name / f"{n}.jpg")
+    names = pack_folder(tmp_path / "pictures", tmp_path / "folder-000000.tar")
+    assert names == ["birds", "boats"]
+    assert labels_of(open_index(str(tmp_path / "folder-000000.tar"))) == [[0], [0], [0], [1], [1], [1]]
+    tools.classify(
+        tools.ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json"))
+    )
+    assert "zero_shot" in json.loads((tmp_path / "f.json").read_text())
+
+
+def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
+    zero_shot = pytest.importorskip("open_clip").build_zero_shot_classifier
+    import open_clip
+    from test_export import TINY
+
+    from mmvicreg.baselines import load_subject
+    from mmvicreg.doors import clip_face
+
+    (tmp_path / "tiny-zero.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path)
+    run = load_subject("open_clip/tiny-zero")
+    names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
+    model, _, tokenizer = clip_face(run)
+    theirs = zero_shot(model, tokenizer, names, templates)
+    ours = zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=templates)
+    torch.testing.assert_close(ours.T, theirs)
+    with pytest.raises(ValueError, match="has no {}"):
+        zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=["photo"])
+
+
+def test_several_labels_and_lists_of_names(tmp_path):
+    with TarWriter(str(tmp_path / "many-000000.tar")) as writer:
+        for n, labels in enumerate([[0, 2], [1], []]):
+            writer.write({"__key__": str(n), "json": json.dumps({"labels": labels}).encode()})
+    labels = labels_of(open_index(str(tmp_path / "many-000000.tar")), "json:labels")
+    assert labels == [[0, 2], [1], []]
+    assert label_matrix(labels, 3).astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    (tmp_path / "names.json").write_text(json.dumps({"boat": 1, "bird": 0}))
+    assert read_lines(tmp_path / "names.json") == ["bird", "boat"]
+    with pytest.raises(KeyError, match="reads cls; the shards have only json"):
+        labels_of(open_index(str(tmp_path / "many-000000.tar")), "cls")

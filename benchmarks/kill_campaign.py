@@ -28,13 +28,13 @@ import tyro
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import toy  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+import toy
+from safetensors.torch import load_file
 
-import mmvicreg as mm  # noqa: E402
-import mmvicreg.train  # noqa: E402
-from mmvicreg.checkpoint import complete_checkpoints  # noqa: E402
-from mmvicreg.runs import read_log  # noqa: E402
+import mmvicreg as mm
+import mmvicreg.train
+from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.runs import read_log
 
 MODES = ("kill one", "kill all", "terminate all")
 TIMES = {"samples_per_second", "data_wait", "memory_gb"}

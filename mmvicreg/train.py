@@ -55,7 +55,7 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     resume(training)
     _begin_trackers(training)
     try:
-        _Loop(training).run()
+        Loop(training).run()
         if training.keeper is not None:
             training.keeper.close()
     finally:
@@ -74,7 +74,7 @@ def _begin_trackers(training: Training) -> None:
         training.accelerator.init_trackers(training.folder.name, config=plain)
 
 
-class _Loop:
+class Loop:
     """Steps until the end. One method a stage: data, step, guards, and what is written."""
 
     def __init__(self, training: Training) -> None:
@@ -125,7 +125,7 @@ class _Loop:
             for batch in self._timed(batches):
                 if freeze_until(model, unfreeze_at, training.step):
                     training.rewrap()
-                numbers, verdict = self._step(batch)
+                numbers, verdict = self.step(batch)
                 reason = self._look_and_write(numbers, verdict)
                 if reason:
                     self._roll_back(reason)
@@ -159,7 +159,7 @@ class _Loop:
             self.watchdog.beat(f"computing step {self.training.step}")
             yield batch
 
-    def _step(self, batch: Batch) -> tuple[StepNumbers, Verdict]:
+    def step(self, batch: Batch) -> tuple[StepNumbers, Verdict]:
         """Forward, backward, what all processes agree on, weights."""
         training, optimizer = self.training, self.training.optimizer
         guard = self.config.guard

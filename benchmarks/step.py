@@ -29,6 +29,10 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
+MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
+"""OpenAI's normalisation of pixels, rounded; the same on both sides."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What to measure."""
@@ -64,7 +68,7 @@ def open_clip_side(clip: Any, batches: list[Any], options: Options, device: Any)
     model = copy.deepcopy(clip).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.98), weight_decay=0.2)
     side = model.visual.image_size[0]
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     prepared = [((image.float() / 255 - mean) / std, text) for image, text in batches]
     assert prepared[0][0].shape[-1] == side
 
@@ -115,9 +119,9 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     from mmvicreg.train import Loop
 
     parts = copy.deepcopy(clip)
-    visual = torch.nn.Sequential(
-        PixelNormalization(parts.visual.image_mean, parts.visual.image_std), parts.visual
-    ).to(memory_format=torch.channels_last)
+    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(
+        memory_format=torch.channels_last
+    )
     branches = {"image": Branch(visual, projector(1, ())), "text": Branch(parts.text, projector(1, ()))}
     inner = Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset()).to(device)
     config = TrainConfig(

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
@@ -115,6 +116,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
     if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
         raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
+    # Its settings are of the process: without this a second run in one process could not have another precision.
+    AcceleratorState._reset_state()
     options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         return Accelerator(

@@ -22,7 +22,7 @@ from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run
+from mmvicreg.runs import Run, load, open_run, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.shards import open_index
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
@@ -51,7 +51,7 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if config.batch_size == "auto":
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
-            open_run(training.config)
+            write_config(training.config)
     resume(training)
     _begin_trackers(training)
     try:

@@ -9,8 +9,18 @@ from typing import Any
 TOOLS: dict[str, tuple[str, str, str, str]] = {
     "check": ("mmvicreg.check", "CheckConfig", "main", "index shards and report everything wrong with them"),
     "pack": ("mmvicreg.pack", "PackConfig", "main", "make shards from a folder, a table or a caption file"),
-    "evaluate": ("mmvicreg.commands", "EvaluateConfig", "evaluate", "score a run or a published model on shards"),
-    "classify": ("mmvicreg.tools", "ClassifyConfig", "classify", "kNN, linear probe and zero-shot on labelled data"),
+    "evaluate": (
+        "mmvicreg.commands",
+        "EvaluateConfig",
+        "evaluate",
+        "score a run or a published model on shards",
+    ),
+    "classify": (
+        "mmvicreg.tools",
+        "ClassifyConfig",
+        "classify",
+        "kNN, linear probe and zero-shot on labelled data",
+    ),
     "embed": ("mmvicreg.tools", "EmbedConfig", "embed", "write the embeddings of shards to a file"),
     "search": ("mmvicreg.tools", "SearchConfig", "search", "find the nearest items of a text or a picture"),
     "export": ("mmvicreg.tools", "ExportConfig", "export", "write a folder or file that other tools load"),

@@ -18,6 +18,7 @@ _HOME = {
     "Plan": "mmvicreg.plan",
     "Cursor": "mmvicreg.plan",
     "Mixture": "mmvicreg.mixture",
+    "having": "mmvicreg.subset",
     "Batch": "mmvicreg.stream",
     "evaluation_items": "mmvicreg.items",
     "Branch": "mmvicreg.model",

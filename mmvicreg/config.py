@@ -158,10 +158,11 @@ def import_recipe(path: str | Path) -> types.ModuleType:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"recipe {str(path)!r}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"recipe_{file.stem}"  # not the file's own name: that may be a module of this process
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses look their own module up
+    sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module
 

@@ -17,6 +17,7 @@ FLOW = [
     "sidecar",
     "spool",
     "shards",
+    "subset",
     "lookahead",
     "fetch",
     "plan",

@@ -282,7 +282,7 @@ def _prepare_audio(encoder: str, config: Any) -> None:
             f"encoder {encoder!r} is a {config.model_type}, which takes no waveform; choose a model such as "
             "wav2vec2, HuBERT or WavLM, or timm/NAME over log-mel"
         )
-    # Their own masking draws from numpy's global generator, which no checkpoint holds.
+    # Their own masking has a parameter that only some steps use: DDP would wait for its gradient.
     config.mask_time_prob = config.mask_feature_prob = 0.0
 
 

@@ -1,0 +1,51 @@
+"""Samples with a rare member are found by the sidecar alone, and a mixture shows them more often."""
+
+from pathlib import Path
+
+import pytest
+from webdataset import TarWriter
+
+from mmvicreg.fetch import Fetcher
+from mmvicreg.mixture import Mixture, Part, join
+from mmvicreg.shards import Index, open_index
+from mmvicreg.subset import having
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Two shards of 50; every tenth sample has an effect."""
+    paths = []
+    for shard in range(2):
+        paths.append(str(tmp_path / f"train-{shard}.tar"))
+        with TarWriter(paths[-1]) as writer:
+            for row in range(50):
+                extra = {"effect.ogg": b"boom"} if row % 10 == 3 else {}
+                writer.write({"__key__": f"{shard}{row:03d}", "txt": b"a cat", **extra})
+    return open_index(paths)
+
+
+def test_the_subset_holds_exactly_the_samples_with_the_member(index: Index) -> None:
+    rare = having(index, ["effect.ogg", "txt"])
+    fetch = Fetcher(rare)
+    samples = [fetch(*rare.place(number), ("effect.ogg",)) for number in range(len(rare))]
+    assert [sample.key for sample in samples] == [
+        f"{s}{row:03d}" for s in range(2) for row in range(3, 50, 10)
+    ]
+    assert all(sample.members["effect.ogg"] == b"boom" for sample in samples)
+    assert having(rare, ["txt"]).counts.tolist() == [5, 5]
+
+
+def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Index) -> None:
+    parts = [Part(index, 0.75), Part(having(index, ["effect.ogg"]), 0.25)]
+    mixture, joined = Mixture(parts, seed=0, global_batch=100), join(parts)
+    fetch = Fetcher(joined)
+    for step in range(20):
+        places = mixture.locate(step, range(100))
+        rows = zip(places.shard.tolist(), places.row.tolist(), strict=True)
+        present = sum("effect.ogg" in fetch(*place, ("effect.ogg",)).members for place in rows)
+        assert 18 <= present <= 52  # about a third, where the data have a tenth
+
+
+def test_no_sample_is_an_error_that_names_the_members(index: Index) -> None:
+    with pytest.raises(ValueError, match=r"no sample of 100 has depth.png; members are effect.ogg, txt"):
+        having(index, ["depth.png"])

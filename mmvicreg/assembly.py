@@ -21,9 +21,11 @@ from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
 from mmvicreg.config import TrainConfig
+from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
 from mmvicreg.objective import Objective
@@ -51,6 +53,7 @@ class Training:
     config: TrainConfig
     batch_size: int
     accelerator: Accelerator
+    parts: tuple[Part, ...]
     index: Index
     plan: Plan
     readers: dict[str, Reader]
@@ -98,10 +101,7 @@ class Training:
 
     def continue_at(self, cursor: Cursor) -> None:
         """Place the plan where a checkpoint left off."""
-        old = self.plan
-        self.plan = Plan(
-            old.counts, seed=old.seed, global_batch=self.batch_size, order=old.order, start=cursor
-        )
+        self.plan = make_plan(self.parts, self.config, self.batch_size, cursor)
         self.step = cursor.step
 
     def rewrap(self) -> None:
@@ -134,9 +134,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def assemble(
-    config: Config, objective: Callable[[Config], Objective], accelerator: Accelerator, index: Index
+    config: Config,
+    objective: Callable[[Config], Objective],
+    accelerator: Accelerator,
+    parts: tuple[Part, ...],
 ) -> Training:
     """Build model, objective, optimizer and plan. Raises ValueError, KeyError or FileNotFoundError."""
+    index = whole(parts)
     if config.batch_size != "auto":
         check_batch(config, index, config.batch_size)
     torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
@@ -162,11 +166,12 @@ def assemble(
         model, inner.objective, config.optimizer, later=frozenset(config.optimizer.unfreeze_at)
     )
     optimizer = accelerator.prepare_optimizer(make_optimizer(groups, config.optimizer))
-    plan = Plan(index.counts, seed=config.seed, global_batch=batch_size, order=config.order)
+    plan = make_plan(parts, config, batch_size)
     return Training(
         config=config,
         batch_size=batch_size,
         accelerator=accelerator,
+        parts=parts,
         index=index,
         plan=plan,
         readers=readers,

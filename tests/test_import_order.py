@@ -48,6 +48,7 @@ FLOW = [
     "keeper",
     "preemption",
     "runs",
+    "feed",
     "features",
     "journal",
     "watch",

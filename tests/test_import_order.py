@@ -29,6 +29,7 @@ FLOW = [
     "items",
     "sequential",
     "model",
+    "column_parallel",
     "modality",
     "modalities",
     "regularizers",

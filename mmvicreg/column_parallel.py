@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvicreg import distributed
 from mmvicreg.model import Branch, Model
@@ -41,8 +42,9 @@ class ColumnParallelLinear(nn.Linear):
 
     def train(self, mode: bool = True) -> ColumnParallelLinear:
         super().train(mode)
-        assert isinstance(self.weight, DTensor)
-        self.gathered_DH = None if mode else self.weight.detach().full_tensor()
+        weight = self.weight.detach()
+        assert isinstance(weight, DTensor)
+        self.gathered_DH = None if mode else weight.full_tensor()
         return self
 
     def forward(self, h: Tensor) -> Tensor:
@@ -111,6 +113,16 @@ def _split(linear: nn.Linear, device: torch.device, *, owner: str) -> ColumnPara
     return made
 
 
-def shared_out(module: nn.Module) -> list[str]:
-    """Names of the parameters of which each process has a share: complete without averaging of gradients."""
-    return [name for name, parameter in module.named_parameters() if isinstance(parameter, DTensor)]
+def wrap_whole_parameters(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module`` in DDP, which averages the gradients of whole parameters and leaves the divided ones alone."""
+    divided = [name for name, parameter in module.named_parameters() if isinstance(parameter, DTensor)]
+    # Accelerate refuses DTensors in DDP, so this wraps by itself. The setter is the one torch documents for it.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, divided)
+    if not any(p.requires_grad for name, p in module.named_parameters() if name not in divided):
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

@@ -20,6 +20,7 @@ from mmvicreg.accumulation import check_chunkable
 from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
+from mmvicreg.column_parallel import split_projectors, wrap_whole_parameters
 from mmvicreg.config import TrainConfig
 from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
@@ -162,6 +163,9 @@ def assemble(
         _compile(model)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
+    elif config.parallel == "columns":
+        for each in (model, *(kept.model for kept in (average, momentum) if kept is not None)):
+            split_projectors(each, accelerator.device)
     groups = parameter_groups(
         model, inner.objective, config.optimizer, later=frozenset(config.optimizer.unfreeze_at)
     )
@@ -228,6 +232,8 @@ def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Modu
     with warnings.catch_warnings():
         # torch renames the argument that accelerate passes on.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        if config.parallel == "columns" and accelerator.num_processes > 1:
+            return wrap_whole_parameters(inner, accelerator.device)
         wrapped: nn.Module = accelerator.prepare_model(inner)
     return wrapped
 

@@ -43,8 +43,9 @@ class TrainConfig:
     """gradient checkpointing: forget activations inside blocks of the encoders and compute them again"""
     compile: bool = False
     """torch.compile the encoders"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """several processes: a copy of the weights on each, or a share of them (FSDP2)"""
+    parallel: Literal["ddp", "fsdp", "columns"] = "ddp"
+    """several processes: a copy of the weights on each, a share of them (FSDP2), or a copy but for the last layers
+    of the projectors, of whose outputs each process owns a share"""
     ema: float = 0.0
     """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
     order: Literal["lanes", "global"] = "lanes"

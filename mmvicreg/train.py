@@ -233,9 +233,9 @@ class Loop:
                     reseed=lambda part: seed_random_state(config.seed, step, rank=rank, part=part),
                     backward=accelerator.backward,
                 )
-        elif config.parallel == "fsdp":
+        elif config.parallel != "ddp":
             with accelerator.autocast():
-                output = inner(inputs, batch.present, seed, targets)
+                output = training.module(inputs, batch.present, seed, targets)
             accelerator.backward(output.terms.total)
         else:
             output = training.module(inputs, batch.present, seed, targets)

@@ -30,6 +30,7 @@ FLOW = [
     "items",
     "sequential",
     "model",
+    "column_parallel",
     "modality",
     "modalities",
     "regularizers",

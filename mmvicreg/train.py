@@ -14,6 +14,7 @@ from mmvicreg.assembly import Config, Training, assemble, make_accelerator, reso
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
+from mmvicreg.feed import open_parts, spool_of, write_summary
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
 from mmvicreg.journal import flat
 from mmvicreg.numbers import StepNumbers, log_line
@@ -24,9 +25,8 @@ from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
 from mmvicreg.runs import Run, load, open_run, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
-from mmvicreg.shards import open_index
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
-from mmvicreg.stream import Batch, Stream, stream
+from mmvicreg.stream import Batch, Budget, Stream, stream
 from mmvicreg.watch import Clock, Watchdog, flops_per_sample, peak_flops
 
 
@@ -43,11 +43,11 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     accelerator = make_accelerator(config)
     check(config, accelerator.num_processes)
     with accelerator.main_process_first():
-        index = open_index(config.train)
+        parts = open_parts(config)
     if accelerator.is_main_process:
         open_run(config)
     accelerator.wait_for_everyone()
-    training = assemble(config, objective, accelerator, index)
+    training = assemble(config, objective, accelerator, parts)
     if config.batch_size == "auto":
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
@@ -130,6 +130,7 @@ class Loop:
                 if reason:
                     self._roll_back(reason)
                     return
+            write_summary(training.folder, training.plan, training.step, batches.counts)
         finally:
             batches.close()
 
@@ -145,6 +146,11 @@ class Loop:
             world=accelerator.num_processes,
             threads=self.config.threads,
             ledger=str(training.folder),
+            workers=self.config.stream.workers,
+            substitutes=self.config.stream.substitutes,
+            budget=Budget(share=self.config.stream.max_rejected),
+            patience=self.config.stream.patience,
+            spool=spool_of(self.config),
             pin=accelerator.device.type == "cuda",
         )
 
@@ -227,9 +233,9 @@ class Loop:
                     reseed=lambda part: seed_random_state(config.seed, step, rank=rank, part=part),
                     backward=accelerator.backward,
                 )
-        elif config.parallel == "fsdp":
+        elif config.parallel != "ddp":
             with accelerator.autocast():
-                output = inner(inputs, batch.present, seed, targets)
+                output = training.module(inputs, batch.present, seed, targets)
             accelerator.backward(output.terms.total)
         else:
             output = training.module(inputs, batch.present, seed, targets)

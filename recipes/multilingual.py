@@ -64,12 +64,12 @@ class Config(mm.TrainConfig):
 
 
 def objective(config: Config) -> mm.Objective:
-    """VICReg over the chosen graph of pairs."""
+    """VICReg over the chosen graph: a branch in several pairs gives each its share of one pair's weight."""
     languages = ("english", "german", "spanish", "french")
     pairs = None if config.pairs == "all" else mm.star("image", languages)
     regularizer = mm.VarianceCovariance(variance=25.0, covariance=1.0)
     branches = {name: regularizer for name in ("image", *languages)}
-    return mm.Objective(mm.Invariance(weight=25.0), branches, pairs=pairs)
+    return mm.Objective(mm.Invariance(weight=25.0 / len(languages)), branches, pairs=pairs)
 
 
 def main(config: Config) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,19 @@ from webdataset import TarWriter
 from mmvicreg.config import import_recipe
 
 ROOT = Path(__file__).parent.parent
-SHARD = str(ROOT / "data/demo/train-000003.tar")
-TOY = ("--batch-size", "32", "--epochs", "0.1", "--log-every", "1", "--optimizer.warmup-epochs", "0", "--cpu",
+TOY = ("--batch-size", "32", "--epochs", "1", "--log-every", "1", "--optimizer.warmup-epochs", "0", "--cpu",
        "--image.size", "32", "--threads", "1")  # fmt: skip
 SMALL_IMAGE = ("--image.encoder", "timm/test_resnet", "--image.weights", "")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first 64 samples of the demo's shards."""
+    path = tmp_path_factory.mktemp("small") / "small-000.tar"
+    with tarfile.open(ROOT / "data/demo/train-000000.tar") as whole, tarfile.open(path, "w") as small:
+        for member in whole.getmembers()[: 3 * 64]:
+            small.addfile(member, whole.extractfile(member))
+    return str(path)
 
 
 def start(recipe: str, *options: str, cwd: Path) -> dict[str, Any]:
@@ -71,16 +81,16 @@ def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path
     assert found["effect_to_image"]["num_queries"] == 10
 
 
-def test_multilingual_aligns_languages_in_a_star(tmp_path: Path) -> None:
+def test_multilingual_aligns_languages_in_a_star(shard: str, tmp_path: Path) -> None:
     found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.cache", "0", "--pairs", "star",
-                  "--train", SHARD, "--concepts", SHARD, "--style", SHARD, cwd=tmp_path)  # fmt: skip
+                  "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
     assert {"image_to_french", "french_to_german"} <= set(found["held_out_concepts"])
     terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
     assert "image-french/invariance" in terms and not any("german-french" in name for name in terms)
 
 
-def test_image_ssl_trains_two_views_of_one_branch(tmp_path: Path) -> None:
-    found = start("image_ssl.py", "--train", SHARD, "--held-out", SHARD, cwd=tmp_path)
+def test_image_ssl_trains_two_views_of_one_branch(shard: str, tmp_path: Path) -> None:
+    found = start("image_ssl.py", "--train", shard, "--held-out", shard, cwd=tmp_path)
     assert found["held_out"]["image_to_image"]["recall_at_1"] == 1.0  # it finds itself
     assert set(found) == {"untrained", "held_out"}
 
@@ -97,8 +107,8 @@ def test_every_loss_of_image_ssl_spreads_a_collapsed_branch(loss: str) -> None:
     assert all(value.grad is not None and value.grad.abs().max() > 0 for value in z.values())
 
 
-def test_slip_like_adds_the_second_view(tmp_path: Path) -> None:
-    found = start("slip_like.py", "--train", SHARD, "--style", SHARD, cwd=tmp_path)
+def test_slip_like_adds_the_second_view(shard: str, tmp_path: Path) -> None:
+    found = start("slip_like.py", "--train", shard, "--style", shard, cwd=tmp_path)
     assert "image_to_text" in found["held_out"]
     terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
     assert {"image-crop/invariance", "image-text/invariance", "crop/variance"} <= set(terms)

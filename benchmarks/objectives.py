@@ -108,7 +108,7 @@ def peak(make: Callable[[], Function], rows: int, features: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--peak", choices=tuple(methods(8)), help="print one method's peak bytes")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -121,7 +121,7 @@ def main() -> None:
     views = embeddings(*shape)
     errors = {name: error(make, views) for name, make in made.items()}
     steps = {name: forward_backward(make(), *views) for name, make in made.items()}
-    times = best_times(steps, repetitions=3, budget=30)
+    times = best_times(steps, repetitions=3, budget=20)
     where = ("--rows", str(shape[0]), "--features", str(shape[1]))
     lines = []
     for name, seconds in times.items():

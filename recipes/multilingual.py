@@ -3,7 +3,7 @@
     python recipes/multilingual.py
 
 Every branch is a projector over a frozen tower (EfficientNet-Lite0; MiniLM, which learned English only), encoded
-once. About three minutes of CPU time and 2 GB. Held-out R@1 in percent, 20 epochs, one seed, chance 0.25 and 0.37:
+once. Takes minutes. Held-out R@1 in percent, 20 epochs, one seed, chance 0.25 (style) and 0.37 (concept):
 
                         image -> en de es fr      -> image            en -> de es fr     de -> fr  fr -> es
     style never seen          25.0 21.2 22.0 21.5   24.0 19.5 22.5 22.2   73.0 78.0 77.8     74.8      79.0

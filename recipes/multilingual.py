@@ -3,7 +3,14 @@
     python recipes/multilingual.py
 
 Every branch is a projector over a frozen tower (EfficientNet-Lite0; MiniLM, which learned English only), encoded
-once. German, Spanish and French meet the picture, and each other, without a translation in between.
+once. Takes minutes. Held-out R@1 in percent, 20 epochs, one seed, chance 0.25 (style) and 0.37 (concept):
+
+                        image -> en de es fr      -> image            en -> de es fr     de -> fr  fr -> es
+    style never seen          25.0 21.2 22.0 21.5   24.0 19.5 22.5 22.2   73.0 78.0 77.8     74.8      79.0
+    concept never seen         6.0  4.0  2.0  3.0    6.3  3.3  3.0  3.0   18.5 14.8 25.2     11.1      11.5
+
+The 95% intervals over queries are about 4 and 3 points either way between picture and language. With every pair at
+the full weight of 25, invariance drowns variance: 4.0 to 5.2 between picture and language on the unseen style.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Config(mm.TrainConfig):
     style: str = str(DATA / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/slip-like"
-    ssl: float = 25.0
+    ssl: float = 12.5
     """weight of the invariance between two crops; 0 leaves pictures and names"""
     epochs: float = 30.0
     batch_size: int | Literal["auto"] = 128
@@ -61,8 +61,9 @@ class Config(mm.TrainConfig):
 
 
 def objective(config: Config) -> mm.Objective:
-    """VICReg on both pairs; the second crop does not meet the name, as in SLIP."""
-    pairs: dict[tuple[str, str], mm.Alignment] = {("image", "text"): mm.Invariance(weight=25.0)}
+    """VICReg on both pairs, which share one pair's weight; the second crop does not meet the name, as in SLIP."""
+    names = mm.Invariance(weight=25.0 - config.ssl)
+    pairs: dict[tuple[str, str], mm.Alignment] = {("image", "text"): names}
     if config.ssl:
         pairs["image", "crop"] = mm.Invariance(weight=config.ssl)
     regularizer = mm.VarianceCovariance(variance=25.0, covariance=1.0)

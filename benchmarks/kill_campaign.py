@@ -5,11 +5,13 @@
 Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
 Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
 uninterrupted run of the same layout, bit for bit. A process that outlives a dead one by more than ``patience``
-seconds is a hang. Last line: one JSON object.
+seconds is a hang, except where they had not met yet: who waits at the rendezvous for a dead process waits for its
+launcher to end it (torchrun and accelerate do; here there is none). Last line: one JSON object.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -28,13 +30,13 @@ import tyro
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import toy  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+import toy
+from safetensors.torch import load_file
 
-import mmvicreg as mm  # noqa: E402
-import mmvicreg.train  # noqa: E402
-from mmvicreg.checkpoint import complete_checkpoints  # noqa: E402
-from mmvicreg.runs import read_log  # noqa: E402
+import mmvicreg as mm
+import mmvicreg.train
+from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.runs import read_log
 
 MODES = ("kill one", "kill all", "terminate all")
 TIMES = {"samples_per_second", "data_wait", "memory_gb"}
@@ -55,6 +57,7 @@ class Campaign:
 def train(config: toy.Config, rank: int, world: int, port: int) -> None:
     """One process of a run."""
     sys.stderr = open(os.devnull, "w")
+    faulthandler.register(signal.SIGUSR2, file=sys.__stdout__)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if world == 1:
@@ -78,6 +81,12 @@ def lines(config: toy.Config) -> int:
     """Lines in the log."""
     file = Path(config.out) / "log.jsonl"
     return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def met(config: toy.Config, since: float) -> bool:
+    """Whether the processes started at ``since`` met: the first thing written after the rendezvous is there."""
+    file = Path(config.out) / "environment.json"
+    return file.is_file() and file.stat().st_mtime > since
 
 
 def wait(members: list[BaseProcess], seconds: float) -> bool:
@@ -137,16 +146,26 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
         members = start(replace(base, out=str(folder / f"whole-{world}")), world)
         assert wait(members, 300), "the uninterrupted run did not end"
     kills: Counter[str] = Counter()
-    runs = different = hangs = 0
+    runs = different = hangs = alone = 0
     while sum(kills.values()) < options.kills and time.monotonic() - began < 60 * options.minutes:
         world = options.processes[runs % len(options.processes)]
         config = replace(base, out=str(folder / f"run-{runs}"))
         while True:
+            started = time.time()
             members = start(config, world)
             mode = draw.choice(MODES)
             hit = attack(config, members, mode, draw)
             if not wait(members, options.patience):
-                hangs += 1
+                hangs += met(config, started)
+                alone += not met(config, started)
+                print(
+                    f"left after {mode!r} of {world}; exit codes {[each.exitcode for each in members]}",
+                    flush=True,
+                )
+                for member in members:
+                    if member.exitcode is None and member.pid:
+                        os.kill(member.pid, signal.SIGUSR2)
+                time.sleep(1)
                 for member in members:
                     member.kill()
                     member.join()
@@ -162,6 +181,7 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
         "runs": runs,
         "different": different,
         "hangs": hangs,
+        "waiting_for_a_dead_process_at_the_rendezvous": alone,
         "by_mode": dict(sorted(kills.items())),
         "minutes": round((time.monotonic() - began) / 60, 1),
     }

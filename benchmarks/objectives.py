@@ -2,8 +2,10 @@
 
     python benchmarks/objectives.py            # a CPU: about 2 minutes; --rows, --features to change
 
-Forward and backward. Those with a plain form in public code stand beside it (the references of the tests,
-which are that code's formulas). The last line is one JSON object of seconds.
+Forward and backward. The error is of value and gradient, the larger of both, relative to the same code in
+fp64; the tests show that code equal to slow fp64 references. Those with a plain form in public code stand
+beside it (the references of the tests, which are that code's formulas). The last line is one JSON object:
+seconds and errors by method.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ def alignment(made: al.Alignment) -> Function:
     made = made.to(device())
 
     def total(a: Tensor, b: Tensor) -> Tensor:
+        made.to(a.dtype)
         targets = None if made.momentum is None else (a.detach(), b.detach())
         return torch.stack(list(made(a, b, seed=0, targets=targets).values())).sum()
 
@@ -82,30 +85,51 @@ def embeddings(rows: int, features: int) -> tuple[Tensor, Tensor]:
     return drawn[0].clone().requires_grad_(), drawn[1].clone().requires_grad_()
 
 
+def error(make: Callable[[], Function], views: tuple[Tensor, Tensor]) -> float:
+    """Largest relative error of value and gradient, against the same code on fp64 copies of ``views``."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)  # predictors, queues and prototypes start alike
+        a, b = (x.detach().to(dtype).requires_grad_() for x in views)
+        value = make()(a, b)
+        slopes = torch.autograd.grad(value, (a, b))
+        found.append((value.detach().double().reshape(1), torch.cat(slopes).double()))
+    pairs = zip(*found, strict=True)
+    return max(float((low - high).norm() / high.norm()) for low, high in pairs)
+
+
+def peak(make: Callable[[], Function], rows: int, features: int) -> int:
+    """Peak bytes of one method; see measure.peak_of for the process this wants."""
+    function = make()
+    small = forward_backward(function, *embeddings(16, features))
+    return peak_bytes(forward_backward(function, *embeddings(rows, features)), warm_up=small)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--features", type=int, default=256)
-    parser.add_argument("--peak", metavar="METHOD", help="print one method's peak bytes")
+    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--peak", choices=tuple(methods(8)), help="print one method's peak bytes")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     shape = options.rows, options.features
     made = methods(options.features)
     if options.peak:
-        function = made[options.peak]()
-        small = forward_backward(function, *embeddings(16, options.features))
-        print(peak_bytes(forward_backward(function, *embeddings(*shape)), warm_up=small))
+        print(peak(made[options.peak], *shape))
         return
     views = embeddings(*shape)
+    errors = {name: error(make, views) for name, make in made.items()}
     steps = {name: forward_backward(make(), *views) for name, make in made.items()}
-    times = best_times(steps, repetitions=3)
+    times = best_times(steps, repetitions=3, budget=20)
+    where = ("--rows", str(shape[0]), "--features", str(shape[1]))
     lines = []
     for name, seconds in times.items():
-        where = ("--rows", str(shape[0]), "--features", str(shape[1]))
-        lines.append([name, f"{seconds:.4f}", f"{peak_of(__file__, name, *where) / 2**20:.1f}"])
-    print(table([f"{shape[0]} x {shape[1]}, two views", "s", "peak MiB"], lines))
-    print(json.dumps({name: round(seconds, 5) for name, seconds in times.items()}))
+        most = peak_of(__file__, name, *where) / 2**20
+        lines.append([name, f"{seconds:.4f}", f"{most:.1f}", f"{errors[name]:.1e}"])
+    print(table([f"{shape[0]} x {shape[1]}, two views", "s", "peak MiB", "fp32 error"], lines))
+    rounded = {name: {"seconds": round(times[name], 5), "error": errors[name]} for name in times}
+    print(json.dumps(rounded))
 
 
 if __name__ == "__main__":

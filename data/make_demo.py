@@ -87,7 +87,7 @@ def download(package: str, directory: Path) -> Path:
     if shutil.which("npm") is None:
         raise FileNotFoundError(f"npm is not on PATH: install Node.js, or put {path.name} into {directory}")
     directory.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", f"{name}@{version}", "--silent", "--pack-destination", str(directory)]
+    command = ["npm", "pack", f"{name}@{version}", "--loglevel=error", "--pack-destination", str(directory)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode or not path.exists():
         raise FileNotFoundError(f"`{' '.join(command)}` gave no {path.name}: {result.stderr.strip()[-500:]}")

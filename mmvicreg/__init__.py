@@ -34,6 +34,7 @@ _HOME = {
     "RasterModality": "mmvicreg.modalities.raster",
     "OptimizerConfig": "mmvicreg.options",
     "GuardConfig": "mmvicreg.options",
+    "StreamConfig": "mmvicreg.options",
     "ProbeConfig": "mmvicreg.options",
     "TrainConfig": "mmvicreg.config",
     "Run": "mmvicreg.runs",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvicreg import distributed
@@ -94,13 +95,15 @@ def _join(parts: list[tuple[Tensor, Tensor]], rows: int) -> Tensor:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over processes in place, in one collective a dtype; a missing gradient stays missing."""
+    """Average gradients over processes in place, in one collective a dtype; a missing gradient stays missing.
+
+    Those of parameters shared out over the processes are complete already."""
     world = distributed.world_size()
     if world == 1:
         return
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.grad is not None:
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
             by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for grads in by_dtype.values():
         whole = torch.cat([grad.reshape(-1) for grad in grads])

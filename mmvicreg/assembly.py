@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
@@ -19,10 +20,13 @@ from mmvicreg.accumulation import check_chunkable
 from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
+from mmvicreg.column_parallel import split_projectors, wrap_whole_parameters
 from mmvicreg.config import TrainConfig
+from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
 from mmvicreg.objective import Objective
@@ -50,6 +54,7 @@ class Training:
     config: TrainConfig
     batch_size: int
     accelerator: Accelerator
+    parts: tuple[Part, ...]
     index: Index
     plan: Plan
     readers: dict[str, Reader]
@@ -97,10 +102,7 @@ class Training:
 
     def continue_at(self, cursor: Cursor) -> None:
         """Place the plan where a checkpoint left off."""
-        old = self.plan
-        self.plan = Plan(
-            old.counts, seed=old.seed, global_batch=self.batch_size, order=old.order, start=cursor
-        )
+        self.plan = make_plan(self.parts, self.config, self.batch_size, cursor)
         self.step = cursor.step
 
     def rewrap(self) -> None:
@@ -115,6 +117,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
     if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
         raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
+    # Its settings are of the process: without this a second run in one process could not have another precision.
+    AcceleratorState._reset_state()
     options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         return Accelerator(
@@ -131,9 +135,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def assemble(
-    config: Config, objective: Callable[[Config], Objective], accelerator: Accelerator, index: Index
+    config: Config,
+    objective: Callable[[Config], Objective],
+    accelerator: Accelerator,
+    parts: tuple[Part, ...],
 ) -> Training:
     """Build model, objective, optimizer and plan. Raises ValueError, KeyError or FileNotFoundError."""
+    index = whole(parts)
     if config.batch_size != "auto":
         check_batch(config, index, config.batch_size)
     torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
@@ -155,15 +163,19 @@ def assemble(
         _compile(model)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
+    elif config.parallel == "columns":
+        for each in (model, *(kept.model for kept in (average, momentum) if kept is not None)):
+            split_projectors(each, accelerator.device)
     groups = parameter_groups(
         model, inner.objective, config.optimizer, later=frozenset(config.optimizer.unfreeze_at)
     )
     optimizer = accelerator.prepare_optimizer(make_optimizer(groups, config.optimizer))
-    plan = Plan(index.counts, seed=config.seed, global_batch=batch_size, order=config.order)
+    plan = make_plan(parts, config, batch_size)
     return Training(
         config=config,
         batch_size=batch_size,
         accelerator=accelerator,
+        parts=parts,
         index=index,
         plan=plan,
         readers=readers,
@@ -220,6 +232,8 @@ def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Modu
     with warnings.catch_warnings():
         # torch renames the argument that accelerate passes on.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        if config.parallel == "columns" and accelerator.num_processes > 1:
+            return wrap_whole_parameters(inner, accelerator.device)
         wrapped: nn.Module = accelerator.prepare_model(inner)
     return wrapped
 

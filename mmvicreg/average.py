@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmvicreg.model import Branch, Model
 
@@ -31,13 +32,13 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Follow ``model`` by one step."""
-        ours: list[Tensor] = []
-        theirs: list[Tensor] = []
+        pairs: dict[bool, tuple[list[Tensor], list[Tensor]]] = {}
         for mine, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            if mine is not new:
+            if mine is not new:  # one call takes whole tensors or shared ones, not both
+                ours, theirs = pairs.setdefault(isinstance(mine, DTensor), ([], []))
                 ours.append(mine)
                 theirs.append(new)
-        if ours:
+        for ours, theirs in pairs.values():
             torch._foreach_lerp_(ours, theirs, 1 - self.momentum)
         for kept, current in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(current)

@@ -15,6 +15,12 @@ TOOLS: dict[str, tuple[str, str, str, str]] = {
         "evaluate",
         "score a run or a published model on shards",
     ),
+    "compare": (
+        "mmvicreg.compare",
+        "CompareConfig",
+        "compare",
+        "what differs between runs: settings, scores, curves",
+    ),
     "classify": (
         "mmvicreg.tools",
         "ClassifyConfig",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmvicreg.modality import modalities_of
-from mmvicreg.options import GuardConfig, OptimizerConfig, ProbeConfig
+from mmvicreg.options import GuardConfig, OptimizerConfig, ProbeConfig, StreamConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
@@ -43,14 +43,17 @@ class TrainConfig:
     """gradient checkpointing: forget activations inside blocks of the encoders and compute them again"""
     compile: bool = False
     """torch.compile the encoders"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """several processes: a copy of the weights on each, or a share of them (FSDP2)"""
+    parallel: Literal["ddp", "fsdp", "columns"] = "ddp"
+    """several processes: a copy of the weights on each, a share of them (FSDP2), or a copy but for the last layers
+    of the projectors, of whose outputs each process owns a share"""
     ema: float = 0.0
     """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
     order: Literal["lanes", "global"] = "lanes"
     """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of everything"""
     threads: int = 2
     """threads that read and decode, per process"""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """mixtures, exclusions, remote shards, bad samples"""
     log_every: int = 10
     """steps between lines of the log"""
     checkpoint_every: int = 1000
@@ -83,7 +86,8 @@ class TrainConfig:
 
 RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
-    "probe trackers peak_tflops guard.stall_warning guard.stall_stop guard.compare_every".split()
+    "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
+    "guard.stall_warning guard.stall_stop guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither data nor mathematics."""
 
@@ -158,10 +162,11 @@ def import_recipe(path: str | Path) -> types.ModuleType:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"recipe {str(path)!r}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"recipe_{file.stem}"  # not the file's own name: that may be a module of this process
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses look their own module up
+    sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module
 

@@ -40,7 +40,7 @@ def snapshot(training: Training, *, score: float | None, seconds: float) -> chec
 def save(training: Training, *, score: float | None, started: float) -> None:
     """Begin to write a checkpoint of the current step; every process calls this. ``started``: monotonic time."""
     # Processes that share the weights all take part in the copy; otherwise the main one has it all.
-    if training.keeper is None and training.config.parallel != "fsdp":
+    if training.keeper is None and training.config.parallel == "ddp":
         return
     taken = snapshot(training, score=score, seconds=training.seconds + time.monotonic() - started)
     if training.keeper is not None:

@@ -116,6 +116,20 @@ def from_feature_shards(x_Nd: Tensor, counts: tuple[int, ...], features: int) ->
     return torch.cat([part.view(counts[own], width) for part, width in zip(parts, widths, strict=True)], 1)
 
 
+def scatter_sum(x_N: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Rows (N, ...) on every process -> own rows (n, ...) of their sum over processes. No gradient.
+
+    One all-to-all and a sum here, in fp32 or better: a reduce-scatter of as many bytes, for unequal rows.
+    """
+    if world_size() == 1:
+        return x_N
+    own, rest = counts[rank()], x_N.shape[1:]
+    received = x_N.new_empty((world_size() * own, *rest))
+    dist.all_to_all_single(received, x_N.contiguous(), [own] * world_size(), list(counts))
+    wide = torch.float64 if x_N.dtype == torch.float64 else torch.float32
+    return received.view(world_size(), own, *rest).sum(0, dtype=wide).to(x_N.dtype)
+
+
 def feature_widths(features: int) -> list[int]:
     """How many of ``features`` each process owns: as equal as they go."""
     size = world_size()

@@ -55,7 +55,7 @@ class SyncBatchNorm(_BatchNorm):
     def _normalize_globally(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        x32 = x.float()
+        x32 = x if x.dtype == torch.float64 else x.float()
         share = 0.0 if self.placeholder else 1.0
         local = share * torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
         total = distributed.all_reduce_sum(local)

@@ -27,14 +27,15 @@ def parameter_groups(
     ``config.no_decay`` matches have no decay. Parameters that need no gradient are left out, except those of
     encoders in ``later``, which are freed during the run.
     """
-    found: dict[tuple[str, float, bool], list[tuple[str, nn.Parameter]]] = {}
+    found: dict[tuple[str, float, bool, bool], list[tuple[str, nn.Parameter]]] = {}
     for branch, name, parameter, share in _owned(model, objective, config.layer_decay):
         waits = branch in later and name.startswith(f"model.branches.{branch}.encoder.")
         if not (parameter.requires_grad or waits):
             continue
         decays = parameter.ndim > 1 and not any(re.search(each, name) for each in config.no_decay)
         peak = _learning_rate(model, branch, config) * share
-        found.setdefault((branch, peak, decays), []).append((name, parameter))
+        shared = isinstance(parameter, DTensor)  # fused kernels take whole tensors or shared ones, not both
+        found.setdefault((branch, peak, decays, shared), []).append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in members],
@@ -45,7 +46,7 @@ def parameter_groups(
             "weight_decay": config.weight_decay if decays else 0.0,
             "adapt": decays,
         }
-        for (branch, peak, decays), members in found.items()
+        for (branch, peak, decays, _), members in found.items()
     ]
 
 
@@ -145,8 +146,17 @@ def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _norm(grads: list[Tensor]) -> Tensor:
-    norm = torch.nn.utils.get_total_norm(grads)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).float()
+    norms = [torch.nn.utils.get_total_norm(each) for each in _by_kind(grads)]
+    whole = [(norm.full_tensor() if isinstance(norm, DTensor) else norm).float() for norm in norms]
+    return whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+
+
+def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Whole tensors and those shared out over the processes apart; the one or two lists that are not empty."""
+    kinds: dict[bool, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(isinstance(tensor, DTensor), []).append(tensor)
+    return list(kinds.values())
 
 
 def total_norm(norms: dict[str, Tensor]) -> Tensor:
@@ -160,4 +170,5 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, largest: floa
     if not largest or math.isinf(largest):
         return
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    torch.nn.utils.clip_grads_with_norm_(trained, largest, norm)
+    for each in _by_kind(trained):
+        torch.nn.utils.clip_grads_with_norm_(each, largest, norm)

@@ -38,6 +38,28 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class StreamConfig:
+    """How samples are read, and what is done about bad ones."""
+
+    exclude: str = ""
+    """list of samples to leave out, as 'mmvicreg check --quarantine' writes it"""
+    weights: tuple[float, ...] = ()
+    """mix several data sets (separated by :: in train), each with its share of the samples; empty for no mixture"""
+    workers: int = 0
+    """processes that read, for readers that hold the interpreter's lock; 0 for threads"""
+    substitutes: int = 0
+    """following samples that may stand in for a rejected one; 0 masks its view"""
+    max_rejected: float = 0.01
+    """share of rejected samples above which the run stops and names the worst shards"""
+    patience: float = 60.0
+    """seconds of waiting for data after which the log says for what"""
+    spool: str = ""
+    """folder for copies of remote shards; empty for the user's cache"""
+    spool_gigabytes: float = 100.0
+    """what that folder may hold"""
+
+
+@dataclass(frozen=True)
 class GuardConfig:
     """What is watched while training, and what is done about it."""
 

@@ -42,6 +42,10 @@ def check(config: TrainConfig, processes: int) -> None:
         raise ValueError(
             "parallel fsdp goes without chunk, ema and unfreeze_at; choose ddp, or leave them out"
         )
+    if config.parallel == "columns" and config.precision == "fp16":
+        raise ValueError(
+            "parallel columns goes without fp16's scaled gradients; choose precision bf16, or ddp"
+        )
 
 
 def modalities_in_use(config: TrainConfig) -> dict[str, Modality]:

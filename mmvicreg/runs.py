@@ -134,9 +134,14 @@ def open_run(config: TrainConfig) -> Path:
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {"config": to_json(config), "views": config.views()})
+    write_config(config)
     write_json(folder / "environment.json", environment())
     return folder
+
+
+def write_config(config: TrainConfig) -> None:
+    """config.json of the run directory."""
+    write_json(Path(config.out) / CONFIG, {"config": to_json(config), "views": config.views()})
 
 
 def _refuse_other(folder: Path, config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from mmvicreg.assembly import Config, Training, assemble, make_accelerator, reso
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
+from mmvicreg.feed import open_parts, spool_of, write_summary
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
 from mmvicreg.journal import flat
 from mmvicreg.numbers import StepNumbers, log_line
@@ -22,11 +23,10 @@ from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run
+from mmvicreg.runs import Run, load, open_run, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
-from mmvicreg.shards import open_index
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
-from mmvicreg.stream import Batch, Stream, stream
+from mmvicreg.stream import Batch, Budget, Stream, stream
 from mmvicreg.watch import Clock, Watchdog, flops_per_sample, peak_flops
 
 
@@ -43,19 +43,19 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     accelerator = make_accelerator(config)
     check(config, accelerator.num_processes)
     with accelerator.main_process_first():
-        index = open_index(config.train)
+        parts = open_parts(config)
     if accelerator.is_main_process:
         open_run(config)
     accelerator.wait_for_everyone()
-    training = assemble(config, objective, accelerator, index)
+    training = assemble(config, objective, accelerator, parts)
     if config.batch_size == "auto":
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
-            open_run(training.config)
+            write_config(training.config)
     resume(training)
     _begin_trackers(training)
     try:
-        _Loop(training).run()
+        Loop(training).run()
         if training.keeper is not None:
             training.keeper.close()
     finally:
@@ -74,7 +74,7 @@ def _begin_trackers(training: Training) -> None:
         training.accelerator.init_trackers(training.folder.name, config=plain)
 
 
-class _Loop:
+class Loop:
     """Steps until the end. One method a stage: data, step, guards, and what is written."""
 
     def __init__(self, training: Training) -> None:
@@ -125,11 +125,12 @@ class _Loop:
             for batch in self._timed(batches):
                 if freeze_until(model, unfreeze_at, training.step):
                     training.rewrap()
-                numbers, verdict = self._step(batch)
+                numbers, verdict = self.step(batch)
                 reason = self._look_and_write(numbers, verdict)
                 if reason:
                     self._roll_back(reason)
                     return
+            write_summary(training.folder, training.plan, training.step, batches.counts)
         finally:
             batches.close()
 
@@ -145,6 +146,11 @@ class _Loop:
             world=accelerator.num_processes,
             threads=self.config.threads,
             ledger=str(training.folder),
+            workers=self.config.stream.workers,
+            substitutes=self.config.stream.substitutes,
+            budget=Budget(share=self.config.stream.max_rejected),
+            patience=self.config.stream.patience,
+            spool=spool_of(self.config),
             pin=accelerator.device.type == "cuda",
         )
 
@@ -159,7 +165,7 @@ class _Loop:
             self.watchdog.beat(f"computing step {self.training.step}")
             yield batch
 
-    def _step(self, batch: Batch) -> tuple[StepNumbers, Verdict]:
+    def step(self, batch: Batch) -> tuple[StepNumbers, Verdict]:
         """Forward, backward, what all processes agree on, weights."""
         training, optimizer = self.training, self.training.optimizer
         guard = self.config.guard
@@ -227,9 +233,9 @@ class _Loop:
                     reseed=lambda part: seed_random_state(config.seed, step, rank=rank, part=part),
                     backward=accelerator.backward,
                 )
-        elif config.parallel == "fsdp":
+        elif config.parallel != "ddp":
             with accelerator.autocast():
-                output = inner(inputs, batch.present, seed, targets)
+                output = training.module(inputs, batch.present, seed, targets)
             accelerator.backward(output.terms.total)
         else:
             output = training.module(inputs, batch.present, seed, targets)

@@ -46,6 +46,7 @@ class Workers:
 
     def __init__(self, setup: WorkerSetup, count: int) -> None:
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mmvicreg.workers"])  # torch is imported once, not by every worker
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(setup,))
 
     def __call__(self, places: Sequence[Place]) -> list[Row]:

@@ -10,8 +10,6 @@ from functools import cache
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
-from webdataset import TarWriter
 
 from mmvicreg import BadSample, Item, Reader, Sample
 from mmvicreg.pixels import decode, random_box, resize_crop
@@ -19,6 +17,8 @@ from mmvicreg.pixels import decode, random_box, resize_crop
 
 @cache
 def photographs() -> tuple[Image.Image, ...]:
+    from sklearn.datasets import load_sample_images  # here: worker processes import this file for its readers
+
     return tuple(Image.fromarray(a) for a in load_sample_images().images)
 
 
@@ -37,6 +37,8 @@ def encoded(number: int, *, format: str = "JPEG", width: int = 60, height: int =
 
 def write_shards(folder: str | os.PathLike[str], counts: list[int], *, prefix: str = "train") -> list[str]:
     """Shards of ``counts`` samples with members jpg and txt; keys count up over the shards."""
+    from webdataset import TarWriter
+
     paths, number = [], 0
     for shard, count in enumerate(counts):
         paths.append(os.path.join(folder, f"{prefix}-{shard:06d}.tar"))

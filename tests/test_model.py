@@ -47,11 +47,11 @@ def test_batch_normalisation_over_processes_equals_one_process() -> None:
     (y * loss_weights()).sum().backward()
     found = pool(3).run(on_one_rank)
     assert x.grad is not None
-    torch.testing.assert_close(torch.cat([each["y"] for each in found]), y.detach(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.cat([each["grad"] for each in found]), x.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat([each["y"] for each in found]), y.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.cat([each["grad"] for each in found]), x.grad, rtol=1e-9, atol=1e-9)
     for each in found:
-        torch.testing.assert_close(each["mean"], plain.running_mean, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(each["var"], plain.running_var, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(each["mean"], plain.running_mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(each["var"], plain.running_var, rtol=1e-9, atol=1e-9)
 
 
 def test_one_row_is_normalised_to_the_bias() -> None:

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +112,22 @@ def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
     assert events[-1]["kind"] == "preemption" and number.name in events[-1]["message"]
     mm.run(config, toy.objective)
     assert_same(whole, tmp_path / "run")
+
+
+def test_a_process_that_was_killed_ends_the_same(shards: str, whole: Path, tmp_path: Path) -> None:
+    """kill -9 of the recipe's own process, between two checkpoints and while one may be being written."""
+    out = tmp_path / "run"
+    command = [sys.executable, toy.__file__, "--train", shards, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while time.monotonic() < end and process.poll() is None:
+        if (out / "log.jsonl").is_file() and (out / "log.jsonl").read_bytes().count(b"\n") >= 6:
+            break
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    mm.run(toy.Config(train=shards, out=str(out)), toy.objective)
+    assert_same(whole, out)
 
 
 def test_a_finished_run_that_is_started_again_does_nothing(shards: str, whole: Path, tmp_path: Path) -> None:

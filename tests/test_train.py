@@ -114,17 +114,6 @@ def test_a_step_in_chunks_is_the_step_of_the_whole_batch(shards: str, tmp_path: 
         assert right["gradient_norms"] == pytest.approx(left["gradient_norms"], rel=1e-4)
 
 
-def test_chunks_with_dropout_drop_the_same_in_both_passes(shards: str, tmp_path: Path) -> None:
-    """With one chunk a view the masks of the cached and the differentiated pass must agree: the loss falls."""
-    parts = [toy.Numbers(f"{name}.npy", dropout=0.3, norm="layer") for name in "ab"]
-    config = toy.Config(
-        train=shards, out=str(tmp_path / "run"), a=parts[0], b=parts[1], goal="vicreg", chunk=5, epochs=6.0
-    )
-    mm.run(config, toy.objective)
-    totals = [line["total"] for line in read_log(tmp_path / "run")]
-    assert totals[-1] < 0.9 * totals[0]
-
-
 def test_momentum_branches_give_the_targets_and_are_continued(shards: str, tmp_path: Path) -> None:
     seen: list[bool] = []
 

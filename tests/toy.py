@@ -113,7 +113,7 @@ class Config(mm.TrainConfig):
     log_every: int = 1
     checkpoint_every: int = 5
     guard: mm.GuardConfig = mm.GuardConfig(every=5)
-    goal: Literal["vicreg", "sigreg", "infonce", "momentum", "slow"] = "sigreg"
+    goal: Literal["vicreg", "sigreg", "infonce"] = "sigreg"
 
 
 def objective(config: Config) -> mm.Objective:

@@ -1,0 +1,254 @@
+"""Claim: a training step of ours is at least as fast as open_clip's own, for the same two towers and batch.
+
+    python benchmarks/step.py                                     # small towers, on a CPU
+    python benchmarks/step.py --model ViT-B-32 --batch-size 1024 --precision bf16      # on a GPU
+    python benchmarks/step.py --model RN50 --batch-size 1024 --precision bf16
+
+open_clip's side is its training loop (open_clip_train.train.train_one_epoch: autocast, InfoNCE, backward, AdamW,
+clamp), ours the loop's step (random state, forward, objective, backward, norms, guards, AdamW), on the same
+batches, made beforehand. Sides take turns; the best round of each counts: CPU time of the process on a CPU (other
+users of the machine do not count), wall time on a GPU. Ours has no projector, so the towers are the same; pixels
+arrive as uint8 and are normalised inside our step. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+
+MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
+"""OpenAI's normalisation of pixels, rounded; the same on both sides."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    model: str = "small"
+    """small (4 layers of width 256, 64 pixels, 32 tokens), or a model of open_clip"""
+    batch_size: int = 256
+    steps: int = 2
+    """steps of a round"""
+    rounds: int = 5
+    minutes: float = 3.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+def towers(name: str) -> Any:
+    """An open_clip model with separate towers, random weights."""
+    import open_clip
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+
+    if name != "small":
+        return open_clip.create_model(name, force_custom_text=True, output_dict=True)
+    vision = CLIPVisionCfg(layers=4, width=256, head_width=64, patch_size=16, image_size=64)
+    text = CLIPTextCfg(context_length=32, vocab_size=49408, width=256, heads=4, layers=4)
+    return CustomTextCLIP(256, vision, text, output_dict=True)
+
+
+def open_clip_side(clip: Any, batches: list[Any], options: Options, device: Any) -> Callable[[], None]:
+    """One call: ``steps`` steps of open_clip's training loop."""
+    import torch
+    from open_clip import ClipLoss
+    from open_clip_train.train import train_one_epoch
+
+    model = copy.deepcopy(clip).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.98), weight_decay=0.2)
+    side = model.visual.image_size[0]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    prepared = [((image.float() / 255 - mean) / std, text) for image, text in batches]
+    assert prepared[0][0].shape[-1] == side
+
+    class Loader:
+        """Batches, and what the loop asks of a loader."""
+
+        num_batches = len(prepared)
+        num_samples = len(prepared) * options.batch_size
+
+        def __iter__(self) -> Any:
+            return iter(prepared)
+
+    data = {"train": Namespace(set_epoch=lambda epoch: None, dataloader=Loader())}
+    args = Namespace(
+        device=str(device),
+        precision="fp32" if options.precision == "fp32" else "amp_bf16",
+        distill=False,
+        accum_freq=1,
+        skip_scheduler=True,
+        grad_clip_norm=None,
+        horovod=False,
+        rank=0,
+        local_rank=0,
+        world_size=1,
+        distributed=False,
+        log_local=False,
+        log_every_n_steps=10**9,
+        batch_size=options.batch_size,
+        wandb=False,
+    )
+    loss = ClipLoss()
+    return lambda: train_one_epoch(model, data, loss, 0, optimizer, None, None, None, args)
+
+
+def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal: Any) -> Callable[[], None]:
+    """One call: the same number of steps of ours."""
+    import numpy as np
+    import torch
+
+    from mmvicreg import Branch, Model, Plan, TrainConfig
+    from mmvicreg.assembly import Training, make_accelerator
+    from mmvicreg.guards import Alarms, BufferCopies
+    from mmvicreg.modalities.image_reader import PixelNormalization
+    from mmvicreg.model import projector
+    from mmvicreg.optim import make_optimizer, parameter_groups
+    from mmvicreg.step import Step
+    from mmvicreg.stream import Batch
+    from mmvicreg.train import Loop
+
+    parts = copy.deepcopy(clip)
+    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(
+        memory_format=torch.channels_last
+    )
+    branches = {"image": Branch(visual, projector(1, ())), "text": Branch(parts.text, projector(1, ()))}
+    inner = Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset()).to(device)
+    config = TrainConfig(
+        batch_size=options.batch_size, precision=options.precision, cpu=device.type == "cpu", out="."
+    )
+    accelerator = make_accelerator(config)
+    groups = parameter_groups(inner.model, goal, config.optimizer)
+    plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
+    fields: Any = {name: None for name in ("index", "average", "momentum", "probe", "journal", "keeper")}
+    training = Training(
+        config=config,
+        batch_size=options.batch_size,
+        accelerator=accelerator,
+        plan=plan,
+        readers={},
+        inner=inner,
+        module=accelerator.prepare_model(inner),
+        optimizer=accelerator.prepare_optimizer(make_optimizer(groups, config.optimizer)),
+        alarms=Alarms(config.guard),
+        buffers=BufferCopies(inner),
+        total_samples=10**9,
+        warmup_samples=10**6,
+        **fields,
+    )
+    loop = Loop(training)
+    rows = torch.ones(options.batch_size, dtype=torch.bool)
+    ready = [
+        Batch(
+            0,
+            0,
+            ("",) * options.batch_size,
+            rows.long(),
+            {"image": image, "text": text},
+            dict.fromkeys(("image", "text"), rows),
+        )
+        for image, text in batches
+    ]
+
+    def steps() -> None:
+        for batch in ready:
+            loop.step(batch)
+
+    return steps
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Best round of every side, and the ratios."""
+    import torch
+
+    import mmvicreg as mm
+
+    logging.getLogger().setLevel(logging.WARNING)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip = towers(options.model)
+    side, length = clip.visual.image_size[0], clip.text.context_length
+    shape = (options.batch_size, 3, side, side)
+    batches = [
+        (
+            torch.randint(0, 256, shape, dtype=torch.uint8),
+            torch.randint(1, 49000, (options.batch_size, length)),
+        )
+        for _ in range(options.steps)
+    ]
+    regularizers = {
+        "vicreg": mm.VarianceCovariance(),
+        "visreg": mm.VISReg(),
+        "sigreg": mm.SIGReg(),
+    }
+    sides = {"open_clip": open_clip_side(clip, batches, options, device)}
+    for name, each in regularizers.items():
+        goal = mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
+        sides[name] = our_side(clip, batches, options, device, goal)
+    sides["infonce"] = our_side(clip, batches, options, device, mm.Objective(mm.InfoNCE(), {}))
+    nothing = mm.Objective(mm.Invariance(weight=25.0), {})
+    sides["invariance alone"] = our_side(clip, batches, options, device, nothing)
+    best, memory = _rounds(sides, options, device)
+    ratios = {f"samples_per_second_ratio_{name}": round(best["open_clip"] / best[name], 3) for name in sides}
+    rest = {
+        f"objective_share_{name}": round(1 - best["invariance alone"] / best[name], 3)
+        for name in regularizers
+    }
+    if memory:
+        rest |= {
+            f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in regularizers
+        }
+    seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
+    what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    about = {"model": options.model, "batch_size": options.batch_size, "device": what}
+    del ratios["samples_per_second_ratio_open_clip"], ratios["samples_per_second_ratio_invariance alone"]
+    return {
+        **about,
+        "threads": torch.get_num_threads(),
+        "precision": options.precision,
+        **ratios,
+        **rest,
+        **seconds,
+    }
+
+
+def _rounds(
+    sides: dict[str, Callable[[], None]], options: Options, device: Any
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Best seconds of a round, and on a GPU the peak bytes, of each side."""
+    import torch
+
+    best: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    end = time.monotonic() + 60 * options.minutes
+    for number in range(options.rounds + 1):
+        for name, steps in sides.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                torch.cuda.synchronize()
+            clock = time.perf_counter if device.type == "cuda" else time.process_time
+            before = clock()
+            steps()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+                memory[name] = torch.cuda.max_memory_allocated()
+            if number:  # the first round warms up
+                best[name] = min(best.get(name, float("inf")), clock() - before)
+        print(f"round {number}: { ({name: round(value, 3) for name, value in best.items()}) }", flush=True)
+        if time.monotonic() > end and number:
+            break
+    return best, memory
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(tyro.cli(Options))))

@@ -1,0 +1,74 @@
+"""What a run reads: its data sets as one index, the order over them, and what became of every sample."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmvicreg import distributed
+from mmvicreg.config import TrainConfig
+from mmvicreg.ledger import Counts, coverage, total
+from mmvicreg.mixture import Mixture, Part, join
+from mmvicreg.plan import Cursor, Plan
+from mmvicreg.runs import write_json
+from mmvicreg.shards import Index, open_index
+from mmvicreg.spool import Spool
+
+SUMMARY = "data.json"
+
+
+def spool_of(config: TrainConfig) -> Spool:
+    """Where remote shards are kept on this machine."""
+    limit = int(config.stream.spool_gigabytes * 1e9)
+    return Spool(config.stream.spool, limit=limit) if config.stream.spool else Spool(limit=limit)
+
+
+def open_parts(config: TrainConfig) -> tuple[Part, ...]:
+    """The data sets of ``train``: one, or with ``stream.weights`` one a weight, separated by ``::``.
+
+    Raises ValueError where their numbers differ, and what :func:`mmvicreg.shards.open_index` raises.
+    """
+    weights = config.stream.weights or (1.0,)
+    patterns = config.train.split("::") if config.stream.weights else [config.train]
+    if len(patterns) != len(weights):
+        raise ValueError(
+            f"stream.weights has {len(weights)} numbers, train names {len(patterns)} data sets ({config.train!r}); "
+            "separate data sets with '::' and give each a weight"
+        )
+    options: dict[str, Any] = {"exclude": config.stream.exclude or None, "spool": spool_of(config)}
+    return tuple(
+        Part(open_index(pattern, **options), weight)
+        for pattern, weight in zip(patterns, weights, strict=True)
+    )
+
+
+def whole(parts: tuple[Part, ...]) -> Index:
+    """One index over all data sets."""
+    return parts[0].index if len(parts) == 1 else join(parts)
+
+
+def make_plan(
+    parts: tuple[Part, ...], config: TrainConfig, batch_size: int, start: Cursor | None = None
+) -> Plan:
+    """The order of the run, from ``start`` on."""
+    begin = Cursor() if start is None else start
+    if len(parts) > 1:
+        return Mixture(parts, seed=config.seed, global_batch=batch_size, order=config.order, start=begin)
+    counts = parts[0].index.counts
+    return Plan(counts, seed=config.seed, global_batch=batch_size, order=config.order, start=begin)
+
+
+def write_summary(folder: Path, plan: Plan, step: int, counts: Counts) -> None:
+    """``data.json``: samples seen, unique and never seen, and what this process group recovered and rejected.
+
+    Every process calls it; one writes. The ledger beside it names every sample.
+    """
+    both = total(distributed.gather_objects(counts))
+    if distributed.rank() == 0:
+        found = coverage(plan, step)
+        duplicate = found.seen - found.unique
+        write_json(
+            folder / SUMMARY,
+            {**asdict(found), "duplicate": duplicate, "since_the_last_start": both.state()},
+        )

@@ -1,0 +1,57 @@
+"""What a run reads can be mixed, cut and accounted for, from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toy
+
+import mmvicreg as mm
+from mmvicreg.check import CheckConfig, check, exclusions
+from mmvicreg.feed import make_plan, open_parts, whole
+
+
+def config(tmp_path: Path, train: str, **stream: object) -> toy.Config:
+    return toy.Config(train=train, out=str(tmp_path / "run"), stream=mm.StreamConfig(**stream))  # type: ignore[arg-type]
+
+
+def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data")
+    run = mm.run(config(tmp_path, train), toy.objective)
+    found = json.loads((run.folder / "data.json").read_text())
+    samples = len(mm.open_index(train))
+    assert found["seen"] == run.step * 16
+    assert found["unique"] == samples and found["never_seen"] == 0
+    assert found["duplicate"] == found["seen"] - samples
+    assert found["since_the_last_start"]["rejected"] == {}
+
+
+def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:
+    first, second = (toy.write_shards(tmp_path / name) for name in ("first", "second"))
+    mixed = config(tmp_path, f"{first}::{second}", weights=(3.0, 1.0))
+    parts = open_parts(mixed)
+    plan = make_plan(parts, mixed, 16)
+    split = len(parts[0].index.shards)
+    shards = [place for step in range(625) for place in plan.locate(step, range(16)).shard]
+    assert sum(shard < split for shard in shards) == 7_500  # exact in every 10,000
+    assert len(whole(parts)) == 2 * len(parts[0].index)
+    assert mm.run(mixed, toy.objective).step > 0
+
+
+def test_weights_and_data_sets_must_be_as_many(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data")
+    with pytest.raises(ValueError, match="2 numbers.*1 data sets"):
+        mm.run(config(tmp_path, train, weights=(3.0, 1.0)), toy.objective)
+
+
+def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data")
+    listed = exclusions(check(CheckConfig(train)))
+    path = tmp_path / "exclude.json"
+    path.write_text(json.dumps(listed))
+    mm.run(config(tmp_path, train), toy.objective)
+    with pytest.raises(ValueError, match="stream.exclude"):
+        mm.run(replace(config(tmp_path, train), stream=mm.StreamConfig(exclude=str(path))), toy.objective)

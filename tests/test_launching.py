@@ -1,0 +1,69 @@
+"""The launchers of docs/launching.md, as separate processes on loopback: each gives the run of one process."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+from test_train_processes import assert_close, plain
+
+import mmvicreg as mm
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> str:
+    """A port nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def launch(*commands: list[str]) -> None:
+    """Start every command at once, as machines would, and wait for all."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, output in zip(started, outputs, strict=True):
+        assert process.returncode == 0, output[-3000:]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, beside its shards."""
+    folder = tmp_path_factory.mktemp("one")
+    mm.run(plain(toy.write_shards(folder / "data"), folder / "run"), toy.objective)
+    return folder
+
+
+def recipe(one: Path, out: Path) -> list[str]:
+    """The recipe and its options."""
+    options = ["--train", str(one / "data/train-*.tar"), "--out", str(out)]
+    return [toy.__file__, *options, "--a.dropout", "0.0", "--b.dropout", "0.0"]
+
+
+def test_two_machines_of_torchrun(one: Path, tmp_path: Path) -> None:
+    port = free_port()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", port]
+    launch(*[[*torchrun, "--node-rank", rank, *recipe(one, tmp_path / "run")] for rank in "01"])
+    assert_close(one / "run", tmp_path / "run")
+
+
+def test_two_processes_of_accelerate(one: Path, tmp_path: Path) -> None:
+    accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+    accelerate += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", free_port()]
+    launch([*accelerate, "--mixed_precision", "no", "--dynamo_backend", "no", *recipe(one, tmp_path / "run")])
+    assert_close(one / "run", tmp_path / "run")

@@ -1,7 +1,18 @@
 """Image, French text, French speech and sometimes a sound effect: four branches, one of them mostly missing.
 
-python data/make_speech.py
-python recipes/speech.py
+    python data/make_speech.py --out data/speech
+    python recipes/speech.py
+
+The environment: pip install -e ".[demo,audio]". Trained on 530 samples, 80 with an effect, in about four minutes of
+CPU time and 1.6 GB. R@1 in percent on 138 samples of concepts never trained on (95% interval over queries; chance),
+20 epochs, one seed:
+
+    speech -> text   10.1 (5.1 to 15.2; 0.83)    text -> speech    3.3 (0.8 to  6.6; 0.83)
+    image  -> text    5.1 (1.4 to  9.4; 0.83)    text -> image    10.7 (5.8 to 16.5; 0.83)
+    speech -> image   2.2 (0.0 to  5.1; 0.72)    image -> speech   2.2 (0.0 to  5.1; 0.72)
+
+Between speech and image that is three of 138, three times chance, and the interval includes chance. The effect, in 25
+of the 138, is at chance in every direction.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def open_clip_epoch(shards: list[str], images: int) -> Callable[[], int]:
 def our_epoch(shards: list[str], images: int) -> Callable[[], int]:
     """The same crops and token ids through this project's stream, one thread."""
     from mmvicreg import ImageModality, Plan, TextModality, open_index
-    from mmvicreg.stream import stream
+    from mmvicreg.stream import Stream
 
     index = open_index(shards)
     plan = Plan(index.counts, seed=0, global_batch=BATCH)
@@ -54,7 +54,7 @@ def our_epoch(shards: list[str], images: int) -> Callable[[], int]:
         nonlocal step
         first, step = step, step + images // BATCH
         return sum(
-            len(b.keys) for b in stream(index, plan, readers=readers, start=first, stop=step, threads=1)
+            len(b.keys) for b in Stream(index, plan, readers=readers, start=first, stop=step, threads=1)
         )
 
     return epoch

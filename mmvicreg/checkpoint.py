@@ -34,10 +34,6 @@ WEIGHTS, OPTIMIZER, AVERAGE, MOMENTUM, SCALER = (
 SEPARATOR = " "
 
 
-class DamagedCheckpoint(ValueError):
-    """A checkpoint's files are not what was written."""
-
-
 @dataclass(frozen=True)
 class Position:
     """Where a run stands."""

@@ -86,7 +86,16 @@ class _Pending:
 
 
 class Stream(Iterator[Batch]):
-    """The iterator that ``stream`` returns; ``counts`` says what this rank has handed over so far."""
+    """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank; ``counts``: what it handed over.
+
+    ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
+    masked). ``ledger``: folder for the ledger. ``patience``: seconds after which a wait is explained in the
+    log. ``pin``: page-locked buffers, for copies that overlap compute. ``workers``: processes that read the
+    rows instead of threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
+
+    Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
+    that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
+    """
 
     def __init__(
         self,
@@ -241,55 +250,6 @@ class Stream(Iterator[Batch]):
                 f"{self.budget.share:.2%}. By reason: {counts.rejected}. Worst shards: {worst}. "
                 "Run `mmvicreg check --quarantine`, or raise the budget"
             )
-
-
-def stream(
-    index: Index,
-    plan: Plan,
-    *,
-    readers: Mapping[str, Reader],
-    start: int = 0,
-    stop: int | None = None,
-    rank: int = 0,
-    world: int = 1,
-    threads: int | None = None,
-    prefetch: int = 2,
-    substitutes: int = 0,
-    ledger: str | None = None,
-    budget: Budget = Budget(),
-    patience: float = 60.0,
-    pin: bool = False,
-    workers: int = 0,
-    spool: Spool = Spool(),  # noqa: B008  frozen
-) -> Stream:
-    """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank.
-
-    ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
-    masked). ``ledger``: folder for the ledger. ``patience``: seconds after which a wait is explained in the
-    log. ``pin``: page-locked buffers, for copies that overlap compute. ``workers``: processes that read the
-    rows instead of threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
-
-    Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
-    that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
-    """
-    return Stream(
-        index,
-        plan,
-        readers=readers,
-        start=start,
-        stop=stop,
-        rank=rank,
-        world=world,
-        threads=threads,
-        prefetch=prefetch,
-        substitutes=substitutes,
-        ledger=ledger,
-        budget=budget,
-        patience=patience,
-        pin=pin,
-        workers=workers,
-        spool=spool,
-    )
 
 
 def _check(index: Index, plan: Plan, *, rank: int, world: int) -> None:

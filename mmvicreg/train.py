@@ -26,7 +26,7 @@ from mmvicreg.readiness import check, modalities_in_use
 from mmvicreg.runs import Run, load, open_run, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
-from mmvicreg.stream import Batch, Budget, Stream, stream
+from mmvicreg.stream import Batch, Budget, Stream
 from mmvicreg.watch import Clock, Watchdog, flops_per_sample, peak_flops
 
 
@@ -136,7 +136,7 @@ class Loop:
 
     def _stream(self) -> Stream:
         training, accelerator = self.training, self.training.accelerator
-        return stream(
+        return Stream(
             training.index,
             training.plan,
             readers=training.readers,

@@ -7,7 +7,7 @@ from photographs import Words, write_shards
 from mmvicreg.ledger import coverage
 from mmvicreg.mixture import BLOCK, Mixture, Part, join, quotas
 from mmvicreg.shards import open_index
-from mmvicreg.stream import stream
+from mmvicreg.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_pieces_and_other_batches_give_the_same_sequence(parts):
 def test_a_mixture_streams_like_a_data_set(parts):
     index = join(parts)
     mixture = Mixture(parts, seed=2, global_batch=16)
-    batches = list(stream(index, mixture, readers={"text": Words()}, start=3, stop=6))
-    again = list(stream(index, mixture, readers={"text": Words()}, start=5, stop=6, rank=1, world=2))
+    batches = list(Stream(index, mixture, readers={"text": Words()}, start=3, stop=6))
+    again = list(Stream(index, mixture, readers={"text": Words()}, start=5, stop=6, rank=1, world=2))
     assert batches[2].keys[8:] == again[0].keys
     assert all(batch.present["text"].all() for batch in batches)
 
@@ -74,7 +74,7 @@ def test_coverage_is_what_was_streamed(parts):
     plan = Plan(index.counts, seed=1, global_batch=16)
     for steps in (1, 2, 3, 7):
         seen = [
-            n for b in stream(index, plan, readers={"text": Words()}, stop=steps) for n in b.numbers.tolist()
+            n for b in Stream(index, plan, readers={"text": Words()}, stop=steps) for n in b.numbers.tolist()
         ]
         found = coverage(plan, steps)
         assert (found.seen, found.unique) == (len(seen), len(set(seen)))

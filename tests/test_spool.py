@@ -17,7 +17,7 @@ from mmvicreg.plan import Plan
 from mmvicreg.sequential import sequential_samples
 from mmvicreg.shards import open_index
 from mmvicreg.spool import RemoteError, Spool
-from mmvicreg.stream import stream
+from mmvicreg.stream import Stream
 from mmvicreg.tar import BadShard
 
 
@@ -201,7 +201,7 @@ def test_a_remote_data_set_is_indexed_and_streamed_like_a_local_one(server, spoo
         path.unlink()  # evicted between indexing and training
     plan = Plan(remote.counts, seed=0, global_batch=24)
     batches = [
-        list(stream(index, plan, readers={"text": Words()}, stop=6, spool=spool)) for index in (remote, local)
+        list(Stream(index, plan, readers={"text": Words()}, stop=6, spool=spool)) for index in (remote, local)
     ]
     assert [b.keys for b in batches[0]] == [b.keys for b in batches[1]]
     assert open_index(f"{server}/{{{','.join(names)}}}.tar", spool=spool).fingerprint == remote.fingerprint

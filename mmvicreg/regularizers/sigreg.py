@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.distributed import all_reduce_sum, row_counts, world_size
-from mmvicreg.regularizers.characteristic import characteristic_slopes, characteristic_sums
+from mmvicreg.regularizers.characteristic import characteristic_function
 from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothing, register
 from mmvicreg.regularizers.directions import add_projected_back, directions, project
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
@@ -26,8 +26,8 @@ class SIGReg(Regularizer):
     rule, ``knots`` of them on [0, limit] (the rest by symmetry). Under a standard normal about 1.06 at any
     N. ``times_rows=False`` leaves N out (eb_jepa), so that the weight does not change with the batch.
     ``chunk``: slices projected at a time; memory is the gradient and n x chunk values. ``compiled``: on a
-    CPU the passes over the knots are fused by torch.compile, about twice as fast after some 15 s of compiling
-    once; it needs a C++ compiler. A GPU's kernels are fused either way.
+    CPU the passes over the knots are fused by torch.compile, in all about twice as fast after some 20 s of
+    compiling once; it needs a C++ compiler. A GPU's kernels are fused either way.
     """
 
     weight: float = 1.0
@@ -88,18 +88,20 @@ def _sigreg(
     slope_T = 2 * weight_T * torch.arange(1, knots, device=z_nD.device)[:, None] * step
     factor = 1.0 if times_rows else 1.0 / rows
     value = torch.zeros((), dtype=torch.float64, device=z_nD.device)
-    gradient = torch.zeros_like(z_nD) if need_gradient else z_nD.new_zeros(0)
-    for directions_DK in directions(z_nD, slices=slices, seed=seed).split(chunk, dim=1):
-        x_Kn = project(z_nD, directions_DK)
-        sums = torch.view_as_real(characteristic_sums(x_Kn, knots=knots - 1, step=step, compiled=compiled))
+    gradient: Tensor | None = None
+    for directions_KD in directions(z_nD, slices=slices, seed=seed).split(chunk):
+        sums, slopes_of = characteristic_function(
+            project(z_nD, directions_KD), knots=knots - 1, step=step, compiled=compiled
+        )
+        sums = torch.view_as_real(sums)
         real, imaginary = all_reduce_sum(sums, overwrite=True).double().unbind(-1)
         real, imaginary = real / rows - normal_T, imaginary / rows
         value += (weight_T * (real.square() + imaginary.square())).sum() * (rows * factor / slices)
         if need_gradient:
             scaled = slope_T * (factor * world_size() / slices)
             weights_TK = torch.complex(scaled * imaginary, scaled * real).to(sums.dtype.to_complex())
-            slope_Kn = characteristic_slopes(x_Kn, weights_TK, step=step, compiled=compiled)
-            add_projected_back(gradient, slope_Kn, directions_DK)
+            gradient = add_projected_back(gradient, slopes_of(weights_TK), directions_KD)
+    gradient = z_nD.new_zeros(0) if gradient is None else gradient
     return value.to(z_nD.dtype).reshape(1), gradient, *no_columns(z_nD, 1)
 
 

@@ -26,6 +26,7 @@ from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.ledger import Counts
 from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
@@ -42,6 +43,7 @@ from mmvicreg.schedule import freeze_until
 from mmvicreg.sharding import shard
 from mmvicreg.shards import Index, open_index
 from mmvicreg.step import Step, seed_random_state
+from mmvicreg.tally import Budget, Tally
 from mmvicreg.watch import Clock
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -69,6 +71,7 @@ class Training:
     journal: Journal
     keeper: Keeper | None
     """of the main process"""
+    tally: Tally
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int
@@ -187,6 +190,7 @@ def assemble(
         probe=_probe(config, modalities),
         journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
+        tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,

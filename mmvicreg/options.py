@@ -50,7 +50,8 @@ class StreamConfig:
     substitutes: int = 0
     """following samples that may stand in for a rejected one; 0 masks its view"""
     max_rejected: float = 0.01
-    """share of rejected samples above which the run stops and names the worst shards"""
+    """share of rejected samples, over all processes and starts, above which the run stops and names the worst
+    shards (looked at with every line of the log, from 10,000 samples on)"""
     patience: float = 60.0
     """seconds of waiting for data after which the log says for what"""
     spool: str = ""

@@ -26,7 +26,7 @@ def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
     assert found["seen"] == run.step * 16
     assert found["unique"] == samples and found["never_seen"] == 0
     assert found["duplicate"] == found["seen"] - samples
-    assert found["since_the_last_start"]["rejected"] == {}
+    assert found["rejected"] == {} and found["recovered"] == 0
 
 
 def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:

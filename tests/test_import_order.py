@@ -24,6 +24,7 @@ FLOW = [
     "mixture",
     "pixels",
     "ledger",
+    "tally",
     "rows",
     "workers",
     "stream",

@@ -56,6 +56,7 @@ FLOW = [
     "evaluate",
     "collapse",
     "guards",
+    "rehearsal",
     "batch_size",
     "probes",
     "readiness",

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvicreg import features
 from mmvicreg.accumulation import check_chunkable
@@ -38,6 +39,7 @@ from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
 from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
 from mmvicreg.recompute import recompute_blocks
+from mmvicreg.rehearsal import rehearse
 from mmvicreg.runs import CHECKPOINTS
 from mmvicreg.schedule import freeze_until
 from mmvicreg.sharding import shard
@@ -114,6 +116,26 @@ class Training:
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()  # the old wrapper's hooks go with the last reference to it
         self.module = _wrap(self.inner, self.config, self.accelerator)
+        self.rehearse()
+
+    def rehearse(self) -> None:
+        """Let DDP settle, before the first step.
+
+        After its first backward pass DDP lays its buckets out anew, in the order in which gradients came. With three
+        processes or more the order in which a gradient is summed depends on its place in a bucket: a run that
+        continues would make its first step with another rounding than the run that was not interrupted.
+        """
+        if not isinstance(self.module, DistributedDataParallel):
+            return
+        with self.accelerator.autocast():
+            rehearse(
+                self.module,
+                self.inner,
+                self.readers,
+                rows=self.batch_size // self.accelerator.num_processes,
+                device=self.accelerator.device,
+                targets=self.momentum is not None,
+            )
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -93,6 +93,7 @@ class Loop:
         """Every step that is left."""
         training = self.training
         training.inner.train()
+        training.rehearse()
         self._estimate()
         left = (training.total_steps - training.step) * training.batch_size
         with ExitStack() as stack:
@@ -174,7 +175,7 @@ class Loop:
             training.buffers.keep()
         self._set_learning_rate()
         output = self._differentiate(batch)
-        training.accelerator.unscale_gradients()
+        training.accelerator.unscale_gradients(optimizer)
         norms = gradient_norms(optimizer)
         norm = total_norm(norms)
         keeper = training.keeper

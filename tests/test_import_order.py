@@ -57,6 +57,7 @@ FLOW = [
     "evaluate",
     "collapse",
     "guards",
+    "rehearsal",
     "batch_size",
     "probes",
     "readiness",

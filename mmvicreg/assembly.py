@@ -37,7 +37,7 @@ from mmvicreg.plan import Cursor, Plan
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
-from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
+from mmvicreg.readiness import check_batch, check_widths, modalities_in_use, view_readers
 from mmvicreg.recompute import recompute_blocks
 from mmvicreg.rehearsal import rehearse
 from mmvicreg.runs import CHECKPOINTS
@@ -173,7 +173,7 @@ def assemble(
     modalities = modalities_in_use(config)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
     inner = Step(model, objective(config), frozenset())
-    check_widths(inner, {view: modalities[name].reader() for view, name in config.views().items()})
+    check_widths(inner, view_readers(config))
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
     freeze_until(model, config.optimizer.unfreeze_at, 0)
     if config.chunk:
@@ -284,11 +284,10 @@ def _readers(
     config: TrainConfig, modalities: dict[str, Modality], model: Model, accelerator: Accelerator, index: Index
 ) -> tuple[dict[str, Reader], frozenset[str]]:
     """A reader for every view, and the views whose representations are computed beforehand."""
-    readers, cached = {}, set()
+    stored = {}
     for name, modality in modalities.items():
         branch, draws = model.branches[name], _draws(modality)
         assert isinstance(branch, Branch)
-        readers[name] = modality.reader()
         if not draws:
             continue
         if not branch.frozen:
@@ -298,7 +297,7 @@ def _readers(
         branch.encoder.to(accelerator.device)
         share = -(-len(index) * draws // accelerator.num_processes)
         with bar(f"encode {name} once", share, show=accelerator.is_main_process) as advance:
-            readers[name] = features.precompute(
+            stored[name] = features.precompute(
                 modality,
                 branch,
                 index,
@@ -310,11 +309,11 @@ def _readers(
                 threads=config.threads,
                 progress=lambda amount, advance=advance: advance(amount, ""),
             )
-        cached.add(name)
-    views = config.views()
-    return {view: readers[name] for view, name in views.items()}, frozenset(
-        view for view, name in views.items() if name in cached
-    )
+    # A view that another modality reads (a small crop) is not among the stored readings of its branch.
+    reads = config.readers()
+    cached = {view: name for view, name in config.views().items() if name in stored and reads[view] == name}
+    readers = {**view_readers(config), **{view: stored[name] for view, name in cached.items()}}
+    return readers, frozenset(cached)
 
 
 def _draws(modality: Modality) -> int:

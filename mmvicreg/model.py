@@ -204,7 +204,9 @@ class Model(nn.Module):
         return self.branch_named(self.views[view])
 
     def branch_named(self, name: str) -> Branch:
-        """The branch of that name."""
+        """The branch of that name. Raises KeyError with the names there are."""
+        if name not in self.branches:
+            raise KeyError(f"no branch {name!r}; this run has {', '.join(self.branches)}")
         branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch

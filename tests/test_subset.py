@@ -8,7 +8,7 @@ from webdataset import TarWriter
 from mmvicreg.fetch import Fetcher
 from mmvicreg.mixture import Mixture, Part, join
 from mmvicreg.shards import Index, open_index
-from mmvicreg.subset import having
+from mmvicreg.subset import having, only
 
 
 @pytest.fixture
@@ -49,3 +49,15 @@ def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Ind
 def test_no_sample_is_an_error_that_names_the_members(index: Index) -> None:
     with pytest.raises(ValueError, match=r"no sample of 100 has depth.png; members are effect.ogg, txt"):
         having(index, ["depth.png"])
+
+
+def test_numbers_choose_samples_of_a_subset_too(index: Index) -> None:
+    rare = having(index, ["effect.ogg"])
+    for whole, numbers in ((index, [99, 0, 50, 7]), (rare, [9, 0, 4])):
+        part = only(whole, numbers)
+        fetch, every = Fetcher(part), Fetcher(whole)
+        found = [fetch(*part.place(number), ()).key for number in range(len(part))]
+        assert found == [every(*whole.place(number), ()).key for number in sorted(numbers)]
+        assert part.fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="sample numbers 3 to 100; the index has samples 0 to 99"):
+        only(index, [3, 100])

@@ -83,10 +83,10 @@ def embed_query(run: Run, query: str, *, device: str | torch.device = "cpu") -> 
     picture = Path(query).suffix.lower() in IMAGES
     if picture and not Path(query).is_file():
         raise FileNotFoundError(f"{query}: no such picture")
-    view = "image" if picture else "text"
-    if view not in run.model.views:
-        raise ValueError(f"the query is a {view}, the run has the views {', '.join(run.model.views)}")
-    reader = run.modalities[run.model.views[view]].reader()
+    name = "image" if picture else "text"
+    if name not in run.modalities:
+        raise ValueError(f"the query is a {name}, the run has the branches {', '.join(run.modalities)}")
+    reader = run.modalities[name].reader()
     if picture:
         data = Path(query).read_bytes()
         value = reader.items(Sample(query, 0, {Path(query).suffix.lower()[1:]: data}))[0].value
@@ -94,8 +94,8 @@ def embed_query(run: Run, query: str, *, device: str | torch.device = "cpu") -> 
         from mmvicreg.evaluate.labelled import text_item
 
         value = text_item(reader, query)
-    model = run.model.eval().to(device)
-    return model.branch(view)(value[None].to(device)).z[0].float().cpu()
+    branch = run.model.branch_named(name).eval().to(device)
+    return branch(value[None].to(device)).z[0].float().cpu()
 
 
 def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Tensor, Tensor]:

@@ -159,6 +159,8 @@ class _Task:
         found: dict[str, tuple[Any, dict[str, float]]] = {}
         if self.names and "text" in self.run.modalities:
             found["zero_shot"] = (self.zero_shot(), {})
+            if (self.config.branch, "text") in self.run.predictors:
+                found["zero_shot_by_predictor"] = (self.zero_shot(predicted=True), {})
         if self.train is not None:
             rows, truth = self.features(self.test)
             fit, targets = self.features(self.train)
@@ -174,13 +176,17 @@ class _Task:
             )
         return found
 
-    def zero_shot(self) -> Any:
+    def zero_shot(self, *, predicted: bool = False) -> Any:
+        """By the cosine with the classes' prompts, of z or of what it predicts of the text."""
         import torch
 
         from mmvicreg.evaluate.labelled import TEMPLATES, read_lines, zero_shot_weights
+        from mmvicreg.predictors import predict
 
         templates = read_lines(self.config.templates) if self.config.templates else list(TEMPLATES)
         rows, truth = self.features(self.test, output="z")
+        if predicted:
+            rows = predict(self.run.predictors[self.config.branch, "text"], rows)
         text = self.run.model.branch_named("text")
         device = next((value.device for value in text.state_dict().values()), torch.device("cpu"))
         reader = self.run.modalities["text"].reader()

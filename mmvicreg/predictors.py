@@ -43,6 +43,14 @@ def predictors_of(step: Step) -> Predictors:
     return found
 
 
+def between(predictors: Predictors, a: str, b: str) -> nn.Module:
+    """The predictor from branch a to branch b; ValueError with those there are."""
+    if (a, b) not in predictors:
+        known = ", ".join(f"{first} to {second}" for first, second in predictors) or "none"
+        raise ValueError(f"no predictor from {a!r} to {b!r} in this run; it has {known}")
+    return predictors[a, b].eval()
+
+
 def describe(predictors: Mapping[tuple[str, str], nn.Module]) -> list[dict[str, Any]]:
     """Branches and widths, as JSON."""
     return [{"from": a, "to": b, "widths": _widths(module)} for (a, b), module in predictors.items()]

@@ -18,8 +18,8 @@ class ExportConfig:
     """folder (hub, open_clip) or file (image, onnx) to write"""
     format: Literal["hub", "open_clip", "image", "onnx"] = "hub"
     """hub: safetensors, JSON and a model card; open_clip: its checkpoint; image: timm/torchvision weights; onnx"""
-    view: str = "image"
-    """onnx: which branch"""
+    branch: str = "image"
+    """image, onnx: which branch"""
     step: int | None = None
     """checkpoint to export; the newest if not given"""
     push: str = ""
@@ -58,6 +58,8 @@ class SearchConfig:
     """branch whose items are searched"""
     k: int = 10
     """how many to show"""
+    by_predictor: bool = False
+    """compare what the query predicts of the searched branch, for runs trained with predictors"""
     device: str = ""
     """cpu, cuda, ...; empty for a GPU where there is one"""
     recipe: str | None = None
@@ -78,9 +80,9 @@ def export(config: ExportConfig) -> int:
     elif config.format == "open_clip":
         path = doors.save_open_clip(run, config.out)
     elif config.format == "image":
-        path = doors.save_image_encoder(run, config.out)
+        path = doors.save_image_encoder(run, config.out, image=config.branch)
     else:
-        path = doors.save_onnx(run, config.out, view=config.view)
+        path = doors.save_onnx(run, config.out, branch=config.branch)
     print(f"written: {path}")
     return 0
 
@@ -111,7 +113,9 @@ def search(config: SearchConfig) -> int:
 
     run = load_subject(config.model, recipe=config.recipe)
     store = embedded(run, open_index(config.data), config.among, device=config.device)
-    query_D = embed_query(run, config.query, device=config.device or "cpu")
+    query_D = embed_query(
+        run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"
+    )
     rows = store.rows(config.among)
     cosine, places = nearest(torch.as_tensor(query_D)[None], rows.z, k=config.k)
     for value, place in zip(cosine[0].tolist(), places[0].tolist(), strict=True):

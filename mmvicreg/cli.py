@@ -33,6 +33,12 @@ TOOLS: dict[str, tuple[str, str, str, str]] = {
         "finetune",
         "fine-tune an encoder on 1% or 10% of the labels",
     ),
+    "segment": (
+        "mmvicreg.segment",
+        "SegmentConfig",
+        "segment",
+        "dense linear probe: classify pixels from patch features",
+    ),
     "embed": ("mmvicreg.tools", "EmbedConfig", "embed", "write the embeddings of shards to a file"),
     "search": ("mmvicreg.tools", "SearchConfig", "search", "find the nearest items of a text or a picture"),
     "export": ("mmvicreg.tools", "ExportConfig", "export", "write a folder or file that other tools load"),

@@ -2,7 +2,8 @@
 
     python -m mmvicreg.clip_benchmark eval --model_type mmvicreg --model RUN --pretrained none ...
 
-``--model`` is a run directory or an exported folder.
+``--model`` is a run directory or an exported folder; ``--pretrained predictor`` scores what its images predict of the
+texts, for runs trained with predictors.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mmvicreg.doors import clip_face
 
 def load_run(model_name: str, pretrained: str = "", cache_dir: str | None = None, device: str = "cpu") -> Any:
     """CLIP_benchmark's loader: (model, transform, tokenizer)."""
-    model, transform, tokenizer = clip_face(load_subject(model_name))
+    model, transform, tokenizer = clip_face(load_subject(model_name), predicted=pretrained == "predictor")
     return model.to(device), transform, tokenizer
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvicreg import predictors
 from mmvicreg.accumulation import average_gradients, chunked_step
 from mmvicreg.assembly import Config, Training, assemble, make_accelerator, resolved
 from mmvicreg.collapse import look
@@ -52,6 +53,8 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
             write_config(training.config)
+    if accelerator.is_main_process:
+        predictors.write(training.folder, training.inner)
     resume(training)
     _begin_trackers(training)
     try:
@@ -65,7 +68,8 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if config.trackers:
         accelerator.end_training()
     model = training.inner.model.eval()
-    return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
+    plain, found = to_json(training.config), predictors.predictors_of(training.inner)
+    return Run(training.folder, plain, modalities_in_use(config), model, training.step, found)
 
 
 def _begin_trackers(training: Training) -> None:

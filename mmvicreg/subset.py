@@ -14,11 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-<<<<<<< HEAD
 from mmvicreg.shards import Index
-=======
-from mmvicreg.shards import Index, Shard
->>>>>>> eval
 from mmvicreg.sidecar import read_block
 
 
@@ -31,7 +27,6 @@ def having(index: Index, members: Collection[str]) -> Index:
     return keep(index, np.logical_and.reduce(every), wanted=", ".join(sorted(members)))
 
 
-<<<<<<< HEAD
 def holds(index: Index, members: Collection[str]) -> np.ndarray:
     """Bool (N,): which samples have any of ``members``, as a reader that takes the first of them would find."""
     wanted = set(members)
@@ -54,11 +49,6 @@ def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
         left_out = {*shard.excluded, *rows[~mask].tolist()}
         shards.append(replace(shard, excluded=tuple(sorted(left_out))))
     return Index(tuple(shards))
-=======
-def _having(shard: Shard, members: frozenset[str]) -> Shard:
-    block = read_block(shard.sidecar, shard.entry)
-    lacking = {row for row in range(shard.entry.count) if not members <= set(block.members(row))}
-    return replace(shard, excluded=tuple(sorted(lacking | set(shard.excluded))))
 
 
 def only(index: Index, numbers: Collection[int]) -> Index:
@@ -70,13 +60,6 @@ def only(index: Index, numbers: Collection[int]) -> Index:
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         found = f"{wanted[0]} to {wanted[-1]}" if len(wanted) else "none"
         raise ValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
-    bounds = np.searchsorted(wanted, index.starts)
-    rows = [wanted[bounds[s] : bounds[s + 1]] - index.starts[s] for s in range(len(index.shards))]
-    return Index(tuple(_only(shard, kept) for shard, kept in zip(index.shards, rows, strict=True)))
-
-
-def _only(shard: Shard, rows: np.ndarray) -> Shard:
-    there = np.setdiff1d(np.arange(shard.entry.count), np.array(shard.excluded, np.int64))
-    left_out = np.setdiff1d(np.arange(shard.entry.count), there[rows])
-    return replace(shard, excluded=tuple(left_out.tolist()))
->>>>>>> eval
+    mask = np.zeros(len(index), bool)
+    mask[wanted] = True
+    return keep(index, mask, wanted="these numbers")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvicreg.accelerator import make_accelerator
 from mmvicreg.accumulation import average_gradients, chunked_step
-from mmvicreg.assembly import Config, Training, assemble, make_accelerator, resolved
+from mmvicreg.assembly import Config, Training, assemble, resolved
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
 from mmvicreg.feed import open_parts, spool_of, write_summary
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
-from mmvicreg.journal import flat
 from mmvicreg.numbers import StepNumbers, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
@@ -53,7 +53,7 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
         if accelerator.is_main_process:
             write_config(training.config)
     resume(training)
-    _begin_trackers(training)
+    training.journal.begin(to_json(training.config), training.step)
     try:
         Loop(training).run()
         if training.keeper is not None:
@@ -61,17 +61,10 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     finally:
         if training.keeper is not None:
             training.keeper.wait()
+        training.journal.close()
     accelerator.wait_for_everyone()
-    if config.trackers:
-        accelerator.end_training()
     model = training.inner.model.eval()
     return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
-
-
-def _begin_trackers(training: Training) -> None:
-    if training.config.trackers:
-        plain = {name: value for name, value in flat(to_json(training.config)).items()}
-        training.accelerator.init_trackers(training.folder.name, config=plain)
 
 
 class Loop:

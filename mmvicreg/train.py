@@ -23,7 +23,7 @@ from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run, write_config
+from mmvicreg.runs import Run, load, open_run, read_config, rebuild, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
 from mmvicreg.stream import Batch, Budget, Stream
@@ -63,6 +63,8 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
             training.keeper.wait()
         training.journal.close()
     accelerator.wait_for_everyone()
+    if config.parallel == "fsdp":  # a shared-out model would need all processes for every batch it sees
+        return rebuild(training.folder, read_config(training.folder), modalities_in_use(config))
     model = training.inner.model.eval()
     return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
 

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +20,7 @@ from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
 from mmvicreg.column_parallel import split_projectors, wrap_whole_parameters
+from mmvicreg.compilation import compile_encoders
 from mmvicreg.config import TrainConfig
 from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
@@ -138,27 +137,6 @@ class Training:
             )
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
-    if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
-        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
-    # Its settings are of the process: without this a second run in one process could not have another precision.
-    AcceleratorState._reset_state()
-    options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    try:
-        return Accelerator(
-            cpu=config.cpu,
-            mixed_precision="no" if config.precision == "fp32" else config.precision,
-            kwargs_handlers=[options],
-            log_with=list(config.trackers) or None,
-            project_dir=config.out,
-        )
-    except (ValueError, ImportError) as error:
-        if not config.trackers:
-            raise
-        raise ValueError(f"trackers {config.trackers}: {error}; install them, or leave them out") from None
-
-
 def assemble(
     config: Config,
     objective: Callable[[Config], Objective],
@@ -185,7 +163,7 @@ def assemble(
     momentum = _momentum(inner, config)
     batch_size = _batch_size(config, inner, readers, accelerator, index)
     if config.compile:
-        _compile(model)
+        compile_encoders(model, rows=config.chunk or batch_size // accelerator.num_processes)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
     elif config.parallel == "columns":
@@ -244,12 +222,6 @@ def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
     if config.parallel == "fsdp":
         raise ValueError("an alignment asks for momentum branches, which fsdp does not shard; choose ddp")
     return MovingAverage(inner.model, asked.pop())
-
-
-def _compile(model: Model) -> None:
-    for branch in model.branches.values():
-        assert isinstance(branch, Branch)
-        branch.encoder.compile()
 
 
 def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:

@@ -92,7 +92,7 @@ class TrainConfig:
 RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
     "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
-    "guard.stall_warning guard.stall_stop guard.compare_every".split()
+    "guard.stall_warning guard.stall_stop guard.meet_stop guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither data nor mathematics."""
 

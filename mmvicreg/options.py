@@ -93,6 +93,8 @@ class GuardConfig:
     """seconds without a step before the watchdog says what is being waited for; 0 for no watchdog"""
     stall_stop: float = 1800.0
     """seconds without a step before the process ends itself with exit status 75; 0 for never"""
+    meet_stop: float = 600.0
+    """seconds that processes wait for each other at the start before they end themselves with status 75; 0 for never"""
     compare_every: int = 1000
     """steps between comparisons of the weights of all processes; 0 for never"""
 

@@ -10,21 +10,21 @@ from pathlib import Path
 from torch import Tensor
 
 from mmvicreg import predictors
+from mmvicreg.accelerator import make_accelerator
 from mmvicreg.accumulation import average_gradients, chunked_step
-from mmvicreg.assembly import Config, Training, assemble, make_accelerator, resolved
+from mmvicreg.assembly import Config, Training, assemble, resolved
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
 from mmvicreg.feed import open_parts, spool_of
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
-from mmvicreg.journal import flat
 from mmvicreg.numbers import StepNumbers, conclude, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run, write_config
+from mmvicreg.runs import Run, load, open_run, read_config, rebuild, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
 from mmvicreg.stream import Batch, Stream
@@ -56,7 +56,7 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if accelerator.is_main_process:
         predictors.write(training.folder, training.inner)
     resume(training)
-    _begin_trackers(training)
+    training.journal.begin(to_json(training.config), training.step)
     try:
         Loop(training).run()
         if training.keeper is not None:
@@ -64,18 +64,13 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     finally:
         if training.keeper is not None:
             training.keeper.wait()
+        training.journal.close()
     accelerator.wait_for_everyone()
-    if config.trackers:
-        accelerator.end_training()
+    if config.parallel == "fsdp":  # a shared-out model would need all processes for every batch it sees
+        return rebuild(training.folder, read_config(training.folder), modalities_in_use(config))
     model = training.inner.model.eval()
-    plain, found = to_json(training.config), predictors.predictors_of(training.inner)
-    return Run(training.folder, plain, modalities_in_use(config), model, training.step, found)
-
-
-def _begin_trackers(training: Training) -> None:
-    if training.config.trackers:
-        plain = {name: value for name, value in flat(to_json(training.config)).items()}
-        training.accelerator.init_trackers(training.folder.name, config=plain)
+    modalities, found = modalities_in_use(config), predictors.predictors_of(training.inner)
+    return Run(training.folder, to_json(training.config), modalities, model, training.step, found)
 
 
 class Loop:

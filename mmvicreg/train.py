@@ -68,8 +68,8 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if config.trackers:
         accelerator.end_training()
     model = training.inner.model.eval()
-    plain, found = to_json(training.config), predictors.predictors_of(training.inner)
-    return Run(training.folder, plain, modalities_in_use(config), model, training.step, found)
+    plain, trained = to_json(training.config), predictors.predictors_of(training.inner)
+    return Run(training.folder, plain, modalities_in_use(config), model, training.step, trained)
 
 
 def _begin_trackers(training: Training) -> None:

@@ -78,7 +78,17 @@ def test_real_encoders_tell_figure_from_ground_far_better_than_the_commonest_cla
         "cpu",
     ]
     (masked / "names.txt").write_text("ground\nfigure\n")
-    options = ["--epochs", "8", "--learning-rates", "1e-3", "1e-2", "--names", f"{masked}/names.txt", "--out", f"{masked}/found.json"]
+    options = [
+        "--epochs",
+        "8",
+        "--learning-rates",
+        "1e-3",
+        "1e-2",
+        "--names",
+        f"{masked}/names.txt",
+        "--out",
+        f"{masked}/found.json",
+    ]
     assert main(["segment", f"{masked}/export", *shards, *options]) == 0
     found = json.loads((masked / "found.json").read_text())
     assert found["pictures"] == 40 and found["classes"] == 2 and found["skipped"] == 0

@@ -7,20 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from photographs import crop, encoded
+from photographs import crop
 from safetensors.torch import load_file, save_file
-from webdataset import TarWriter
 
 import mmvicreg as mm
 from mmvicreg.baselines import load_subject
 from mmvicreg.doors import clip_face, save_image_encoder, save_onnx, save_open_clip
-from mmvicreg.evaluate.embeddings import embed
-from mmvicreg.evaluate.retrieval import retrieval_both
 from mmvicreg.export import from_pretrained, save_pretrained
 from mmvicreg.modalities.text_reader import write_vocabulary
 from mmvicreg.model import Model
 from mmvicreg.runs import Run
-from mmvicreg.shards import open_index
 
 TINY = {
     "embed_dim": 16,

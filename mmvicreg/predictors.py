@@ -67,14 +67,23 @@ def build(description: Any, *, source: Path) -> Predictors:
         raise ValueError(f"{source}: expected a list of predictors, found {description!r:.80}")
     made: Predictors = {}
     for entry in description:
-        widths = entry.get("widths") if isinstance(entry, dict) else None
-        ends = [entry.get(end) for end in ("from", "to")] if isinstance(entry, dict) else []
-        whole = isinstance(widths, list) and all(type(w) is int and 0 < w <= LARGEST for w in widths)
-        if not whole or len(widths) < 2 or not all(isinstance(end, str) for end in ends):
+        a, b, widths = (
+            (entry.get(key) for key in ("from", "to", "widths")) if isinstance(entry, dict) else (0, 0, 0)
+        )
+        whole = isinstance(widths, list) and all(
+            type(width) is int and 0 < width <= LARGEST for width in widths
+        )
+        if not (
+            isinstance(a, str)
+            and isinstance(b, str)
+            and isinstance(widths, list)
+            and whole
+            and len(widths) > 1
+        ):
             raise ValueError(
                 f"{source}: expected a predictor with from, to and two widths or more, found {entry!r:.80}"
             )
-        made[ends[0], ends[1]] = projector(widths[0], widths[1:]).eval()
+        made[a, b] = projector(widths[0], widths[1:]).eval()
     return made
 
 

@@ -181,6 +181,9 @@ def _write_maps(
 class DenseProbe(nn.Module):
     """Features (n, E, rows, columns) to scores (n, C, S, S): standardise, one linear layer, enlarge."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean_E: Tensor, std_E: Tensor, classes: int, side: int) -> None:
         super().__init__()
         self.side = side

@@ -52,7 +52,7 @@ class Description:
 
     def to_json(self) -> dict[str, Any]:
         """Every number; spectra are left out."""
-        named = {
+        named: dict[str, Mapping[str, Any]] = {
             "geometry": self.geometry,
             "independence": self.independence,
             "representations": self.representations,

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmvicreg.config import TrainConfig
 from mmvicreg.ledger import KINDS, Counts, coverage
-from mmvicreg.mixture import Mixture, Part, join
+from mmvicreg.mixture import Mixture, Part, join, raise_shares
+from mmvicreg.modality import modalities_of
 from mmvicreg.plan import Cursor, Plan
 from mmvicreg.runs import write_json
 from mmvicreg.shards import Index, open_index
@@ -24,9 +25,11 @@ def spool_of(config: TrainConfig) -> Spool:
 
 
 def open_parts(config: TrainConfig) -> tuple[Part, ...]:
-    """The data sets of ``train``: one, or with ``stream.weights`` one a weight, separated by ``::``.
+    """The data sets of ``train``: one, or with ``stream.weights`` one a weight, separated by ``::``; and the samples
+    of them that ``stream.at_least`` wants more of.
 
-    Raises ValueError where their numbers differ, and what :func:`mmvicreg.shards.open_index` raises.
+    Raises ValueError where their numbers differ or shares cannot be had, and what
+    :func:`mmvicreg.shards.open_index` raises.
     """
     weights = config.stream.weights or (1.0,)
     patterns = config.train.split("::") if config.stream.weights else [config.train]
@@ -36,10 +39,17 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
             "separate data sets with '::' and give each a weight"
         )
     options: dict[str, Any] = {"exclude": config.stream.exclude or None, "spool": spool_of(config)}
-    return tuple(
+    parts = tuple(
         Part(open_index(pattern, **options), weight)
         for pattern, weight in zip(patterns, weights, strict=True)
     )
+    wanted = config.stream.at_least
+    modalities = modalities_of(config)
+    unknown = sorted(set(wanted) - set(modalities))
+    if unknown:
+        raise ValueError(f"stream.at_least names {unknown}; the modalities are {sorted(modalities)}")
+    members = {name: modalities[name].reader().members for name in wanted}
+    return raise_shares(parts, wanted, members) if wanted else parts
 
 
 def whole(parts: tuple[Part, ...]) -> Index:

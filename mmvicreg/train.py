@@ -9,21 +9,22 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvicreg import predictors
+from mmvicreg.accelerator import make_accelerator
 from mmvicreg.accumulation import average_gradients, chunked_step
-from mmvicreg.assembly import Config, Training, assemble, make_accelerator, resolved
+from mmvicreg.assembly import Config, Training, assemble, resolved
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
 from mmvicreg.feed import open_parts, spool_of
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
-from mmvicreg.journal import flat
 from mmvicreg.numbers import StepNumbers, conclude, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run, write_config
+from mmvicreg.runs import Run, load, open_run, read_config, rebuild, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
 from mmvicreg.stream import Batch, Stream
@@ -52,8 +53,10 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
             write_config(training.config)
+    if accelerator.is_main_process:
+        predictors.write(training.folder, training.inner)
     resume(training)
-    _begin_trackers(training)
+    training.journal.begin(to_json(training.config), training.step)
     try:
         Loop(training).run()
         if training.keeper is not None:
@@ -61,17 +64,13 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     finally:
         if training.keeper is not None:
             training.keeper.wait()
+        training.journal.close()
     accelerator.wait_for_everyone()
-    if config.trackers:
-        accelerator.end_training()
+    if config.parallel == "fsdp":  # a shared-out model would need all processes for every batch it sees
+        return rebuild(training.folder, read_config(training.folder), modalities_in_use(config))
     model = training.inner.model.eval()
-    return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
-
-
-def _begin_trackers(training: Training) -> None:
-    if training.config.trackers:
-        plain = {name: value for name, value in flat(to_json(training.config)).items()}
-        training.accelerator.init_trackers(training.folder.name, config=plain)
+    modalities, found = modalities_in_use(config), predictors.predictors_of(training.inner)
+    return Run(training.folder, to_json(training.config), modalities, model, training.step, found)
 
 
 class Loop:
@@ -93,6 +92,7 @@ class Loop:
         """Every step that is left."""
         training = self.training
         training.inner.train()
+        training.rehearse()
         self._estimate()
         left = (training.total_steps - training.step) * training.batch_size
         with ExitStack() as stack:
@@ -174,7 +174,7 @@ class Loop:
             training.buffers.keep()
         self._set_learning_rate()
         output = self._differentiate(batch)
-        training.accelerator.unscale_gradients()
+        training.accelerator.unscale_gradients(optimizer)
         norms = gradient_norms(optimizer)
         norm = total_norm(norms)
         keeper = training.keeper

@@ -20,7 +20,7 @@ def adversarial(count: int) -> list[str]:
     pieces = [
         "a photo of", "Don't", "I'LL", "x's", "&amp;amp;", "&lt;b&gt;", "&#233;", "&nbsp;", "&", "<start_of_text>",
         "<END_OF_TEXT>", "schÃ¶n", "â€œquotedâ€\x9d", "“curly”", "ﬁre", "ＦＵＬＬ", "İstanbul", "ß", "ﬀ", "e\u0301",
-        "\u200d", "👨\u200d👩", "日本語", "१२३", "٣", "Ⅷ", "\x1b[31mred", "\r\n", "\t", "\x00", "\x85", "\u2028", "\x1c",
+        "\u200d", "日本語", "१२३", "٣", "Ⅷ", "\x1b[31mred", "\r\n", "\t", "\x00", "\x85", "\u2028", "\x1c",
         "\ud800", "\xa0", "...", "!!?", "--", "_under_score_", "3.14", "a1b2", "'", "''s", "\x7f", "~", "%", "\ufeff",
     ]  # fmt: skip
     made = []

@@ -150,13 +150,15 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
+        self._rows.fetch.close()
         self._lookahead.close()
         if self._workers is not None:
             self._workers.close()
 
     def _submit(self, step: int) -> None:
         if self._lookahead.wanted and step % LOOK_EVERY == 0:
-            for ahead in range(step, step + LOOK_STEPS, LOOK_EVERY):
+            last = step + LOOK_STEPS if self._stop is None else min(self._stop, step + LOOK_STEPS)
+            for ahead in range(step, last, LOOK_EVERY):
                 self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
         places = self.plan.locate(step, self._slots)
         rows = len(places.row)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     elif split(saved["encoder"])[0] == "transformers":
         source = Path(locate(split(saved["encoder"])[1]))
         if not source.is_dir():
-            source = Path(_snapshot(split(saved["encoder"])[1]))
+            source = Path(_download(split(saved["encoder"])[1], TOKENIZER_FILES))
         (folder / name).mkdir()
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
@@ -118,10 +118,18 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     return saved
 
 
-def _snapshot(repository: str) -> str:
+def _download(repository: str, patterns: Iterable[str]) -> str:
+    """The folder of a Hugging Face repository's files. Raises FileNotFoundError where it cannot be had."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
-    return snapshot_download(repository, allow_patterns=list(TOKENIZER_FILES))
+    try:
+        return snapshot_download(repository, allow_patterns=list(patterns))
+    except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
+        raise FileNotFoundError(
+            f"hf/{repository} cannot be downloaded: {str(error).splitlines()[0]} Check its name, the network, "
+            "and for a private repository your login (hf auth login)"
+        ) from None
 
 
 def from_pretrained(name: str | Path) -> Run:
@@ -167,8 +175,6 @@ def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:
 
 def _folder(name: str | Path) -> Path:
     if str(name).startswith("hf/"):
-        from huggingface_hub import snapshot_download
-
         patterns = [
             CONFIG,
             WEIGHTS,
@@ -176,7 +182,7 @@ def _folder(name: str | Path) -> Path:
             "README.md",
             *(f"*/{file}" for file in (*TOKENIZER_FILES, "vocabulary.json")),
         ]
-        return Path(snapshot_download(str(name).removeprefix("hf/"), allow_patterns=patterns))
+        return Path(_download(str(name).removeprefix("hf/"), patterns))
     folder = Path(name)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -297,10 +303,17 @@ def _score_lines(folder: Path) -> Iterator[str]:
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
-    """Upload an export to the Hugging Face hub (needs the network and a login); its address."""
+    """Upload an export to the Hugging Face hub; its address. Raises ValueError where the hub does not take it."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
 
     _folder(folder)
     api = HfApi()
-    api.create_repo(repository, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
+        raise ValueError(
+            f"{folder} was not pushed to {repository}: {str(error).splitlines()[0]} Pushing needs the network and "
+            "a login that may write there (hf auth login)"
+        ) from None

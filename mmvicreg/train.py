@@ -69,8 +69,8 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if config.parallel == "fsdp":  # a shared-out model would need all processes for every batch it sees
         return rebuild(training.folder, read_config(training.folder), modalities_in_use(config))
     model = training.inner.model.eval()
-    modalities, found = modalities_in_use(config), predictors.predictors_of(training.inner)
-    return Run(training.folder, to_json(training.config), modalities, model, training.step, found)
+    modalities, trained = modalities_in_use(config), predictors.predictors_of(training.inner)
+    return Run(training.folder, to_json(training.config), modalities, model, training.step, trained)
 
 
 class Loop:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmvicreg.buffers import Buffers, Sender
 from mmvicreg.ledger import Counts, Finding, Ledger
 from mmvicreg.lookahead import Lookahead
 from mmvicreg.plan import Places, Plan
 from mmvicreg.reader import Reader
-from mmvicreg.rows import Note, Place, Row, check_members, empty
+from mmvicreg.rows import Note, Place, Row, check_members
 from mmvicreg.shards import Index
 from mmvicreg.spool import Spool
 from mmvicreg.tally import Budget
@@ -63,6 +64,11 @@ class _Pending:
         self.numbers = np.zeros(rows, np.int64)
         self.notes: list[tuple[Note, ...]] = [()] * rows
         self.tasks: list[Future[None]] = []
+        self.sent = False
+
+    def send(self, sender: Sender) -> None:
+        """Begin to copy the inputs, which are whole, to the device."""
+        self.buffers, self.sent = sender.send(self.buffers), True
 
     def put(self, i: int, row: Row) -> None:
         self.keys[i], self.numbers[i], self.notes[i] = row.key, row.number, row.notes
@@ -79,9 +85,10 @@ class Stream(Iterator[Batch]):
 
     ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
     masked). ``ledger``: folder for the ledger. ``budget`` holds for this rank's samples; None where the caller
-    checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log. ``pin``:
-    page-locked buffers, for copies that overlap compute. ``workers``: processes that read the rows instead of
-    threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
+    checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log.
+    ``device``: where inputs are put; a GPU gets them from page-locked memory while it computes with the batch
+    before. ``workers``: processes that read the rows instead of threads, for readers that hold the GIL.
+    ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
@@ -103,21 +110,22 @@ class Stream(Iterator[Batch]):
         ledger: str | None = None,
         budget: Budget | None = Budget(),  # noqa: B008  frozen
         patience: float = 60.0,
-        pin: bool = False,
+        device: torch.device | None = None,
         workers: int = 0,
         spool: Spool = Spool(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
-        self.index, self.plan, self.patience, self._budget, self._pin = index, plan, patience, budget, pin
-        self._readers = dict(readers)
-        setup = WorkerSetup(index, self._readers, plan.seed, substitutes, spool)
+        self.index, self.plan, self.patience, self._budget = index, plan, patience, budget
+        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, spool)
         self._rows = setup.rows()
         self._workers = Workers(setup, workers) if workers else None
         self._lookahead = Lookahead(index, spool)
         share = plan.global_batch // world
         self._slots = np.arange(rank * share, (rank + 1) * share)
         self._next, self._stop, self._prefetch = start, stop, prefetch
+        self._sender = Sender(device) if device is not None and device.type == "cuda" else None
+        self._buffers = Buffers(readers, share, keep=prefetch + 2, pin=self._sender is not None)
         self._ahead: deque[_Pending] = deque()
         self._busy: dict[int, tuple[Place, float]] = {}
         self._ledger = Ledger(ledger, rank=rank)
@@ -139,6 +147,7 @@ class Stream(Iterator[Batch]):
         pending = self._ahead.popleft()
         try:
             self._wait(pending)
+            self._put_on_device(pending)
             return self._hand_over(pending)
         except BaseException:
             self.close()
@@ -162,7 +171,7 @@ class Stream(Iterator[Batch]):
                 self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
         places = self.plan.locate(step, self._slots)
         rows = len(places.row)
-        pending = _Pending(step, places, empty(self._readers, rows, pin=self._pin))
+        pending = _Pending(step, places, self._buffers.take())
         for begin in range(0, rows, self._chunk):
             pending.tasks.append(
                 self._pool.submit(self._fill, pending, range(begin, min(rows, begin + self._chunk)))
@@ -200,6 +209,16 @@ class Stream(Iterator[Batch]):
             shard = self.index.shards[place.shard]
             lines.append(f"{shard.path} row {place.row} for {now - since:.0f} s")
         return "; ".join(lines) or "no thread is reading"
+
+    def _put_on_device(self, pending: _Pending) -> None:
+        """The inputs of ``pending``, and, where it has been read, begin with those of the batch after it."""
+        if self._sender is None:
+            return
+        if not pending.sent:
+            pending.send(self._sender)
+        self._sender.receive(pending.buffers)
+        if self._ahead and all(task.done() and task.exception() is None for task in self._ahead[0].tasks):
+            self._ahead[0].send(self._sender)
 
     def _hand_over(self, pending: _Pending) -> Batch:
         places = pending.places

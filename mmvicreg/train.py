@@ -152,7 +152,7 @@ class Loop:
             budget=None,  # it holds for all processes together: the tally has it
             patience=self.config.stream.patience,
             spool=spool_of(self.config),
-            pin=accelerator.device.type == "cuda",
+            device=accelerator.device,
         )
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:

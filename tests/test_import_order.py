@@ -25,6 +25,7 @@ FLOW = [
     "pixels",
     "ledger",
     "tally",
+    "buffers",
     "rows",
     "workers",
     "stream",

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -81,7 +82,14 @@ class Report:
 
 def main(config: CheckConfig) -> int:
     """Run the tool: print the report, write the files asked for, return the exit status."""
-    report = check(config)
+    try:
+        for file in filter(None, (config.report, config.quarantine)):
+            if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+                raise FileNotFoundError(f"{file!r} cannot be written: its folder does not exist")
+        report = check(config)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mmvicreg check: {error}", file=sys.stderr)
+        return 2
     _print(report)
     if config.report:
         _write(config.report, {"totals": report.totals(), **asdict(report)})

@@ -46,6 +46,8 @@ class Position:
     """over how many processes the checkpoint was written"""
     plan: str
     """fingerprint of the order of the data"""
+    data: str = ""
+    """fingerprint of the shards"""
     learning_rate_scale: float = 1.0
     """what rolling back has made of the learning rate"""
     rollbacks: int = 0

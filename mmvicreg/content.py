@@ -12,7 +12,8 @@ from typing import IO, Literal, cast
 from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.sidecar import pack_block
-from mmvicreg.tar import Problem, Scan, scan_file
+from mmvicreg.spool import RemoteError, Spool, is_remote
+from mmvicreg.tar import BadShard, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
 PICTURES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
@@ -89,7 +90,15 @@ class _Look:
 
 def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     """Report of one shard, and its packed sidecar block (empty where the shard is unusable)."""
-    found, size, mtime = scan_file(task.path)
+    local = task.path
+    if is_remote(task.path):
+        try:
+            local = Spool().get(task.path)
+        except (RemoteError, BadShard) as error:
+            kind = "missing file" if isinstance(error, RemoteError) else "not a tar"
+            problem = Problem(kind, task.path, "download", str(error))
+            return ShardReport(task.path, 0, "", 0, problems=[problem], totals={kind: 1}), b""
+    found, size, mtime = scan_file(local)
     report = ShardReport(task.path, size, str(mtime), len(found.keys), problems=list(found.problems))
     if found.problems:
         report.totals = dict(Counter(p.kind for p in found.problems))
@@ -98,7 +107,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     for name in found.skipped:
         collect.find("no suffix", name, "skipped")
     _dots(found, collect)
-    fd = os.open(task.path, os.O_RDONLY)
+    fd = os.open(local, os.O_RDONLY)
     try:
         for i, key in enumerate(found.keys):
             members = dict(

@@ -33,6 +33,7 @@ def snapshot(
         consumed=training.consumed,
         processes=training.accelerator.num_processes,
         plan=training.plan.fingerprint(),
+        data=training.index.fingerprint,
         learning_rate_scale=training.learning_rate_scale,
         rollbacks=training.rollbacks,
         score=score,
@@ -110,6 +111,11 @@ def restore(training: Training, path: Path) -> None:
         raise ValueError(
             f"{training.folder} was trained on other data: its order is {position.plan}, that of "
             f"{training.config.train!r} is {training.plan.fingerprint()}; choose another --out, or restore the shards"
+        )
+    if position.data not in ("", training.index.fingerprint):
+        raise ValueError(
+            f"the shards of {training.config.train!r} are not those {training.folder} was trained on: their "
+            f"fingerprint was {position.data}, it is {training.index.fingerprint}; restore them, or choose another --out"
         )
     weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     checkpoint.fill(training.inner, weights, source=path / checkpoint.WEIGHTS)

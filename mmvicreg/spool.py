@@ -27,7 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmvicreg.tar import BadShard, scan_file
+from mmvicreg import sidecar
+from mmvicreg.tar import BadShard, Scan, scan_file
 
 log = logging.getLogger("mmvicreg.spool")
 CHUNK = 1 << 20
@@ -70,30 +71,40 @@ class Spool:
     attempts: int = 6
     backoff: float = 1.0
 
-    def get(self, url: str, *, size: int | None = None, closed: Callable[[], bool] = lambda: False) -> str:
+    def get(
+        self,
+        url: str,
+        *,
+        size: int | None = None,
+        digest: str = "",
+        closed: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Path of the local copy of ``url``, downloaded where it is not there yet.
 
-        ``size``: bytes the index says it has. ``closed`` is asked now and then whether to give up. Raises
-        RemoteError where it cannot be had, BadShard where what is there is not a whole tar, or no longer of
-        that size, and Closed.
+        ``size``, ``digest``: bytes and member table that the index says it has. ``closed`` is asked now and then
+        whether to give up. Raises RemoteError where it cannot be had, BadShard where what is there is not a whole
+        tar, or no longer the indexed one, and Closed.
         """
         name = hashlib.sha256(url.encode()).hexdigest()[:32]  # of the whole URL: base names repeat
         path = Path(self.folder, f"{name}.tar")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
+            if path.exists() and size not in (None, path.stat().st_size):
+                path.unlink()  # a copy from before it was indexed anew
             if not path.exists():
-                self._download(url, path, closed)
-            found = path.stat().st_size
-            if size is not None and found != size:
-                path.unlink()
-                raise BadShard(
-                    f"{url} has {found} bytes, its index says {size}: it changed after it was indexed"
-                )
+                members = sidecar.digest(sidecar.pack_block(self._download(url, path, closed)))
+                found = path.stat().st_size
+                if size not in (None, found) or digest not in ("", members):
+                    path.unlink()
+                    raise BadShard(
+                        f"{url} has {found} bytes, its index says {size}: it changed after it was indexed. Restore "
+                        f"it, or index it anew: mmvicreg check {url} --again"
+                    )
             os.utime(path)
         self._evict(path)
         return str(path)
 
-    def _download(self, url: str, path: Path, closed: Callable[[], bool]) -> None:
+    def _download(self, url: str, path: Path, closed: Callable[[], bool]) -> Scan:
         """Attempts until a whole tar is there; bytes gained reset the count, a new beginning does not."""
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
@@ -102,9 +113,9 @@ class Spool:
             had = part.stat().st_size if part.exists() else 0
             try:
                 stamp = self._append(url, part, stamp, closed=closed)
-                self._verify(url, part)
+                found = self._verify(url, part)
                 os.replace(part, path)
-                return
+                return found
             except Closed:
                 part.unlink(missing_ok=True)
                 raise
@@ -215,14 +226,16 @@ class Spool:
             raise _Transient(f"{type(error).__name__}: {error}") from error
 
     @staticmethod
-    def _verify(url: str, part: Path) -> None:
+    def _verify(url: str, part: Path) -> Scan:
         """A whole tar: a body that was cut where nothing tells its length is noticed here."""
-        problems = scan_file(str(part))[0].problems
+        found = scan_file(str(part))[0]
+        problems = found.problems
         if any(p.kind in ("truncated", "empty file") for p in problems):
             raise _Changed(f"the tar is not whole ({problems[0].message})")
         if problems:
             part.unlink()
             raise BadShard(f"{url}: {problems[0].kind} at {problems[0].where}: {problems[0].message}")
+        return found
 
     def _evict(self, keep: Path) -> None:
         """Remove the shards used longest ago; a reader that holds one open keeps reading it."""

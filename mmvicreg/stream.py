@@ -127,7 +127,7 @@ class Stream(Iterator[Batch]):
         self._sender = Sender(device) if device is not None and device.type == "cuda" else None
         self._buffers = Buffers(readers, share, keep=prefetch + 2, pin=self._sender is not None)
         self._ahead: deque[_Pending] = deque()
-        self._busy: dict[int, tuple[Place, float]] = {}
+        self._busy: dict[str, tuple[Place, float]] = {}
         self._ledger = Ledger(ledger, rank=rank)
         self._pool = start_threads(threads or workers or default_threads(), "mmvicreg-stream")
         self._chunk = max(1, min(16, share // (2 * self._pool._max_workers) or 1))
@@ -179,7 +179,7 @@ class Stream(Iterator[Batch]):
         self._ahead.append(pending)
 
     def _fill(self, pending: _Pending, rows: Sequence[int]) -> None:
-        me, at = threading.get_ident(), pending.places
+        me, at = threading.current_thread().name, pending.places
         places = [Place(int(at.epoch[i]), int(at.shard[i]), int(at.row[i])) for i in rows]
         if self._workers is not None:
             self._busy[me] = places[0], time.monotonic()
@@ -205,9 +205,9 @@ class Stream(Iterator[Batch]):
     def _doing(self) -> str:
         now = time.monotonic()
         lines = []
-        for place, since in list(self._busy.values()):
+        for thread, (place, since) in list(self._busy.items()):
             shard = self.index.shards[place.shard]
-            lines.append(f"{shard.path} row {place.row} for {now - since:.0f} s")
+            lines.append(f"{thread} reads {shard.path} row {place.row} for {now - since:.0f} s")
         return "; ".join(lines) or "no thread is reading"
 
     def _put_on_device(self, pending: _Pending) -> None:

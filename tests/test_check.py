@@ -101,6 +101,22 @@ def test_quarantine_leaves_out_what_is_unusable(tmp_path, capsys):
     assert index.fingerprint != open_index([bad, good[0]]).fingerprint
 
 
+def test_what_cannot_be_done_is_said_before_anything_is_read(tmp_path, capsys):
+    write_shards(tmp_path, [2])
+    for options, said in {
+        ("pipe:cat x.tar", "", ""): "shell command, which is refused",
+        (str(tmp_path), "", ""): "is a folder",
+        (f"{tmp_path}/nothing-*.tar", "", ""): "no shard matches",
+        (f"{tmp_path}/*.tar", f"{tmp_path}/none/report.json", ""): "its folder does not exist",
+        (f"{tmp_path}/*.tar", "", f"{tmp_path}/none/out.json"): "its folder does not exist",
+    }.items():
+        shards, report, quarantine = options
+        assert main(CheckConfig(shards, report=report, quarantine=quarantine, processes=1)) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and not captured.out
+    assert not (tmp_path / "train.index").exists()
+
+
 def test_clean_shards_exit_with_zero_and_leave_their_index(tmp_path, capsys):
     write_shards(tmp_path, [4, 5])
     report = tmp_path / "report.json"

@@ -1,6 +1,8 @@
 """Pixels: every documented decoding rule on a real file, and open_clip's pixels within 1 of 255."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import open_clip
@@ -84,10 +86,39 @@ def test_transparent_pixels_become_white(format, mode):
     assert (array[10:30, 10:30] == 255).all() and array[:10].mean() < 250
 
 
-def test_animation_gives_its_first_frame():
+def deep_png(samples, colour):
+    """A PNG of 16 bits a channel; uint16 (H, W, C), colour type 2 (RGB), 4 (grey and alpha) or 6 (RGBA)."""
+    height, width, _ = samples.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_of_colour_and_alpha_keep_the_high_byte():
+    rgb = np.asarray(crop(7)).astype(np.uint16)
+    opaque = np.full((*rgb.shape[:2], 1), 65535, np.uint16)
+    assert np.array_equal(decode(deep_png(rgb * 256 + 77, 2)).array, rgb)
+    assert np.array_equal(decode(deep_png(np.concatenate([rgb * 256 + 77, opaque], 2), 6)).array, rgb)
+    assert (decode(deep_png(np.concatenate([rgb * 256, 0 * opaque], 2), 6)).array == 255).all()
+    grey = rgb[..., :1]
+    array = decode(deep_png(np.concatenate([grey * 256 + 77, opaque], 2), 4)).array
+    assert np.array_equal(array, np.repeat(grey, 3, 2))
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG", "GIF"])
+def test_animation_gives_its_first_frame(format):
     frames = [crop(n).convert("RGB") for n in (1, 20)]
-    data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert np.array_equal(decode(data).array, np.asarray(frames[0]))
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    still = saved(frames[0], format, **options)
+    assert np.array_equal(decode(data).array, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
 
 
 def test_strict_jpeg_damage_is_recovered_or_rejected_never_silent():

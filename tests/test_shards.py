@@ -119,6 +119,22 @@ def test_shard_that_changed_after_indexing_is_refused(tmp_path):
         Fetcher(index)(0, 0, {"txt"})
 
 
+def test_shard_that_was_written_again_with_the_same_size_is_refused_and_a_touched_one_is_not(tmp_path):
+    paths = write_shards(tmp_path, [3])
+    index = open_index(paths)
+    os.utime(paths[0], (1, 1))
+    assert Fetcher(index)(0, 0, {"txt"}).members == {"txt": b"photograph 0"}
+    data = Path(paths[0]).read_bytes()
+    with tarfile.open(paths[0], "w") as tar:
+        for key in ("x", "y"):
+            info = tarfile.TarInfo(f"{key}.txt")
+            tar.addfile(info, io.BytesIO(b""))
+    with open(paths[0], "r+b") as file:
+        file.truncate(len(data))
+    with pytest.raises(BadShard, match="changed after it was indexed"):
+        Fetcher(index)(0, 0, {"txt"})
+
+
 def test_patterns(tmp_path):
     paths = write_shards(tmp_path, [1, 1, 1])
     assert expand(f"{tmp_path}/train-*.tar") == paths
@@ -129,6 +145,8 @@ def test_patterns(tmp_path):
         expand(f"{tmp_path}/nowhere/*.tar")
     with pytest.raises(FileNotFoundError, match=r"train-000003\.tar"):
         open_index(f"{tmp_path}/train-{{000000..000003}}.tar")
+    with pytest.raises(ValueError, match=r"is a folder; name the shards in it: .*/\*\.tar"):
+        expand(str(tmp_path))
     with pytest.raises(ValueError, match="listed twice"):
         expand([paths[0], paths[0]])
     for shell in ("pipe:cat x.tar", "cat x.tar |", "| cat x.tar"):

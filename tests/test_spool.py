@@ -13,6 +13,7 @@ import pytest
 from photographs import Words, encoded, write_shards
 from webdataset import TarWriter
 
+from mmvicreg.check import CheckConfig, main
 from mmvicreg.plan import Plan
 from mmvicreg.sequential import sequential_samples
 from mmvicreg.shards import open_index
@@ -234,7 +235,27 @@ def test_a_remote_shard_that_changed_is_refused(server, spool):
         spool.get(f"{server}/sound.tar", size=os.path.getsize(path) + 1)
 
 
-def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path):
+def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, spool):
+    index = open_index(f"{server}/sound.tar", spool=spool)
+    (entry,) = (shard.entry for shard in index.shards)
+    for path in Path(spool.folder).glob("*.tar"):
+        path.unlink()
+    spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    for path in Path(spool.folder).glob("*.tar"):
+        path.unlink()
+    with pytest.raises(BadShard, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"):
+        spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
+
+
+def test_remote_shards_are_checked_too(server, spool, capsys):
+    assert main(CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)) == 0
+    assert "2 shards, 80 samples" in capsys.readouterr().out
+    assert main(CheckConfig(f"{server}/{{missing,html}}.tar", processes=1)) == 1
+    out = capsys.readouterr().out
+    assert "missing file at download" in out and "HTTP 404" in out and "not a tar at download" in out
+
+
+def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path, caplog):
     paths = write_shards(tmp_path, [5, 4])
 
     def opened(data):
@@ -245,6 +266,7 @@ def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path):
         "jpg",
         "txt",
     }
+    assert "cannot be resumed" in caplog.text
     data = Path(paths[0]).read_bytes()
     end = len(data.rstrip(b"\0"))
     for cut in [1, 100, 512, 700, *range(1024, end, 1024), end // 2]:

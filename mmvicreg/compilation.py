@@ -19,7 +19,7 @@ def compile_encoders(model: Model, *, rows: int) -> None:
     """
     for name, branch in model.branches.items():
         assert isinstance(branch, Branch)
-        branch.encoder.forward = _compiled(branch, name, rows)  # type: ignore[method-assign]
+        branch.encoder.forward = _compiled(branch, name, rows)
 
 
 def _compiled(branch: Branch, name: str, rows: int) -> Callable[[Tensor], Tensor]:

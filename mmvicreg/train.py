@@ -17,6 +17,7 @@ from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
 from mmvicreg.feed import open_parts, spool_of, write_summary
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
+from mmvicreg.messages import show_messages_alone
 from mmvicreg.numbers import StepNumbers, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
@@ -37,6 +38,7 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     ValueError, KeyError or FileNotFoundError for what cannot be trained, before the first step; then
     NonFiniteLoss, Collapsed, ProcessesDiffer, and OSError where the last checkpoint cannot be written.
     """
+    show_messages_alone()
     found = saved_batch_size(Path(config.out)) if config.resume == "auto" else None
     if config.batch_size == "auto" and found is not None:
         config = resolved(config, found)

@@ -26,6 +26,7 @@ from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.ledger import Counts
 from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
@@ -35,7 +36,7 @@ from mmvicreg.plan import Cursor, Plan
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
-from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
+from mmvicreg.readiness import check_batch, check_widths, modalities_in_use, view_readers
 from mmvicreg.recompute import recompute_blocks
 from mmvicreg.rehearsal import rehearse
 from mmvicreg.runs import CHECKPOINTS
@@ -43,6 +44,7 @@ from mmvicreg.schedule import freeze_until
 from mmvicreg.sharding import shard
 from mmvicreg.shards import Index, open_index
 from mmvicreg.step import Step, seed_random_state
+from mmvicreg.tally import Budget, Tally
 from mmvicreg.watch import Clock
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -70,6 +72,7 @@ class Training:
     journal: Journal
     keeper: Keeper | None
     """of the main process"""
+    tally: Tally
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int
@@ -148,7 +151,7 @@ def assemble(
     modalities = modalities_in_use(config)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
     inner = Step(model, objective(config), frozenset())
-    check_widths(inner, {view: modalities[name].reader() for view, name in config.views().items()})
+    check_widths(inner, view_readers(config))
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
     freeze_until(model, config.optimizer.unfreeze_at, 0)
     if config.chunk:
@@ -187,6 +190,7 @@ def assemble(
         probe=_probe(config, modalities),
         journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
+        tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
@@ -252,11 +256,10 @@ def _readers(
     config: TrainConfig, modalities: dict[str, Modality], model: Model, accelerator: Accelerator, index: Index
 ) -> tuple[dict[str, Reader], frozenset[str]]:
     """A reader for every view, and the views whose representations are computed beforehand."""
-    readers, cached = {}, set()
+    stored = {}
     for name, modality in modalities.items():
         branch, draws = model.branches[name], _draws(modality)
         assert isinstance(branch, Branch)
-        readers[name] = modality.reader()
         if not draws:
             continue
         if not branch.frozen:
@@ -266,7 +269,7 @@ def _readers(
         branch.encoder.to(accelerator.device)
         share = -(-len(index) * draws // accelerator.num_processes)
         with bar(f"encode {name} once", share, show=accelerator.is_main_process) as advance:
-            readers[name] = features.precompute(
+            stored[name] = features.precompute(
                 modality,
                 branch,
                 index,
@@ -278,11 +281,11 @@ def _readers(
                 threads=config.threads,
                 progress=lambda amount, advance=advance: advance(amount, ""),
             )
-        cached.add(name)
-    views = config.views()
-    return {view: readers[name] for view, name in views.items()}, frozenset(
-        view for view, name in views.items() if name in cached
-    )
+    # A view that another modality reads (a small crop) is not among the stored readings of its branch.
+    reads = config.readers()
+    cached = {view: name for view, name in config.views().items() if name in stored and reads[view] == name}
+    readers = {**view_readers(config), **{view: stored[name] for view, name in cached.items()}}
+    return readers, frozenset(cached)
 
 
 def _draws(modality: Modality) -> int:

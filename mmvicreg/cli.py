@@ -24,10 +24,22 @@ TOOLS: dict[str, tuple[str, str, str, str]] = {
         "what differs between runs: settings, scores, curves",
     ),
     "classify": (
-        "mmvicreg.tools",
+        "mmvicreg.classify",
         "ClassifyConfig",
         "classify",
         "kNN, linear probe and zero-shot on labelled data",
+    ),
+    "finetune": (
+        "mmvicreg.finetune",
+        "FinetuneConfig",
+        "finetune",
+        "fine-tune an encoder on 1% or 10% of the labels",
+    ),
+    "segment": (
+        "mmvicreg.segment",
+        "SegmentConfig",
+        "segment",
+        "dense linear probe: classify pixels from patch features",
     ),
     "embed": ("mmvicreg.tools", "EmbedConfig", "embed", "write the embeddings of shards to a file"),
     "search": ("mmvicreg.tools", "SearchConfig", "search", "find the nearest items of a text or a picture"),

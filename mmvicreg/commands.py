@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from mmvicreg.runs import Run
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class EvaluateConfig:
     """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
     out: str = ""
     """JSON file to write; empty for RUN/evaluation.json"""
+    caption: str = ""
+    """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
     step: int | None = None
     """checkpoint to score; the newest if not given"""
     recipe: str | None = None
@@ -52,6 +58,8 @@ def evaluate(config: EvaluateConfig) -> int:
     from mmvicreg.scoring import print_scores, score_splits, write_summary
 
     run = load_subject(config.run, recipe=config.recipe, step=config.step)
+    if config.caption:
+        run = _captions_at(run, config.caption)
     scores = score_splits(run, splits, device=config.device, threads=config.threads)
     print_scores(scores)
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
@@ -59,3 +67,19 @@ def evaluate(config: EvaluateConfig) -> int:
     write_summary(run, scores, path)
     print(f"written: {path}")
     return 0
+
+
+def _captions_at(run: Run, caption: str) -> Run:
+    """The run with every text branch reading its captions there."""
+    from dataclasses import replace
+
+    from mmvicreg.modalities.text import TextModality
+
+    moved = {
+        name: replace(m, caption=caption) for name, m in run.modalities.items() if isinstance(m, TextModality)
+    }
+    if not moved:
+        raise ValueError(
+            f"--caption {caption}: this run has no text branch; it has {', '.join(run.modalities)}"
+        )
+    return replace(run, modalities={**run.modalities, **moved})

@@ -83,6 +83,11 @@ class TrainConfig:
         """Each view's modality; a recipe overrides this for several views of one modality."""
         return {name: name for name in modalities_of(self)}
 
+    def readers(self) -> dict[str, str]:
+        """The modality that reads each view: its own, unless a recipe overrides this, as for the small crops of
+        multi-crop, which another size of crop reads and the same branch encodes."""
+        return self.views()
+
 
 RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "

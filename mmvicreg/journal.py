@@ -54,6 +54,11 @@ class Journal:
         _append(self.folder / EVENTS, line)
         Console(stderr=True).print(f"step {step}: {message}", style="yellow", markup=False, highlight=False)
 
+    def say(self, message: str) -> None:
+        """A line for whoever is looking on."""
+        if self.writes:
+            Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
 
 def _append(file: Path, line: Mapping[str, Any]) -> None:
     with open(file, "a", encoding="utf-8") as out:

@@ -80,22 +80,48 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """timm's BatchNormAct2d (EfficientNet, MobileNet, RegNet, ...): what follows the normalisation is part of it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """The same module with every batch normalisation over the rows of all processes, weights kept."""
+    """The same module with every batch normalisation over the rows of all processes, weights kept.
+
+    Raises ValueError for one that computes something else than normalisation, which would be lost.
+    """
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
-        synced = SyncBatchNorm(
-            module.num_features,
-            eps=module.eps,
-            momentum=module.momentum,
-            affine=module.affine,
-            track_running_stats=module.track_running_stats,
-        )
-        synced.load_state_dict(module.state_dict())
-        synced.train(module.training)
-        return synced
+        return _synchronized(module)
     for name, child in module.named_children():
         setattr(module, name, synchronize_batch_norm(child))
     return module
+
+
+def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
+    plain = type(module).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    after = dict(module.named_children())
+    if not plain and set(after) != {"drop", "act"}:
+        raise ValueError(
+            f"{type(module).__name__} is a batch normalisation with a forward of its own, which would be lost when its "
+            "statistics become those of all processes; normalise in nn.BatchNorm and do the rest in another module"
+        )
+    synced = (SyncBatchNorm if plain else SyncBatchNormAct)(
+        module.num_features,
+        eps=module.eps,
+        momentum=module.momentum,
+        affine=module.affine,
+        track_running_stats=module.track_running_stats,
+    )
+    for name, child in after.items():
+        synced.add_module(name, child)
+    synced.load_state_dict(module.state_dict())
+    synced.train(module.training)
+    return synced
 
 
 def projector(input_width: int, widths: Sequence[int], *, dropout: float = 0.0) -> nn.Module:
@@ -204,7 +230,9 @@ class Model(nn.Module):
         return self.branch_named(self.views[view])
 
     def branch_named(self, name: str) -> Branch:
-        """The branch of that name."""
+        """The branch of that name. Raises KeyError with the names there are."""
+        if name not in self.branches:
+            raise KeyError(f"no branch {name!r}; this run has {', '.join(self.branches)}")
         branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch

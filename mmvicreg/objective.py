@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -72,9 +72,8 @@ class Objective(nn.Module):
             if regularizer is not None:
                 values = regularizer(rows[view].of(z[view]), seed=_seed(seed, number))
                 terms |= _weighted(view, regularizer.weights(), values)
-        for number, (a, b) in enumerate(self.pairs or combinations(z, 2)):
+        for number, ((a, b), alignment) in enumerate(self.alignments(tuple(z)).items()):
             both = _Rows(present[a] & present[b], z[a].device)
-            alignment = self._alignment((a, b))
             goal = None if targets is None else (both.of(targets[a]), both.of(targets[b]))
             values = alignment(both.of(z[a]), both.of(z[b]), seed=_seed(seed, len(z) + number), targets=goal)
             terms |= _weighted(_name((a, b)), alignment.weights(), values)
@@ -83,6 +82,10 @@ class Objective(nn.Module):
         else:  # nothing is asked for: zero, but of the embeddings, so that backward still runs
             total = torch.stack([x.sum() * 0.0 for x in z.values()]).sum()
         return Terms(total, {name: value.detach() for name, (_, value) in terms.items()})
+
+    def alignments(self, views: Sequence[str]) -> dict[Pair, Alignment]:
+        """The alignment of every pair that is aligned, of all pairs of ``views`` unless pairs were given."""
+        return {pair: self._alignment(pair) for pair in self.pairs or combinations(views, 2)}
 
     def _alignment(self, pair: Pair) -> Alignment:
         found = self.by_pair[_name(pair)] if self.shared is None else self.shared

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,8 @@ from mmvicreg import checkpoint
 from mmvicreg.config import TrainConfig, differences, from_json, import_recipe, to_json
 from mmvicreg.modality import Modality
 from mmvicreg.model import Model
+from mmvicreg.predictors import Predictors
+from mmvicreg.predictors import read as read_predictors
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -42,6 +44,8 @@ class Run:
     model: Model
     step: int
     """the step the weights are from"""
+    predictors: Predictors = field(default_factory=dict)
+    """what the objective learned to predict, by (from branch, to branch)"""
 
 
 def load(
@@ -54,7 +58,7 @@ def load(
     """Rebuild the model of a run directory, with the newest complete checkpoint or that of ``step``.
 
     ``step`` "best" is the one with the highest score (see TrainConfig.best); ``average`` takes the moving
-    average of the weights that the run kept.
+    average of the branches' weights that the run kept.
     ``recipe`` names the file that defines modalities which are not this package's; it is executed. Raises
     FileNotFoundError where there is no run or no complete checkpoint, ValueError where files do not fit.
     """
@@ -80,7 +84,9 @@ def rebuild(
     path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
     checkpoint.read_model(path, model, file=checkpoint.AVERAGE if average else checkpoint.WEIGHTS)
-    return Run(folder, saved["config"], modalities, model.eval(), checkpoint.read_position(path).step)
+    predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
+    step_number = checkpoint.read_position(path).step
+    return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
 
 
 def _without_weights(modality: Any) -> Modality:

@@ -14,8 +14,8 @@ Estimated, not measured: 45 GB a GPU at 128 images each (ResNet-152, bf16), 20 G
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 from pathlib import Path
+from typing import Literal
 
 import tyro
 

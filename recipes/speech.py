@@ -18,8 +18,8 @@ of the 138, is at chance in every direction.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 from pathlib import Path
+from typing import Literal
 
 import tyro
 

@@ -15,6 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from mmvicreg.evaluate import classification as c
+from mmvicreg.evaluate.multi_label import average_precision
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,12 @@ def test_multi_label_probe_and_average_precision_equal_scikit_learns(digits):
     expected = average_precision_score(
         truth, theirs.fit(scaled[0], targets).decision_function(scaled[1]), average=None
     )
-    np.testing.assert_allclose(c.average_precision(probe(test), truth), expected, atol=2e-3)
+    np.testing.assert_allclose(average_precision(probe(test), truth), expected, atol=2e-3)
     rounded = probe(test).numpy().round(0)  # many ties
     np.testing.assert_allclose(
-        c.average_precision(rounded, truth), average_precision_score(truth, rounded, average=None)
+        average_precision(rounded, truth), average_precision_score(truth, rounded, average=None)
     )
-    assert np.isnan(c.average_precision(rounded, np.zeros_like(truth))).all()
+    assert np.isnan(average_precision(rounded, np.zeros_like(truth))).all()
 
 
 def test_accuracies_equal_scikit_learns_and_constant_scores_give_chance(digits):

@@ -12,6 +12,7 @@ from webdataset import TarWriter
 
 import mmvicreg as mm
 from mmvicreg import tools
+from mmvicreg.classify import ClassifyConfig, classify
 from mmvicreg.evaluate.labelled import label_matrix, labels_of, pack_folder, read_lines, zero_shot_weights
 from mmvicreg.evaluate.tables import nearest
 from mmvicreg.export import save_pretrained
@@ -95,7 +96,7 @@ def test_nearest_equals_a_full_sort(monkeypatch):
 
 def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
     (tmp_path / "names.txt").write_text("red bird\nblue boat\n")
-    config = tools.ClassifyConfig(
+    config = ClassifyConfig(
         export,
         test=shards,
         train=shards,
@@ -103,7 +104,7 @@ def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
         k=1,
         out=str(tmp_path / "found.json"),
     )
-    tools.classify(config)
+    classify(config)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["knn_1"]["top1"] == 1.0  # the training rows themselves
     assert found["linear"]["top1"] > 0.9
@@ -119,9 +120,7 @@ def test_an_image_folder_is_labelled_by_its_folders(export, tmp_path):
     names = pack_folder(tmp_path / "pictures", tmp_path / "folder-000000.tar")
     assert names == ["birds", "boats"]
     assert labels_of(open_index(str(tmp_path / "folder-000000.tar"))) == [[0], [0], [0], [1], [1], [1]]
-    tools.classify(
-        tools.ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json"))
-    )
+    classify(ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json")))
     assert "zero_shot" in json.loads((tmp_path / "f.json").read_text())
 
 
@@ -139,10 +138,14 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
     model, _, tokenizer = clip_face(run)
     theirs = zero_shot(model, tokenizer, names, templates)
-    ours = zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=templates)
+    ours = zero_shot_weights(
+        run.model.branch("text"), run.modalities["text"].reader(), names, templates=templates
+    )
     torch.testing.assert_close(ours.T, theirs)
     with pytest.raises(ValueError, match="has no {}"):
-        zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=["photo"])
+        zero_shot_weights(
+            run.model.branch("text"), run.modalities["text"].reader(), names, templates=["photo"]
+        )
 
 
 def test_several_labels_and_lists_of_names(tmp_path):

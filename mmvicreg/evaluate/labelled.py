@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from torch import Tensor
 from mmvicreg.evaluate.classification import class_weights
 from mmvicreg.evaluate.store import Rows
 from mmvicreg.items import RejectedItem, evaluation_items
-from mmvicreg.model import Model
+from mmvicreg.model import Branch
 from mmvicreg.reader import BadSample, Item, Reader, Sample
-from mmvicreg.shards import Index
+from mmvicreg.shards import Index, open_index
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 TEMPLATES = ("a photo of a {}.",)
@@ -60,6 +61,45 @@ class LabelReader(Reader):
             raise BadSample(f"label: {suffix!r} holds no class number ({error})") from None
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled data: its index, the class numbers of every sample, and the classes' names where it has some."""
+
+    index: Index
+    labels: list[list[int]]
+    names: list[str]
+
+    def single(self) -> np.ndarray:
+        """The one class number of every sample, int64 (N,), -1 where it has none.
+
+        Raises ValueError where a sample has several.
+        """
+        several = [number for number, found in enumerate(self.labels) if len(found) > 1]
+        if several:
+            raise ValueError(
+                f"{len(several)} samples have several labels (the first is number {several[0]}); this needs one "
+                "each: 'mmvicreg classify' takes several"
+            )
+        return np.array([found[0] if found else -1 for found in self.labels], dtype=np.int64)
+
+
+def open_labelled(data: str, label: str = "cls", *, cache: str | Path) -> Labelled:
+    """Shards with labels in ``label``, or an image folder CLASS/PICTURE, packed as a shard under ``cache``.
+
+    Raises FileNotFoundError or ValueError where there is no data or no label.
+    """
+    names: list[str] = []
+    if Path(data).is_dir():
+        source = Path(data).resolve()
+        own = hashlib.sha256(str(source).encode()).hexdigest()[:8]  # two folders may both be called "train"
+        packed = Path(cache) / f"{source.name}-{own}-000000.tar"
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        names = pack_folder(data, packed)
+        data, label = str(packed), "cls"
+    index = open_index(data)
+    return Labelled(index, labels_of(index, label), names)
+
+
 def labels_of(index: Index, label: str = "cls") -> list[list[int]]:
     """Class numbers of every sample, by sample number; an empty list where it has none.
 
@@ -93,15 +133,14 @@ def label_matrix(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 @torch.inference_mode()
 def zero_shot_weights(
-    model: Model,
+    branch: Branch,
     reader: Reader,
     names: Sequence[str],
     *,
-    view: str = "text",
     templates: Sequence[str] = TEMPLATES,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Unit rows (C, D), one per class name: the ensemble of its prompts (``{}`` takes the name).
+    """Unit rows (C, D) of the text branch, one per class name: the ensemble of its prompts (``{}`` takes the name).
 
     Raises ValueError for a template without ``{}`` or a text the reader cannot read.
     """
@@ -110,7 +149,6 @@ def zero_shot_weights(
     for template in templates:
         if "{}" not in template:
             raise ValueError(f"template {template!r} has no {{}} for the class name")
-    branch = model.branch(view)
     prompts = []
     for name in names:
         texts = [template.replace("{}", name) for template in templates]

@@ -64,10 +64,12 @@ def test_collapse_is_told_apart_and_explained_in_words() -> None:
     torch.manual_seed(0)
     good, other = torch.randn(200, 16), torch.randn(200, 16)
     everyone = {"a": torch.ones(200, dtype=torch.bool), "b": torch.ones(200, dtype=torch.bool)}
-    config = mm.GuardConfig(min_rank=0.15)
+    config = mm.GuardConfig(min_rank=0.15, max_sigreg=4.0)
+    clusters = torch.where(torch.rand(200, 16) < 0.5, -1.0, 1.0) * torch.rand(200, 1).round().add(0.05)
     cases = {
         "a maps everything to nearly one point": (torch.ones(200, 16) + 1e-4 * good, good),
         "a uses 6.2% of its dimensions": (torch.randn(200, 1) * torch.tensor([1.0, -1.0] * 8), good),
+        "a is far from a normal distribution": (clusters, clusters + good),
         "no closer than shuffled ones": (good, other),
     }
     for words, (a, b) in cases.items():

@@ -66,6 +66,7 @@ FLOW = [
     "train",
     "pictures",
     "report",
+    "examples",
     "scoring",
     "export",
     "doors",

@@ -109,7 +109,8 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     import torch
 
     from mmvicreg import Branch, Model, Plan, TrainConfig
-    from mmvicreg.assembly import Training, make_accelerator
+    from mmvicreg.accelerator import make_accelerator
+    from mmvicreg.assembly import Training
     from mmvicreg.guards import Alarms, BufferCopies
     from mmvicreg.modalities.image_reader import PixelNormalization
     from mmvicreg.model import projector

@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvicreg import features
 from mmvicreg.accumulation import check_chunkable
@@ -21,11 +20,13 @@ from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
 from mmvicreg.column_parallel import split_projectors, wrap_whole_parameters
+from mmvicreg.compilation import compile_encoders
 from mmvicreg.config import TrainConfig
 from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.ledger import Counts
 from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
@@ -35,13 +36,15 @@ from mmvicreg.plan import Cursor, Plan
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
-from mmvicreg.readiness import check_batch, check_widths, modalities_in_use
+from mmvicreg.readiness import check_batch, check_widths, modalities_in_use, view_readers
 from mmvicreg.recompute import recompute_blocks
+from mmvicreg.rehearsal import rehearse
 from mmvicreg.runs import CHECKPOINTS
 from mmvicreg.schedule import freeze_until
 from mmvicreg.sharding import shard
 from mmvicreg.shards import Index, open_index
 from mmvicreg.step import Step, seed_random_state
+from mmvicreg.tally import Budget, Tally
 from mmvicreg.watch import Clock
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -69,6 +72,7 @@ class Training:
     journal: Journal
     keeper: Keeper | None
     """of the main process"""
+    tally: Tally
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int
@@ -111,27 +115,26 @@ class Training:
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()  # the old wrapper's hooks go with the last reference to it
         self.module = _wrap(self.inner, self.config, self.accelerator)
+        self.rehearse()
 
+    def rehearse(self) -> None:
+        """Let DDP settle, before the first step.
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
-    if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
-        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
-    # Its settings are of the process: without this a second run in one process could not have another precision.
-    AcceleratorState._reset_state()
-    options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    try:
-        return Accelerator(
-            cpu=config.cpu,
-            mixed_precision="no" if config.precision == "fp32" else config.precision,
-            kwargs_handlers=[options],
-            log_with=list(config.trackers) or None,
-            project_dir=config.out,
-        )
-    except (ValueError, ImportError) as error:
-        if not config.trackers:
-            raise
-        raise ValueError(f"trackers {config.trackers}: {error}; install them, or leave them out") from None
+        After its first backward pass DDP lays its buckets out anew, in the order in which gradients came. With three
+        processes or more the order in which a gradient is summed depends on its place in a bucket: a run that
+        continues would make its first step with another rounding than the run that was not interrupted.
+        """
+        if not isinstance(self.module, DistributedDataParallel):
+            return
+        with self.accelerator.autocast():
+            rehearse(
+                self.module,
+                self.inner,
+                self.readers,
+                rows=self.batch_size // self.accelerator.num_processes,
+                device=self.accelerator.device,
+                targets=self.momentum is not None,
+            )
 
 
 def assemble(
@@ -148,7 +151,7 @@ def assemble(
     modalities = modalities_in_use(config)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
     inner = Step(model, objective(config), frozenset())
-    check_widths(inner, {view: modalities[name].reader() for view, name in config.views().items()})
+    check_widths(inner, view_readers(config))
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
     freeze_until(model, config.optimizer.unfreeze_at, 0)
     if config.chunk:
@@ -160,7 +163,7 @@ def assemble(
     momentum = _momentum(inner, config)
     batch_size = _batch_size(config, inner, readers, accelerator, index)
     if config.compile:
-        _compile(model)
+        compile_encoders(model, rows=config.chunk or batch_size // accelerator.num_processes)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
     elif config.parallel == "columns":
@@ -187,6 +190,7 @@ def assemble(
         probe=_probe(config, modalities),
         journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
+        tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
@@ -218,12 +222,6 @@ def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
     if config.parallel == "fsdp":
         raise ValueError("an alignment asks for momentum branches, which fsdp does not shard; choose ddp")
     return MovingAverage(inner.model, asked.pop())
-
-
-def _compile(model: Model) -> None:
-    for branch in model.branches.values():
-        assert isinstance(branch, Branch)
-        branch.encoder.compile()
 
 
 def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
@@ -258,11 +256,10 @@ def _readers(
     config: TrainConfig, modalities: dict[str, Modality], model: Model, accelerator: Accelerator, index: Index
 ) -> tuple[dict[str, Reader], frozenset[str]]:
     """A reader for every view, and the views whose representations are computed beforehand."""
-    readers, cached = {}, set()
+    stored = {}
     for name, modality in modalities.items():
         branch, draws = model.branches[name], _draws(modality)
         assert isinstance(branch, Branch)
-        readers[name] = modality.reader()
         if not draws:
             continue
         if not branch.frozen:
@@ -272,7 +269,7 @@ def _readers(
         branch.encoder.to(accelerator.device)
         share = -(-len(index) * draws // accelerator.num_processes)
         with bar(f"encode {name} once", share, show=accelerator.is_main_process) as advance:
-            readers[name] = features.precompute(
+            stored[name] = features.precompute(
                 modality,
                 branch,
                 index,
@@ -284,11 +281,11 @@ def _readers(
                 threads=config.threads,
                 progress=lambda amount, advance=advance: advance(amount, ""),
             )
-        cached.add(name)
-    views = config.views()
-    return {view: readers[name] for view, name in views.items()}, frozenset(
-        view for view, name in views.items() if name in cached
-    )
+    # A view that another modality reads (a small crop) is not among the stored readings of its branch.
+    reads = config.readers()
+    cached = {view: name for view, name in config.views().items() if name in stored and reads[view] == name}
+    readers = {**view_readers(config), **{view: stored[name] for view, name in cached.items()}}
+    return readers, frozenset(cached)
 
 
 def _draws(modality: Modality) -> int:

@@ -19,8 +19,9 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,8 @@ class Position:
     """the number that says which checkpoint is best"""
     seconds: float = 0.0
     """time spent training, over all continuations"""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """what was recovered, rejected and missing so far, over all processes (see ledger.Counts)"""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 def read_position(path: Path) -> Position:
     """Where the run stood."""
     content = json.loads((path / STATE).read_text())
-    return Position(**{name: content[name] for name in Position.__dataclass_fields__})
+    return Position(**{name: content[name] for name in Position.__dataclass_fields__ if name in content})
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:

@@ -83,11 +83,16 @@ class TrainConfig:
         """Each view's modality; a recipe overrides this for several views of one modality."""
         return {name: name for name in modalities_of(self)}
 
+    def readers(self) -> dict[str, str]:
+        """The modality that reads each view: its own, unless a recipe overrides this, as for the small crops of
+        multi-crop, which another size of crop reads and the same branch encodes."""
+        return self.views()
+
 
 RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
     "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
-    "guard.stall_warning guard.stall_stop guard.compare_every".split()
+    "guard.stall_warning guard.stall_stop guard.meet_stop guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither data nor mathematics."""
 

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from mmvicreg import checkpoint, distributed
 from mmvicreg.assembly import Training
+from mmvicreg.ledger import Counts
 from mmvicreg.plan import Cursor
 from mmvicreg.runs import CHECKPOINTS, CONFIG, cut_log, read_config
+from mmvicreg.tally import Tally
 
 
-def snapshot(training: Training, *, score: float | None, seconds: float) -> checkpoint.Snapshot:
+def snapshot(
+    training: Training, counts: Counts, *, score: float | None, seconds: float
+) -> checkpoint.Snapshot:
     """Everything of the current step on the host; every process calls this."""
     files = {
         checkpoint.WEIGHTS: checkpoint.tensors_of(training.inner),
@@ -33,16 +37,18 @@ def snapshot(training: Training, *, score: float | None, seconds: float) -> chec
         rollbacks=training.rollbacks,
         score=score,
         seconds=seconds,
+        counts=counts.state(),
     )
     return checkpoint.Snapshot(position, files)
 
 
 def save(training: Training, *, score: float | None, started: float) -> None:
     """Begin to write a checkpoint of the current step; every process calls this. ``started``: monotonic time."""
+    counts = training.tally.sum()
     # Processes that share the weights all take part in the copy; otherwise the main one has it all.
     if training.keeper is None and training.config.parallel == "ddp":
         return
-    taken = snapshot(training, score=score, seconds=training.seconds + time.monotonic() - started)
+    taken = snapshot(training, counts, score=score, seconds=training.seconds + time.monotonic() - started)
     if training.keeper is not None:
         training.keeper.save(taken)
 
@@ -117,3 +123,6 @@ def restore(training: Training, path: Path) -> None:
     training.continue_at(Cursor(position.step, position.consumed))
     training.learning_rate_scale, training.rollbacks = position.learning_rate_scale, position.rollbacks
     training.seconds, training.skipped = position.seconds, 0
+    training.tally = Tally(
+        Counts(**position.counts), training.tally.budget, device=training.accelerator.device
+    )

@@ -49,6 +49,7 @@ class Fetcher:
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._starts = index.starts.tolist()
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def __call__(self, shard: int, row: int, members: Collection[str]) -> Sample:
         held = self._hold(shard)
@@ -79,7 +80,13 @@ class Fetcher:
     def local(self, shard: int) -> str:
         """Path of a shard on this machine; a remote one is downloaded if the spool does not hold it."""
         path, size = self.index.shards[shard].path, self.index.shards[shard].bytes
-        return self._spool.get(path, size=size) if is_remote(path) else path
+        if not is_remote(path):
+            return path
+        return self._spool.get(path, size=size, closed=self._closed.is_set)
+
+    def close(self) -> None:
+        """Give up waiting for remote shards: a thread in a download does not keep the process from ending."""
+        self._closed.set()
 
     @staticmethod
     def _rest(held: _Open, data: bytes, place: tuple[int, int]) -> bytes:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmvicreg.plan import Cursor, Order, Places, Plan, generator
 from mmvicreg.shards import Index
+from mmvicreg.subset import holds, keep
 
 BLOCK = 10_000
 
@@ -74,6 +75,12 @@ class Mixture(Plan):
         self._shards = np.cumsum([0, *(len(part.index.shards) for part in parts)])
         self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
+    def unique(self, consumed: int) -> int:
+        """How many different samples the first ``consumed`` places hold: each data set has epochs of its own."""
+        blocks, rest = divmod(consumed, BLOCK)
+        drawn = blocks * self.quotas + np.bincount(self._block(blocks)[0][:rest], minlength=len(self.quotas))
+        return sum(min(int(n), plan.samples) for n, plan in zip(drawn, self._plans, strict=True))
+
     def fingerprint(self) -> str:
         """Hash of everything the sequence depends on."""
         own = repr([self.quotas.tolist(), [plan.fingerprint() for plan in self._plans]]).encode()
@@ -117,3 +124,54 @@ def quotas(weights: np.ndarray) -> np.ndarray:
     order = np.argsort(-(exact - whole), kind="stable")
     whole[order[: BLOCK - int(whole.sum())]] += 1
     return whole
+
+
+def raise_shares(
+    parts: Sequence[Part], shares: Mapping[str, float], members: Mapping[str, Collection[str]]
+) -> tuple[Part, ...]:
+    """``parts``, and one part more for each view that they show in too few rows: the samples that have it.
+
+    ``shares``: by view, the least share of all slots whose samples have any of the view's ``members``. The
+    weights of ``parts`` keep their proportions. Raises ValueError for a share outside 0 to 1, for a view that
+    no sample has, and for shares that no weights give together.
+    """
+    wrong = {view: share for view, share in shares.items() if not 0 < share < 1}
+    if wrong:
+        raise ValueError(f"at_least {wrong}: the share of a view lies between 0 and 1")
+    weights = np.array([part.weight for part in parts], np.float64)
+    weights /= weights.sum()
+    index = join(parts)
+    has = {view: holds(index, members[view]) for view in shares}
+    rare = {view: keep(index, has[view], wanted=f"any of {', '.join(members[view])}") for view in shares}
+    ends = np.cumsum([len(part.index) for part in parts])[:-1]
+    base = np.array([[rows.mean() for rows in np.split(has[view], ends)] for view in shares]) @ weights
+    among = np.array([[has[u][has[v]].mean() for v in shares] for u in shares])
+    extra = _extra_weights(np.array(list(shares.values())), base, among)
+    if extra.sum() >= 1 - 1 / BLOCK:
+        found = ", ".join(f"{view} {share:.1%}" for view, share in zip(shares, base, strict=True))
+        raise ValueError(
+            f"at_least {dict(shares)}: no weights give these shares together, whose samples have little in common "
+            f"(the data have {found}); ask for less"
+        )
+    whole = [Part(part.index, w * (1 - extra.sum())) for part, w in zip(parts, weights.tolist(), strict=True)]
+    added = [Part(rare[view], w) for view, w in zip(shares, extra.tolist(), strict=True) if w * BLOCK >= 1]
+    return (*whole, *added)
+
+
+def _extra_weights(shares_V: np.ndarray, base_V: np.ndarray, among_VV: np.ndarray) -> np.ndarray:
+    """Least weights w >= 0 with (1 - sum w) base + among w >= shares; their sum reaches 1 where there are none.
+
+    ``base_V``: share of each view without them; ``among_VV[u, v]``: share of u among the samples that have v.
+    Each weight in turn makes its own share right; from 0 on they only grow.
+    """
+    extra_V = np.zeros(len(shares_V))
+    for _ in range(1000):
+        before = extra_V.copy()
+        for u in range(len(extra_V)):
+            others = np.delete(np.arange(len(extra_V)), u)
+            reached = (1 - extra_V[others].sum()) * base_V[u] + among_VV[u, others] @ extra_V[others]
+            if reached < shares_V[u]:
+                extra_V[u] = (shares_V[u] - reached) / (1 - base_V[u])
+        if extra_V.sum() >= 1 or np.abs(extra_V - before).max(initial=0) < 1e-6:
+            break
+    return extra_V

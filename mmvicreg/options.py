@@ -45,12 +45,16 @@ class StreamConfig:
     """list of samples to leave out, as 'mmvicreg check --quarantine' writes it"""
     weights: tuple[float, ...] = ()
     """mix several data sets (separated by :: in train), each with its share of the samples; empty for no mixture"""
+    at_least: dict[str, float] = field(default_factory=dict)
+    """modality and the share of the samples that must have it, such as effect 0.25: those that have it come more
+    often until it does (on average; 0.25 of 128 rows is 32 give or take 5)"""
     workers: int = 0
     """processes that read, for readers that hold the interpreter's lock; 0 for threads"""
     substitutes: int = 0
     """following samples that may stand in for a rejected one; 0 masks its view"""
     max_rejected: float = 0.01
-    """share of rejected samples above which the run stops and names the worst shards"""
+    """share of rejected samples, over all processes and starts, above which the run stops and names the worst
+    shards (looked at with every line of the log, from 10,000 samples on)"""
     patience: float = 60.0
     """seconds of waiting for data after which the log says for what"""
     spool: str = ""
@@ -89,6 +93,8 @@ class GuardConfig:
     """seconds without a step before the watchdog says what is being waited for; 0 for no watchdog"""
     stall_stop: float = 1800.0
     """seconds without a step before the process ends itself with exit status 75; 0 for never"""
+    meet_stop: float = 600.0
+    """seconds that processes wait for each other at the start before they end themselves with status 75; 0 for never"""
     compare_every: int = 1000
     """steps between comparisons of the weights of all processes; 0 for never"""
 

@@ -109,7 +109,7 @@ class Probe:
             if isinstance(item, EvaluationItem):
                 kept[item.view].append(item)
         for name in self.readers:
-            done[name] = list(_encoded(model, name, kept[name], device))
+            done[name] = list(_encoded(model, name, kept[name], device, self.readers[name]))
         mine = {name: _rows(kept[name], done[name]) for name in self.readers}
         every = distributed.gather_objects(mine)
         labelled = distributed.gather_objects(
@@ -121,11 +121,15 @@ class Probe:
 
 @torch.no_grad()
 def _encoded(
-    model: Model, name: str, items: list[EvaluationItem], device: torch.device
+    model: Model, name: str, items: list[EvaluationItem], device: torch.device, reader: Reader
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(items), BATCH):
-        x = torch.stack([item.value for item in items[start : start + BATCH]]).to(device)
-        found = model.branches[name](x)
+    """As many batches on every process, the last ones without rows: branches that are shared out over the
+    processes (FSDP) are gathered by all of them for each batch."""
+    mine = torch.tensor(float(-(-len(items) // BATCH)), device=device)
+    for number in range(int(distributed.all_reduce_max(mine).item())):
+        batch = [item.value for item in items[number * BATCH : (number + 1) * BATCH]]
+        x = torch.stack(batch) if batch else torch.zeros((0, *reader.shape), dtype=reader.dtype)
+        found = model.branches[name](x.to(device))
         yield found.h.float().cpu(), found.z.float().cpu()
 
 

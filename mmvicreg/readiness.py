@@ -36,6 +36,7 @@ def check(config: TrainConfig, processes: int) -> None:
     unknown = sorted(set(config.views().values()) - set(modalities))
     if unknown:
         raise ValueError(f"views() names {unknown}; the modalities are {sorted(modalities)}")
+    _check_readers(config.views(), config.readers(), modalities)
     if config.best and not config.probe.data:
         raise ValueError(f"best is {config.best!r}, a number of the probe; give --probe.data as well")
     if config.parallel == "fsdp" and (config.chunk or config.ema or config.optimizer.unfreeze_at):
@@ -46,6 +47,20 @@ def check(config: TrainConfig, processes: int) -> None:
         raise ValueError(
             "parallel columns goes without fp16's scaled gradients; choose precision bf16, or ddp"
         )
+
+
+def _check_readers(views: dict[str, str], readers: dict[str, str], modalities: dict[str, Modality]) -> None:
+    if set(readers) != set(views):
+        raise ValueError(f"readers() names the views {sorted(readers)}; views() has {sorted(views)}")
+    unknown = sorted(set(readers.values()) - set(modalities))
+    if unknown:
+        raise ValueError(f"readers() names {unknown}; the modalities are {sorted(modalities)}")
+
+
+def view_readers(config: TrainConfig) -> dict[str, Reader]:
+    """The reader of each view."""
+    modalities = modalities_of(config)
+    return {view: modalities[name].reader() for view, name in config.readers().items()}
 
 
 def modalities_in_use(config: TrainConfig) -> dict[str, Modality]:

@@ -64,17 +64,29 @@ def load(
     """
     saved = read_config(Path(folder))
     module = import_recipe(recipe) if recipe is not None else None
-    modalities = {
-        name: _without_weights(from_json(saved["config"][name], recipe=module))
-        for name in set(saved["views"].values())
+    used = set(saved["views"].values())
+    modalities: dict[str, Modality] = {
+        name: from_json(value, recipe=module) for name, value in saved["config"].items() if name in used
     }
-    modalities = {name: modalities[name] for name in saved["config"] if name in modalities}
-    path = _checkpoint(Path(folder), step)
+    return rebuild(Path(folder), saved, modalities, step=step, average=average)
+
+
+def rebuild(
+    folder: Path,
+    saved: dict[str, Any],
+    modalities: dict[str, Modality],
+    *,
+    step: int | Literal["best"] | None = None,
+    average: bool = False,
+) -> Run:
+    """The run of ``folder`` from what its config.json holds and its modalities; see :func:`load`."""
+    modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
+    path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
     checkpoint.read_model(path, model, file=checkpoint.AVERAGE if average else checkpoint.WEIGHTS)
-    predictors = read_predictors(Path(folder), path / checkpoint.WEIGHTS)
+    predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
     step_number = checkpoint.read_position(path).step
-    return Run(Path(folder), saved["config"], modalities, model.eval(), step_number, predictors)
+    return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
 
 
 def _without_weights(modality: Any) -> Modality:

@@ -27,16 +27,13 @@ from mmvicreg.reader import Reader
 from mmvicreg.rows import Note, Place, Row, check_members, empty
 from mmvicreg.shards import Index
 from mmvicreg.spool import Spool
+from mmvicreg.tally import Budget
 from mmvicreg.workers import Workers, WorkerSetup
 
 LOOK_EVERY, LOOK_STEPS = 16, 256
 """Remote shards are asked for this many steps ahead, looked up every so many steps."""
 
 log = logging.getLogger("mmvicreg.stream")
-
-
-class TooManyRejected(RuntimeError):
-    """More samples were rejected than the budget allows; the message names the worst shards and reasons."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,6 @@ class Batch:
     numbers: torch.Tensor
     inputs: dict[str, torch.Tensor]
     present: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Stop once more than ``share`` of a rank's samples were rejected, from ``after`` samples on."""
-
-    share: float = 0.01
-    after: int = 10_000
 
 
 class _Pending:
@@ -89,9 +78,10 @@ class Stream(Iterator[Batch]):
     """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank; ``counts``: what it handed over.
 
     ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
-    masked). ``ledger``: folder for the ledger. ``patience``: seconds after which a wait is explained in the
-    log. ``pin``: page-locked buffers, for copies that overlap compute. ``workers``: processes that read the
-    rows instead of threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
+    masked). ``ledger``: folder for the ledger. ``budget`` holds for this rank's samples; None where the caller
+    checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log. ``pin``:
+    page-locked buffers, for copies that overlap compute. ``workers``: processes that read the rows instead of
+    threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
@@ -111,7 +101,7 @@ class Stream(Iterator[Batch]):
         prefetch: int = 2,
         substitutes: int = 0,
         ledger: str | None = None,
-        budget: Budget = Budget(),
+        budget: Budget | None = Budget(),  # noqa: B008  frozen
         patience: float = 60.0,
         pin: bool = False,
         workers: int = 0,
@@ -119,7 +109,7 @@ class Stream(Iterator[Batch]):
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
-        self.index, self.plan, self.budget, self.patience, self._pin = index, plan, budget, patience, pin
+        self.index, self.plan, self.patience, self._budget, self._pin = index, plan, patience, budget, pin
         self._readers = dict(readers)
         setup = WorkerSetup(index, self._readers, plan.seed, substitutes, spool)
         self._rows = setup.rows()
@@ -160,13 +150,15 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
+        self._rows.fetch.close()
         self._lookahead.close()
         if self._workers is not None:
             self._workers.close()
 
     def _submit(self, step: int) -> None:
         if self._lookahead.wanted and step % LOOK_EVERY == 0:
-            for ahead in range(step, step + LOOK_STEPS, LOOK_EVERY):
+            last = step + LOOK_STEPS if self._stop is None else min(self._stop, step + LOOK_STEPS)
+            for ahead in range(step, last, LOOK_EVERY):
                 self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
         places = self.plan.locate(step, self._slots)
         rows = len(places.row)
@@ -243,13 +235,8 @@ class Stream(Iterator[Batch]):
         for view, mask in pending.present.items():
             absent = len(mask) - int(mask.sum())
             counts.missing[view] = counts.missing.get(view, 0) + absent
-        if counts.seen >= self.budget.after and counts.rejections > self.budget.share * counts.seen:
-            worst = sorted(counts.shards.items(), key=lambda kv: -kv[1])[:5]
-            raise TooManyRejected(
-                f"{counts.rejections} of {counts.seen} samples were rejected, the budget is "
-                f"{self.budget.share:.2%}. By reason: {counts.rejected}. Worst shards: {worst}. "
-                "Run `mmvicreg check --quarantine`, or raise the budget"
-            )
+        if self._budget is not None:
+            self._budget.check(counts)
 
 
 def _check(index: Index, plan: Plan, *, rank: int, world: int) -> None:

@@ -4,6 +4,7 @@
     mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
 
 gives a quarter of every 10,000 slots to samples with a sound effect, beside those that come by themselves.
+A configuration's ``stream.at_least`` finds such weights itself (:func:`mmvicreg.mixture.raise_shares`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmvicreg.shards import Index, Shard
+from mmvicreg.shards import Index
 from mmvicreg.sidecar import read_block
 
 
@@ -22,18 +23,32 @@ def having(index: Index, members: Collection[str]) -> Index:
 
     Raises ValueError where no sample has them.
     """
-    kept = Index(tuple(_having(shard, frozenset(members)) for shard in index.shards))
-    if not len(kept):
-        raise ValueError(
-            f"no sample of {len(index)} has {', '.join(sorted(members))}; members are {', '.join(index.suffixes)}"
-        )
-    return kept
+    every = [holds(index, (member,)) for member in members]
+    return keep(index, np.logical_and.reduce(every), wanted=", ".join(sorted(members)))
 
 
-def _having(shard: Shard, members: frozenset[str]) -> Shard:
-    block = read_block(shard.sidecar, shard.entry)
-    lacking = {row for row in range(shard.entry.count) if not members <= set(block.members(row))}
-    return replace(shard, excluded=tuple(sorted(lacking | set(shard.excluded))))
+def holds(index: Index, members: Collection[str]) -> np.ndarray:
+    """Bool (N,): which samples have any of ``members``, as a reader that takes the first of them would find."""
+    wanted = set(members)
+    found = []
+    for shard in index.shards:
+        block = read_block(shard.sidecar, shard.entry)
+        excluded = set(shard.excluded)
+        rows = (row for row in range(shard.entry.count) if row not in excluded)
+        found.append(np.fromiter((not wanted.isdisjoint(block.members(row)) for row in rows), bool))
+    return np.concatenate(found)
+
+
+def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
+    """The index of the samples where ``kept``, bool (N,), is True; ValueError, naming ``wanted``, where none is."""
+    if not kept.any():
+        raise ValueError(f"no sample of {len(index)} has {wanted}; members are {', '.join(index.suffixes)}")
+    shards = []
+    for shard, mask in zip(index.shards, np.split(kept, index.starts[1:-1]), strict=True):
+        rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded)
+        left_out = {*shard.excluded, *rows[~mask].tolist()}
+        shards.append(replace(shard, excluded=tuple(sorted(left_out))))
+    return Index(tuple(shards))
 
 
 def only(index: Index, numbers: Collection[int]) -> Index:
@@ -45,12 +60,6 @@ def only(index: Index, numbers: Collection[int]) -> Index:
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         found = f"{wanted[0]} to {wanted[-1]}" if len(wanted) else "none"
         raise ValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
-    bounds = np.searchsorted(wanted, index.starts)
-    rows = [wanted[bounds[s] : bounds[s + 1]] - index.starts[s] for s in range(len(index.shards))]
-    return Index(tuple(_only(shard, kept) for shard, kept in zip(index.shards, rows, strict=True)))
-
-
-def _only(shard: Shard, rows: np.ndarray) -> Shard:
-    there = np.setdiff1d(np.arange(shard.entry.count), np.array(shard.excluded, np.int64))
-    left_out = np.setdiff1d(np.arange(shard.entry.count), there[rows])
-    return replace(shard, excluded=tuple(left_out.tolist()))
+    mask = np.zeros(len(index), bool)
+    mask[wanted] = True
+    return keep(index, mask, wanted="these numbers")

@@ -12,6 +12,7 @@ import toy
 import mmvicreg as mm
 from mmvicreg.check import CheckConfig, check, exclusions
 from mmvicreg.feed import make_plan, open_parts, whole
+from mmvicreg.subset import holds
 
 
 def config(tmp_path: Path, train: str, **stream: object) -> toy.Config:
@@ -26,7 +27,7 @@ def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
     assert found["seen"] == run.step * 16
     assert found["unique"] == samples and found["never_seen"] == 0
     assert found["duplicate"] == found["seen"] - samples
-    assert found["since_the_last_start"]["rejected"] == {}
+    assert found["rejected"] == {} and found["recovered"] == 0
 
 
 def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:
@@ -55,3 +56,36 @@ def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
     mm.run(config(tmp_path, train), toy.objective)
     with pytest.raises(ValueError, match="stream.exclude"):
         mm.run(replace(config(tmp_path, train), stream=mm.StreamConfig(exclude=str(path))), toy.objective)
+
+
+def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data", missing=4)  # b in three of four samples
+    wanted = config(tmp_path, train, at_least={"b": 0.9})
+    parts = open_parts(wanted)
+    plan, index = make_plan(parts, wanted, 100), whole(parts)
+    has_b = holds(index, ["b.npy"])
+    places = [plan.locate(step, range(100)) for step in range(100)]
+    assert sum(has_b[index.starts[at.shard] + at.row].sum() for at in places) == pytest.approx(9000, abs=30)
+    run = mm.run(wanted, toy.objective)
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    present = [line["present"]["b"] for line in log if "present" in line]
+    assert 0.83 < sum(present) / len(present) / 16 < 0.97
+
+
+def test_a_modality_that_is_there_often_enough_changes_nothing(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data")
+    plain, asked = config(tmp_path, train), config(tmp_path, train, at_least={"b": 0.5})
+    assert len(open_parts(asked)) == 1
+    fingerprints = {make_plan(open_parts(each), each, 16).fingerprint() for each in (plain, asked)}
+    assert len(fingerprints) == 1
+
+
+def test_shares_that_cannot_be_had_are_said(tmp_path: Path) -> None:
+    train = toy.write_shards(tmp_path / "data", missing=4)
+    with pytest.raises(ValueError, match=r"at_least names \['c'\]; the modalities are \['a', 'b'\]"):
+        mm.run(config(tmp_path, train, at_least={"c": 0.5}), toy.objective)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        mm.run(config(tmp_path, train, at_least={"b": 1.5}), toy.objective)
+    lacking = replace(config(tmp_path, train, at_least={"b": 0.5}), b=toy.Numbers("c.npy"))
+    with pytest.raises(ValueError, match=r"no sample of 96 has any of c.npy; members are a.npy, b.npy, json"):
+        mm.run(lacking, toy.objective)

@@ -125,7 +125,7 @@ def test_a_full_disk_keeps_the_run_going_and_the_old_checkpoints(tmp_path: Path,
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, before[1]))
 
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     try:

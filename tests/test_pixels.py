@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from photographs import crop, encoded, photographs
@@ -11,7 +12,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from mmvicreg import BadSample
-from mmvicreg.pixels import Box, centre_box, decode, random_box, resize_crop
+from mmvicreg.pixels import Box, centre_box, decode, random_box, resize_centre, resize_crop
 
 
 def saved(image, format, **options):
@@ -133,6 +134,27 @@ def test_crops_are_open_clips_pixels_within_one(box, number):
     ours = resize_crop(np.asarray(photo), box, 224)
     assert ours.shape == (3, 224, 224) and ours.dtype == torch.uint8
     assert (ours.permute(1, 2, 0).int() - torch.from_numpy(np.array(theirs)).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("box", [(0, 0, 640, 427), (0, 0, 427, 427), (10, 5, 311, 417), (3, 0, 233, 300)])
+@pytest.mark.parametrize("size", [224, 96])
+def test_evaluation_pixels_are_open_clips_within_one(box, size):
+    left, top, width, height = box
+    for photo in photographs():
+        picture = photo.crop((left, top, left + width, top + height))
+        transform = open_clip.image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+        ours = resize_centre(np.asarray(picture), size)
+        assert ours.shape == (3, size, size) and ours.dtype == torch.uint8
+        assert (ours / 255 - transform(picture)).abs().max() < 1.5 / 255
+
+
+def test_evaluation_of_a_picture_of_that_size_and_of_a_strip():
+    square = photographs()[0].crop((0, 0, 96, 96))
+    assert np.array_equal(resize_centre(np.asarray(square), 96).permute(1, 2, 0), np.asarray(square))
+    strip = np.zeros((100_000, 3, 3), np.uint8)
+    strip[50_000:] = 255
+    cut = resize_centre(strip, 224)
+    assert cut.shape == (3, 224, 224) and cut[:, :60].max() < 20 and cut[:, 164:].min() > 235
 
 
 def test_reduced_decode_stays_close_and_above_the_asked_side():

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from webdataset import TarWriter
 
 from mmvicreg.fetch import Fetcher
-from mmvicreg.mixture import Mixture, Part, join
+from mmvicreg.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.shards import Index, open_index
-from mmvicreg.subset import having, only
+from mmvicreg.subset import having, holds, only
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def index(tmp_path: Path) -> Index:
         with TarWriter(paths[-1]) as writer:
             for row in range(50):
                 extra = {"effect.ogg": b"boom"} if row % 10 == 3 else {}
+                extra |= {"depth.npy": b"far"} if row % 10 in (4, 5) else {}
                 writer.write({"__key__": f"{shard}{row:03d}", "txt": b"a cat", **extra})
     return open_index(paths)
 
@@ -47,8 +49,30 @@ def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Ind
 
 
 def test_no_sample_is_an_error_that_names_the_members(index: Index) -> None:
-    with pytest.raises(ValueError, match=r"no sample of 100 has depth.png; members are effect.ogg, txt"):
+    with pytest.raises(
+        ValueError, match=r"no sample of 100 has depth.png; members are depth.npy, effect.ogg, txt"
+    ):
         having(index, ["depth.png"])
+
+
+def test_shares_of_several_rare_members_are_reached_together(index: Index) -> None:
+    parts = raise_shares(
+        [Part(index, 2.0)],
+        {"effect": 0.4, "depth": 0.3},
+        {"effect": ("wav", "effect.ogg"), "depth": ("depth.npy",)},
+    )
+    mixture, joined = Mixture(parts, seed=0, global_batch=10_000), join(parts)
+    places = mixture.locate(0, range(10_000))
+    numbers = joined.starts[places.shard] + places.row
+    for suffix, share in (("effect.ogg", 0.4), ("depth.npy", 0.3)):
+        assert holds(joined, [suffix])[numbers].mean() == pytest.approx(share, abs=0.01)
+    assert len(np.unique(numbers)) == len(joined)  # the rest still comes
+
+
+def test_shares_that_exclude_each_other_are_an_error(index: Index) -> None:
+    members = {"effect": ("effect.ogg",), "depth": ("depth.npy",)}
+    with pytest.raises(ValueError, match=r"no weights give these shares together.*effect 10.0%, depth 20.0%"):
+        raise_shares([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
 
 
 def test_numbers_choose_samples_of_a_subset_too(index: Index) -> None:

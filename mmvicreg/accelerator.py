@@ -1,0 +1,39 @@
+"""Device, processes and precision of a run: Accelerate, with an end to the wait for processes that never come."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from mmvicreg.config import TrainConfig
+from mmvicreg.trackers import check_trackers
+from mmvicreg.watch import deadline
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Device, processes, precision and trackers.
+
+    Raises ValueError for a precision the device does not have, and for a tracker that is not there.
+    """
+    if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
+        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
+    check_trackers(config.trackers)
+    # Its settings are of the process: without this a second run in one process could not have another precision.
+    AcceleratorState._reset_state()
+    seconds = config.guard.meet_stop
+    alone = (
+        f"the processes of this run did not meet within {seconds:g} s (--guard.meet-stop): one of them died, was never "
+        "started, or cannot reach the main one; look at the output of the others and start the same command again"
+    )
+    with deadline(seconds, alone):
+        return Accelerator(
+            cpu=config.cpu,
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            ],
+            log_with=list(config.trackers) or None,
+            project_dir=config.out,
+        )

@@ -72,6 +72,7 @@ FLOW = [
     "train",
     "pictures",
     "report",
+    "examples",
     "scoring",
     "export",
     "doors",

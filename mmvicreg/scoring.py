@@ -12,22 +12,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmvicreg import distributed, pictures, pixels
+from mmvicreg import distributed, pictures
 from mmvicreg.evaluate.description import Description, describe_store
 from mmvicreg.evaluate.embeddings import embed
-from mmvicreg.evaluate.positives import Positives
-from mmvicreg.evaluate.ranks import Ranks, rank_both, rank_queries
-from mmvicreg.evaluate.retrieval import RetrievalScores, summarize
+from mmvicreg.evaluate.ranks import rank_both, rank_queries
+from mmvicreg.evaluate.retrieval import RetrievalScores, folded_retrieval, summarize
 from mmvicreg.evaluate.store import Proof, Rows, Store
-from mmvicreg.fetch import Fetcher
+from mmvicreg.examples import Direction, examples_of
 from mmvicreg.model import Model
 from mmvicreg.predictors import Predictors, predict
-from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
 from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
 from mmvicreg.shards import Index, cache_folder, open_index
@@ -85,8 +82,12 @@ def score_splits(
     device: str = "",
     threads: int = 2,
     examples: int = 6,
+    folds: int = 0,
 ) -> dict[str, SplitScores]:
     """Scores of every split of ``data`` {name: shards}, with ``examples`` queries a direction for pictures.
+
+    ``folds`` > 0 adds the mean over so many consecutive folds of the pictures (``image_to_text_5_folds``), as the COCO
+    1K protocol has it.
 
     Embeddings are kept in the run directory (``embeddings/``) and computed once. Called on every process of
     the default group where there are several: they share the work, and all get the result.
@@ -97,6 +98,7 @@ def score_splits(
         index = open_index(shards)
         store = embedded(run, index, *run.modalities, device=device, threads=threads, title=f"embed {name}")
         scores[name] = _score_split(store, run, index, device=chosen, examples=examples)
+        scores[name].retrieval.update(_folded(store, run, folds, device=chosen) if folds else {})
     return scores
 
 
@@ -128,8 +130,7 @@ def _score_split(store: Store, run: Run, index: Index, *, device: torch.device, 
     retrieval, shown = {}, {}
     for name, direction in _directions(store, branches, run.predictors, device).items():
         retrieval[name] = summarize(direction.ranks, resamples=1000)
-        found = _examples(direction, count=examples)
-        shown[name] = _draw(found, direction.ends, store, readers, index)
+        shown[name] = examples_of(direction, store, readers, index, count=examples)
     if not retrieval:
         widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
         raise ValueError(
@@ -138,20 +139,9 @@ def _score_split(store: Store, run: Run, index: Index, *, device: torch.device, 
     return SplitScores(retrieval, describe_store(store, device=device), shown, store.proof)
 
 
-@dataclass(frozen=True)
-class _Direction:
-    """Queries of one branch looking for items of another."""
-
-    ends: tuple[str, str]
-    queries: Rows
-    items: Rows
-    positives: Positives
-    ranks: Ranks
-
-
 def _directions(
     store: Store, branches: Mapping[str, Rows], predictors: Predictors, device: torch.device
-) -> dict[str, _Direction]:
+) -> dict[str, Direction]:
     """Every direction by name: by cosine where widths agree, and by predictor where there is one."""
     found = {}
     sharded = distributed.world_size() > 1
@@ -163,78 +153,27 @@ def _directions(
             ranks = rank_both(z_a, z_b, positives, device=device, sharded=sharded, skip_unmatched=True)
             for (ends, matches), each in zip(both.items(), ranks, strict=True):
                 rows = (branches[ends[0]], branches[ends[1]])
-                found["_to_".join(ends)] = _Direction(ends, *rows, matches, each)
+                found["_to_".join(ends)] = Direction(ends, *rows, matches, each)
         for ends, matches in both.items():
             if ends not in predictors:
                 continue
             z = predict(predictors[ends], branches[ends[0]].z, device=device)
             rows = (replace(branches[ends[0]], z=z), branches[ends[1]])
             each = rank_queries(z, rows[1].z, matches, device=device, sharded=sharded, skip_unmatched=True)
-            found["_to_".join(ends) + "_by_predictor"] = _Direction(ends, *rows, matches, each)
+            found["_to_".join(ends) + "_by_predictor"] = Direction(ends, *rows, matches, each)
     return found
 
 
-@dataclass(frozen=True)
-class _Found:
-    """One query's best items, by row."""
-
-    query: int
-    items: list[int]
-    right: list[bool]
-    cosine: list[float]
-    rank: float
-
-
-def _examples(direction: _Direction, *, count: int, best: int = 5) -> list[_Found]:
-    """Queries spread evenly over the split, whatever their rank: failures are shown too."""
-    queries, items, positives = direction.queries, direction.items, direction.positives
-    rank_Q = direction.ranks.rank()
-    matched = np.flatnonzero(positives.counts)  # the queries that rank_Q is about
-    chosen = np.unique(np.linspace(0, len(matched) - 1, count).round().astype(int))
-    unit = torch.nn.functional.normalize
-    queries_QD = unit(torch.from_numpy(queries.z[matched[chosen]]), dim=1)
-    blocks = [
-        unit(torch.from_numpy(items.z[a : a + 4096].copy()), dim=1) for a in range(0, len(items.z), 4096)
-    ]
-    cosine_QM = torch.cat([queries_QD @ block.T for block in blocks], dim=1)
-    found = []
-    for place, row, cosine_M in zip(chosen, matched[chosen], cosine_QM, strict=True):
-        values, items_best = cosine_M.topk(min(best, len(cosine_M)))
-        matching = set(positives.indices[positives.offsets[row] : positives.offsets[row + 1]].tolist())
-        right = [item in matching for item in items_best.tolist()]
-        found.append(_Found(int(row), items_best.tolist(), right, values.tolist(), float(rank_Q[place])))
+def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
+    """Folds of the rows of each pair's picture branch (its first, where none is called image), by cosine."""
+    found = {}
+    for pair in combinations((name for name in run.modalities if len(store.rows(name).z)), 2):
+        a, b = sorted(pair, key=lambda name: name != "image")
+        rows = store.rows(a), store.rows(b)
+        if rows[0].z.shape[1] == rows[1].z.shape[1]:
+            both = folded_retrieval(rows[0].z, rows[1].z, store.positives(a, b), folds=folds, device=device)
+            found |= {f"{a}_to_{b}_{folds}_folds": both[0], f"{b}_to_{a}_{folds}_folds": both[1]}
     return found
-
-
-def _draw(
-    found: Sequence[_Found],
-    pair: tuple[str, str],
-    store: Store,
-    readers: Mapping[str, Reader],
-    index: Index,
-) -> list[pictures.Example]:
-    """What a person sees: pictures of samples for images, identities (captions) for the rest."""
-    fetch = Fetcher(index)
-
-    def content(name: str, row: int) -> np.ndarray | str:
-        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
-        sample = fetch(*index.place(number), readers[name].members)
-        for suffix, data in sample.members.items():
-            if suffix in ("jpg", "jpeg", "png", "webp"):
-                return pixels.decode(data, max_pixels=100_000_000).array
-        return identity or sample.key
-
-    return [
-        pictures.Example(
-            content(pair[0], one.query),
-            tuple(
-                pictures.Result(content(pair[1], item), right, cosine)
-                for item, right, cosine in zip(one.items, one.right, one.cosine, strict=True)
-            ),
-            one.rank,
-        )
-        for one in found
-    ]
 
 
 def print_scores(scores: Mapping[str, SplitScores]) -> None:

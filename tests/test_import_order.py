@@ -10,6 +10,7 @@ import mmvicreg
 PACKAGE = Path(mmvicreg.__file__).parent
 
 FLOW = [
+    "messages",
     "reader",
     "progress",
     "distributed",
@@ -72,6 +73,7 @@ FLOW = [
     "train",
     "pictures",
     "report",
+    "examples",
     "scoring",
     "export",
     "doors",

@@ -96,6 +96,8 @@ class TextReader(Reader):
 
     @cached_property
     def _tokenize(self) -> Callable[[str], Tensor]:
+        if self.encoder == "usem3":
+            return ByteTokenizer(self.length)
         if self.encoder == "gru":
             return WordTokenizer(read_vocabulary(self.vocabulary), self.length)
         if towers.split(self.encoder)[0] == "open_clip":
@@ -170,6 +172,16 @@ class TransformersTokenizer:
 
     def __call__(self, text: str) -> Tensor:
         return _padded(self.tokenizer.encode(text).ids, self.length)
+
+
+class ByteTokenizer:
+    """UTF-8 bytes, for a tower that tokenizes by itself."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, text: str) -> Tensor:
+        return _padded(list(text.encode())[: self.length], self.length)
 
 
 class WordTokenizer:

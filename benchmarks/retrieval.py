@@ -4,8 +4,8 @@
     python benchmarks/retrieval.py --million      # also all of 1M x 1M (hours on two cores; minutes on a GPU)
 
 Every contestant runs alone in its own process on the same features, through its own public function, with
-one thread; time is processor time, the better of two runs (wall time on a GPU); memory is the peak above
-what the process held once the features were loaded. open_clip counts one caption per image only, so its
+one thread; time is processor time, memory the peak above what the process held once the features were
+loaded, each the median of three runs in turn (one of open_clip). open_clip counts one caption per image only, so its
 recalls are not comparable.
 The last line is one JSON object. Needs ``clip-benchmark`` (pip install --no-deps clip-benchmark) and
 ``open_clip_torch``.
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -181,15 +182,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_features(folder)
-        rows = {}
-        for contestant in ("ours", "clip_benchmark", "ours", "clip_benchmark", "open_clip", "million"):
+        runs: dict[str, list[dict[str, float]]] = {}
+        for contestant in ("ours", "clip_benchmark") * 3 + ("open_clip", "million"):
             found = apart(contestant, folder, whole=options.million)
-            if contestant not in rows or found["seconds"] < rows[contestant]["seconds"]:
-                rows[contestant] = found
+            runs.setdefault(contestant, []).append(found)
             print(
                 f"{contestant:>15}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()),
                 flush=True,
             )
+    rows = {
+        name: {key: median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
+    }
     recalls = [key for key in rows["ours"] if "@" in key]
     peer, own, big = rows["clip_benchmark"], rows["ours"], rows["million"]
     summary = {

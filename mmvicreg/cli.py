@@ -6,6 +6,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from mmvicreg.messages import words
+
 TOOLS: dict[str, tuple[str, str, str, str]] = {
     "check": ("mmvicreg.check", "CheckConfig", "main", "index shards and report everything wrong with them"),
     "pack": ("mmvicreg.pack", "PackConfig", "main", "make shards from a folder, a table or a caption file"),
@@ -82,9 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             tyro.cli(options_class, prog=f"mmvicreg {given[0]}", description=line, args=given[1:])
         )
     except (ValueError, KeyError, FileNotFoundError) as error:
-        print(
-            f"mmvicreg {given[0]}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr
-        )
+        print(f"mmvicreg {given[0]}: {words(error)}", file=sys.stderr)
         return 1
 
 

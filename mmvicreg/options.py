@@ -87,6 +87,9 @@ class GuardConfig:
     """alarm below this: effective rank, as a share of min(width, rows)"""
     max_correlation: float = 0.7
     """alarm above this: mean absolute correlation of two dimensions"""
+    max_sigreg: float = 0.0
+    """alarm above this: SIGReg's statistic of the standardised embeddings (about 1 where they are normal); 0 for no
+    alarm, as objectives without SIGReg do not ask for a normal distribution"""
     min_margin: float = 0.01
     """alarm below this: mean cosine of matched rows less that of shuffled rows (rank is not alignment)"""
     stall_warning: float = 300.0

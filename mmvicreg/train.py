@@ -18,6 +18,7 @@ from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
 from mmvicreg.feed import open_parts, spool_of
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
+from mmvicreg.messages import show_messages_alone
 from mmvicreg.numbers import StepNumbers, conclude, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
@@ -36,8 +37,10 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
 
     SIGTERM and SIGUSR1 write a checkpoint and end the process (Preempted, a SystemExit of status 0). Raises
     ValueError, KeyError or FileNotFoundError for what cannot be trained, before the first step; then
-    NonFiniteLoss, Collapsed, ProcessesDiffer, TooManyRejected, and OSError where the last checkpoint cannot be written.
+    NonFiniteLoss, Collapsed, ProcessesDiffer, TooManyRejected, and OSError where the last
+    checkpoint cannot be written.
     """
+    show_messages_alone()
     found = saved_batch_size(Path(config.out)) if config.resume == "auto" else None
     if config.batch_size == "auto" and found is not None:
         config = resolved(config, found)

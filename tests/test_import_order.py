@@ -10,6 +10,7 @@ import mmvicreg
 PACKAGE = Path(mmvicreg.__file__).parent
 
 FLOW = [
+    "messages",
     "reader",
     "progress",
     "distributed",

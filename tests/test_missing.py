@@ -27,7 +27,7 @@ def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
     """The toy run as a user starts it."""
     launcher = (sys.executable,)
     if processes > 1:
-        launcher = ("accelerate", "launch", "--num_processes", str(processes), "--num_machines", "1", "--cpu",
+        launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
                     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
     command = (*launcher, str(HERE / "toy_missing.py"), "--train", str(folder / "train-*.tar"),
                "--words.encoder", f"transformers/{text_folder()}", "--out", str(folder / out), *options)  # fmt: skip
@@ -35,6 +35,8 @@ def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    states = [json.loads(path.read_text()) for path in (folder / out).glob("checkpoints/*/state.json")]
+    assert {state["processes"] for state in states} == {processes}
     return folder / out
 
 

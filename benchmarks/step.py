@@ -7,9 +7,9 @@
 open_clip's side is its training loop (open_clip_train.train.train_one_epoch: autocast, InfoNCE, backward, AdamW,
 clamp), ours the loop's step (random state, forward, objective, backward, norms, guards, AdamW), on the same
 batches, made beforehand. Sides take turns; the best round of each counts: CPU time of the process on a CPU (other
-users of the machine do not count), wall time on a GPU. Memory is the peak of a step beyond what the side holds
-between steps (weights, gradients, moments), on a CPU in a process of its own. Ours has no projector, so the towers
-are the same; pixels arrive as uint8 and are normalised inside our step. Last line: one JSON object.
+users of the machine do not count), wall time on a GPU. Memory is the peak of all that a side holds (weights, gradients,
+moments, activations), in a process of its own. Ours has no projector, so the towers are the same; pixels arrive as
+uint8 and are normalised inside our step. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     accelerator = make_accelerator(config)
     groups = parameter_groups(inner.model, goal, config.optimizer)
     plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
-    fields: Any = {name: None for name in ("index", "average", "momentum", "probe", "journal", "keeper")}
+    absent = ("parts", "index", "average", "momentum", "probe", "journal", "keeper", "tally")
+    fields: Any = dict.fromkeys(absent)
     training = Training(
         config=config,
         batch_size=options.batch_size,
@@ -211,11 +212,17 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
 
 
 def print_peak(options: Options) -> None:
-    """Peak bytes of a step of the side ``peak``, after a warm-up step."""
+    """Peak bytes of the side ``peak`` from its building to the end of its second step."""
     import torch
 
-    steps = make_sides(replace(options, steps=1), torch.device("cpu"))[options.peak]()
-    print(peak_bytes(steps, warm_up=steps))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def build_and_step(rows: int) -> None:
+        steps = make_sides(replace(options, steps=1, batch_size=rows), device)[options.peak]()
+        steps()
+        steps()
+
+    print(peak_bytes(lambda: build_and_step(options.batch_size), warm_up=lambda: build_and_step(2)))
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -224,20 +231,22 @@ def measure(options: Options) -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sides = {name: make() for name, make in make_sides(options, device).items()}
-    best, memory = _rounds(sides, options, device)
-    if device.type == "cpu":
-        settings = ["--model", options.model, "--batch-size", str(options.batch_size)]
-        settings += ["--precision", options.precision]
-        memory = {name: peak_of(__file__, *settings, "--peak", name) for name in ("open_clip", *REGULARIZERS)}
+    best = _rounds(sides, options, device)
+    settings = [
+        "--model",
+        options.model,
+        "--batch-size",
+        str(options.batch_size),
+        "--precision",
+        options.precision,
+    ]
+    memory = {name: peak_of(__file__, name, *settings) for name in ("open_clip", *REGULARIZERS)}
     ratios = {f"samples_per_second_ratio_{name}": round(best["open_clip"] / best[name], 3) for name in sides}
     rest = {
         f"objective_share_{name}": round(1 - best["invariance alone"] / best[name], 3)
         for name in REGULARIZERS
     }
-    if memory:
-        rest |= {
-            f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in REGULARIZERS
-        }
+    rest |= {f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in REGULARIZERS}
     seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
     what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     about = {"model": options.model, "batch_size": options.batch_size, "device": what}
@@ -252,32 +261,27 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _rounds(
-    sides: dict[str, Callable[[], None]], options: Options, device: Any
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Best seconds of a round, and on a GPU the peak bytes, of each side."""
+def _rounds(sides: dict[str, Side], options: Options, device: Any) -> dict[str, float]:
+    """Best seconds of a round of each side."""
     import torch
 
     best: dict[str, float] = {}
-    memory: dict[str, float] = {}
     end = time.monotonic() + 60 * options.minutes
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     for number in range(options.rounds + 1):
         for name, steps in sides.items():
             if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
-            clock = time.perf_counter if device.type == "cuda" else time.process_time
             before = clock()
             steps()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-                memory[name] = torch.cuda.max_memory_allocated()
             if number:  # the first round warms up
                 best[name] = min(best.get(name, float("inf")), clock() - before)
         print(f"round {number}: { ({name: round(value, 3) for name, value in best.items()}) }", flush=True)
         if time.monotonic() > end and number:
             break
-    return best, memory
+    return best
 
 
 def main() -> None:

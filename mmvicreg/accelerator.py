@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from mmvicreg.config import TrainConfig
 from mmvicreg.trackers import check_trackers
 from mmvicreg.watch import deadline
+
+PATIENCE = timedelta(hours=2)
+"""Of a collective: one process indexes new shards, or encodes once, while the others wait (NCCL's own is 10 minutes).
+While training, --guard.stall-stop ends a process sooner."""
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -32,7 +38,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             cpu=config.cpu,
             mixed_precision="no" if config.precision == "fp32" else config.precision,
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
             ],
             log_with=list(config.trackers) or None,
             project_dir=config.out,

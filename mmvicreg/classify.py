@@ -34,7 +34,7 @@ class ClassifyConfig:
     train: str = ""
     """the same, for nearest neighbours and the linear probe; empty for zero-shot only"""
     label: str = "cls"
-    """where class numbers are: a member suffix, or json:FIELD"""
+    """where class numbers (or names, with --names) are: a member suffix, or json:FIELD"""
     branch: str = "image"
     """branch whose features are classified"""
     names: str = ""
@@ -63,17 +63,17 @@ def classify(config: ClassifyConfig) -> int:
     if not config.test:
         raise ValueError("no data to classify; give --test SHARDS or --test FOLDER")
     from mmvicreg.baselines import load_subject
-    from mmvicreg.evaluate.labelled import open_labelled, read_lines
+    from mmvicreg.evaluate.labelled import check_same_classes, open_labelled, read_lines
     from mmvicreg.scoring import embeddings_folder
 
     run = load_subject(config.model, recipe=config.recipe)
     cache = embeddings_folder(run)
-    test = open_labelled(config.test, config.label, cache=cache)
-    train = open_labelled(config.train, config.label, cache=cache) if config.train else None
-    if train is not None and test.names != train.names and test.names and train.names:
-        raise ValueError(f"the folders hold different classes: {_differing(test.names, train.names)}")
-    names = read_lines(config.names) if config.names else test.names
-    task = _Task(config, run, test, train, names)
+    names = read_lines(config.names) if config.names else []
+    test = open_labelled(config.test, config.label, cache=cache, names=names)
+    train = open_labelled(config.train, config.label, cache=cache, names=names) if config.train else None
+    if train is not None:
+        check_same_classes(train, test)
+    task = _Task(config, run, test, train, names or test.names)
     found = task.classifiers()
     for classifier, (scores, extra) in found.items():
         shown = scores.to_json() | extra
@@ -81,11 +81,6 @@ def classify(config: ClassifyConfig) -> int:
     if config.out:
         _write(found, Path(config.out), task.named())
     return 0
-
-
-def _differing(a: list[str], b: list[str]) -> str:
-    odd = sorted(set(a) ^ set(b))
-    return ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
 
 
 def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: list[str]) -> None:

@@ -50,6 +50,9 @@ class TrainConfig:
     """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
     order: Literal["lanes", "global"] = "lanes"
     """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of everything"""
+    features: str = ""
+    """folder for the representations of frozen towers, shared by runs one after another (their readings are then
+    the same for every seed); empty for the run's own"""
     threads: int = 2
     """threads that read and decode, per process"""
     stream: StreamConfig = field(default_factory=StreamConfig)

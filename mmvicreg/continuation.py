@@ -115,7 +115,8 @@ def restore(training: Training, path: Path) -> None:
     if position.data not in ("", training.index.fingerprint):
         raise ValueError(
             f"the shards of {training.config.train!r} are not those {training.folder} was trained on: their "
-            f"fingerprint was {position.data}, now {training.index.fingerprint}; restore them, or take another --out"
+            f"fingerprint was {position.data}, it is {training.index.fingerprint}; "
+            "restore them, or choose another --out"
         )
     weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     checkpoint.fill(training.inner, weights, source=path / checkpoint.WEIGHTS)

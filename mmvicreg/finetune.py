@@ -14,9 +14,11 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     import numpy as np
 
+    from mmvicreg.evaluate.classification import Classified
     from mmvicreg.evaluate.finetuning import FineTuning
     from mmvicreg.evaluate.labelled import Labelled
     from mmvicreg.reader import Reader
+    from mmvicreg.runs import Run
 
 SMALL = 0.03
 """Below this share VICReg's learning rates for 1% of the labels are the defaults, from it on those for 10%."""
@@ -39,7 +41,9 @@ class FinetuneConfig:
     seed: int = 0
     """which samples, their order and crops, and the first classifier"""
     label: str = "cls"
-    """where class numbers are: a member suffix, or json:FIELD"""
+    """where class numbers (or names, with --names) are: a member suffix, or json:FIELD"""
+    names: str = ""
+    """file of class names, one a line or JSON; a folder's own names if empty"""
     branch: str = "image"
     """branch whose encoder is fine-tuned"""
     encoder_rate: float | None = None
@@ -72,59 +76,66 @@ def finetune(config: FinetuneConfig) -> int:
         raise ValueError(
             "fine-tuning needs --train and --test: labelled shards, or image folders CLASS/PICTURE"
         )
-    import torch
-
     from mmvicreg.baselines import load_subject
-    from mmvicreg.evaluate import finetuning
-    from mmvicreg.evaluate.labelled import LabelReader, open_labelled
+    from mmvicreg.evaluate.finetuning import balanced_subset
+    from mmvicreg.evaluate.labelled import check_same_classes, open_labelled, read_lines
     from mmvicreg.runs import write_json
     from mmvicreg.scoring import embeddings_folder
-    from mmvicreg.subset import only
 
     run = load_subject(config.model, recipe=config.recipe)
-    encoder = run.model.branch_named(config.branch).encoder
+    run.model.branch_named(config.branch)  # KeyError with those there are
+    names = read_lines(config.names) if config.names else []
     train, test = (
-        open_labelled(data, config.label, cache=embeddings_folder(run))
+        open_labelled(data, config.label, cache=embeddings_folder(run), names=names)
         for data in (config.train, config.test)
     )
+    check_same_classes(train, test)
     truth = train.single()
-    chosen = finetuning.balanced_subset(truth, share=config.share, seed=config.seed)
+    chosen = balanced_subset(truth, share=config.share, seed=config.seed)
     classes = max(len(train.names), 1 + max(int(truth.max()), int(test.single().max())))
-    how = _protocol(config)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plain, augmented = _readers(run.modalities[config.branch], config)
-    model = finetuning.make_classifier(encoder, plain, classes=classes, seed=config.seed, device=device)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     _write_subset(folder / "subset.txt", train, chosen, truth)
-    labels = {
-        data: LabelReader("cls" if Path(data).is_dir() else config.label)
-        for data in (config.train, config.test)
-    }
-    finetuning.fine_tune(
-        model,
-        only(train.index, chosen.tolist()),
-        {"x": augmented, "label": labels[config.train]},
-        how=how,
-        folder=folder / "checkpoints",
-        device=device,
-        threads=config.threads,
-    )
-    scores = finetuning.score_classifier(model, test.index, plain, labels[config.test], device=device)
+    scores = _train(config, run, train, chosen, test, classes)
     result = {
         "share": config.share,
         "samples": len(chosen),
         "of": int((truth >= 0).sum()),
         **scores.to_json(),
     }
-    print(f"fine-tuned on {len(chosen):,} of {result['of']:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
-          f"on {scores.rows:,} items (chance {1 / classes:.2%})")  # fmt: skip
-    write_json(
-        folder / "result.json", result | {"protocol": asdict(how), "run": run.folder.name, "step": run.step}
+    print(
+        f"fine-tuned on {len(chosen):,} of {result['of']:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
+        f"on {scores.rows:,} items (chance {1 / classes:.2%})"
     )
+    about = {"protocol": asdict(_protocol(config)), "run": run.folder.name, "step": run.step}
+    write_json(folder / "result.json", result | about)
     _draw(scores, train.names or test.names, folder / "confusion.png")
     print(f"written: {folder / 'result.json'}")
     return 0
+
+
+def _train(
+    config: FinetuneConfig, run: Run, train: Labelled, chosen: np.ndarray, test: Labelled, classes: int
+) -> Classified:
+    import torch
+
+    from mmvicreg.evaluate import finetuning
+    from mmvicreg.subset import only
+
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    plain, augmented = _readers(run.modalities[config.branch], config)
+    encoder = run.model.branch_named(config.branch).encoder
+    model = finetuning.make_classifier(encoder, plain, classes=classes, seed=config.seed, device=device)
+    finetuning.fine_tune(
+        model,
+        only(train.index, chosen.tolist()),
+        {"x": augmented, "label": train.reader},
+        how=_protocol(config),
+        folder=Path(config.out) / "checkpoints",
+        device=device,
+        threads=config.threads,
+    )
+    return finetuning.score_classifier(model, test.index, plain, test.reader, device=device)
 
 
 def _protocol(config: FinetuneConfig) -> FineTuning:

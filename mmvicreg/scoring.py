@@ -18,13 +18,14 @@ from rich.table import Table
 
 from mmvicreg import distributed, pictures
 from mmvicreg.evaluate.description import Description, describe_store
-from mmvicreg.evaluate.embeddings import embed
+from mmvicreg.evaluate.embeddings import embed, find
 from mmvicreg.evaluate.ranks import rank_both, rank_queries
 from mmvicreg.evaluate.retrieval import RetrievalScores, folded_retrieval, summarize
 from mmvicreg.evaluate.store import Proof, Rows, Store
 from mmvicreg.examples import Direction, examples_of
 from mmvicreg.model import Model
 from mmvicreg.predictors import Predictors, predict
+from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
 from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
 from mmvicreg.shards import Index, cache_folder, open_index
@@ -107,15 +108,24 @@ def embedded(
 ) -> Store:
     """The rows of these branches on ``index`` (a view per branch), computed once and kept.
 
-    Raises KeyError for a branch that is not there.
+    Where the rows of all branches are there already, those. Raises KeyError for a branch that is not there.
     """
+    folder = embeddings_folder(run)
+    model, readers = _view_per_branch(run, branches)
+    if set(branches) != set(run.modalities):
+        everything, all_readers = _view_per_branch(run, tuple(run.modalities))
+        found = find(everything, index, all_readers, folder=folder)
+        if found is not None:
+            return found
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return embed(model, index, readers, folder=folder, device=chosen, threads=threads, title=title)
+
+
+def _view_per_branch(run: Run, branches: Sequence[str]) -> tuple[Model, dict[str, Reader]]:
     model = Model(
         {name: run.model.branch_named(name) for name in branches}, {name: name for name in branches}
     )
-    readers = {name: run.modalities[name].reader() for name in branches}
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    folder = embeddings_folder(run)
-    return embed(model, index, readers, folder=folder, device=chosen, threads=threads, title=title)
+    return model, {name: run.modalities[name].reader() for name in branches}
 
 
 def _score_split(store: Store, run: Run, index: Index, *, device: torch.device, examples: int) -> SplitScores:
@@ -166,7 +176,7 @@ def _directions(
 
 def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
     """Folds of the rows of each pair's picture branch (its first, where none is called image), by cosine."""
-    found = {}
+    found: dict[str, RetrievalScores] = {}
     for pair in combinations((name for name in run.modalities if len(store.rows(name).z)), 2):
         a, b = sorted(pair, key=lambda name: name != "image")
         rows = store.rows(a), store.rows(b)

@@ -68,10 +68,18 @@ class SearchConfig:
 
 def export(config: ExportConfig) -> int:
     """Write the export and say where."""
+    from pathlib import Path
+
     from mmvicreg import doors
     from mmvicreg.baselines import load_subject
     from mmvicreg.export import push_to_hub, save_pretrained
 
+    folder = config.format in ("hub", "open_clip")
+    if Path(config.out).is_file() if folder else Path(config.out).is_dir():
+        kinds = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise ValueError(
+            f"{config.out} is {kinds[0]}; --format {config.format} writes {kinds[1]}: choose another name"
+        )
     run = load_subject(config.run, step=config.step)
     if config.format == "hub":
         path = save_pretrained(run, config.out)

@@ -2,6 +2,7 @@
 
     python recipes/image_ssl.py
     python recipes/image_ssl.py --loss barlow --out runs/image-ssl-barlow
+    python recipes/image_ssl.py --small-crops 2 --out runs/image-ssl-multi-crop
 
 A small ResNet is trained from nothing on data/demo, then each picture of a style never trained on looks for the
 concept it shows among the training pictures, by cosine of representations; so does the same net untrained.
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +26,15 @@ from mmvicreg.runs import write_json
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
 WIDTH = 256
+LARGE = mm.ImageModality(
+    encoder="timm/test_resnet",
+    size=64,
+    crop_scale=(0.3, 1.0),
+    flip=0.5,
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    grayscale=0.2,
+    projector=(WIDTH, WIDTH),
+)
 
 
 @dataclass(frozen=True)
@@ -41,33 +52,48 @@ class Config(mm.TrainConfig):
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-4, warmup_epochs=2.0
     )
-    image: mm.ImageModality = mm.ImageModality(
-        encoder="timm/test_resnet",
-        size=64,
-        crop_scale=(0.3, 1.0),
-        flip=0.5,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        grayscale=0.2,
-        projector=(WIDTH, WIDTH),
-    )
+    small_crops: int = 0
+    """small crops of each picture; each meets both large ones (multi-crop, arXiv 2006.09882)"""
+    image: mm.ImageModality = LARGE
+    small: mm.ImageModality = replace(LARGE, size=32, crop_scale=(0.05, 0.3))
+    """how small crops are read; the image branch encodes them"""
 
     def views(self) -> dict[str, str]:
-        """Two crops go through one branch."""
-        return {"crop": "image", "other_crop": "image"}
+        """All crops go through one branch."""
+        return dict.fromkeys(["crop", "other_crop", *self.small_views()], "image")
+
+    def readers(self) -> dict[str, str]:
+        """Small crops are read by ``small``."""
+        return {**self.views(), **dict.fromkeys(self.small_views(), "small")}
+
+    def small_views(self) -> list[str]:
+        """Names of the small crops."""
+        return [f"small_{number}" for number in range(self.small_crops)]
 
 
 def objective(config: Config) -> mm.Objective:
-    """The weights of each paper, or of its authors' code; SimSiam gets VICReg's variance term."""
+    """The weights of each paper, or of its authors' code; SimSiam gets VICReg's variance term.
+
+    With small crops, alignment over all pairs keeps its proportion to regularizers over all views.
+    """
+    small = config.small_views()
+    pairs = [("crop", "other_crop"), *product(("crop", "other_crop"), small)]
+    share = (2 + len(small)) / (2 * len(pairs))
     if config.loss == "barlow":
-        return mm.Objective(mm.BarlowTwins(weight=0.1), {})
+        return mm.Objective(mm.BarlowTwins(weight=0.1 * share), {}, pairs=pairs)
     if config.loss == "simsiam":
-        predictor = mm.Prediction((WIDTH, WIDTH), hidden=(64,), distance="cosine")
-        return mm.Objective(predictor, {"image": mm.VarianceCovariance(variance=1.0, covariance=0.0)})
-    if config.loss == "visreg":
-        return mm.Objective(mm.Invariance(weight=0.4), {"image": mm.VISReg(scale=0.6, shape=0.6, center=0.6)})
-    if config.loss == "sigreg":
-        return mm.Objective(mm.Invariance(weight=1.0), {"image": mm.SIGReg(weight=0.05)})
-    return mm.Objective(mm.Invariance(weight=25.0), {"image": mm.VarianceCovariance()})
+        alignment: mm.Alignment = mm.Prediction((WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share)
+        regularizer: mm.Regularizer = mm.VarianceCovariance(variance=1.0, covariance=0.0)
+    elif config.loss == "visreg":
+        alignment, regularizer = (
+            mm.Invariance(weight=0.4 * share),
+            mm.VISReg(scale=0.6, shape=0.6, center=0.6),
+        )
+    elif config.loss == "sigreg":
+        alignment, regularizer = mm.Invariance(weight=share), mm.SIGReg(weight=0.05)
+    else:
+        alignment, regularizer = mm.Invariance(weight=25.0 * share), mm.VarianceCovariance()
+    return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 
 def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[int]]]:

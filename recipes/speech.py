@@ -65,7 +65,7 @@ class Config(mm.TrainConfig):
         cache=1,
     )
     speech: mm.AudioModality = mm.AudioModality(
-        encoder="whisper",
+        encoder="whisper/base",
         weights=WHISPER,
         frozen=True,
         audio=("ogg",),
@@ -77,7 +77,7 @@ class Config(mm.TrainConfig):
         cache=4,
     )
     effect: mm.AudioModality = mm.AudioModality(
-        encoder="whisper",
+        encoder="whisper/base",
         weights=WHISPER,
         frozen=True,
         audio=("effect.ogg",),

@@ -134,3 +134,12 @@ def test_bad_input_is_answered_with_what_to_do(digits, tmp_path, capsys):
     assert "no branch 'picture'; this run has image" in capsys.readouterr().err
     assert main(command(digits, tmp_path / "out", "--share", "2")) == 1
     assert "expected more than 0 and at most 1" in capsys.readouterr().err
+
+
+def test_folders_of_other_classes_are_refused(digits, tmp_path, capsys):
+    for place, label in (("train", "one"), ("test", "two")):
+        (tmp_path / place / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / place / label / "x.png")
+    folders = ["--train", f"{tmp_path}/train", "--test", f"{tmp_path}/test"]
+    assert main(["finetune", f"{digits}/export", f"{tmp_path}/out", *folders]) == 1
+    assert "hold different classes (one, two)" in capsys.readouterr().err

@@ -16,7 +16,9 @@ import torch
 from photographs import encoded
 from webdataset import TarWriter
 
+import mmvicreg as mm
 from mmvicreg.config import import_recipe
+from mmvicreg.readiness import view_readers
 
 ROOT = Path(__file__).parent.parent
 TOY = ("--batch-size", "32", "--epochs", "1", "--log-every", "1", "--optimizer.warmup-epochs", "0", "--cpu",
@@ -67,8 +69,10 @@ def tone(hertz: float) -> bytes:
 
 def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path) -> None:
     shard = spoken_shard(tmp_path)
-    found = start("speech.py", "--train", shard, "--held-out", shard, *SMALL_IMAGE, "--image.no-frozen",
-                  "--image.cache", "0", "--batch-size", "16", "--epochs", "1", cwd=tmp_path)["held_out"]  # fmt: skip
+    options = ("--batch-size", "16", "--speech.cache", "1", "--effect.cache", "1", "--speech.seconds", "1",
+               "--effect.seconds", "1", "--image.no-frozen", "--image.cache", "0")  # fmt: skip
+    found = start("speech.py", "--train", shard, "--held-out", shard, *SMALL_IMAGE, *options, cwd=tmp_path)
+    found = found["held_out"]
     for direction in (
         "speech_to_image",
         "speech_to_text",
@@ -93,6 +97,39 @@ def test_image_ssl_trains_two_views_of_one_branch(shard: str, tmp_path: Path) ->
     found = start("image_ssl.py", "--train", shard, "--held-out", shard, cwd=tmp_path)
     assert found["held_out"]["image_to_image"]["recall_at_1"] == 1.0  # it finds itself
     assert set(found) == {"untrained", "held_out"}
+
+
+def test_small_crops_of_another_size_go_through_the_same_branch(shard: str, tmp_path: Path) -> None:
+    found = start("image_ssl.py", "--train", shard, "--held-out", shard, "--small-crops", "2",
+                  "--small.size", "24", cwd=tmp_path)  # fmt: skip
+    assert set(found) == {"untrained", "held_out"}
+    terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
+    pairs = {name.removesuffix("/invariance") for name in terms if name.endswith("invariance")}
+    large, small = ("crop", "other_crop"), ("small_0", "small_1")
+    assert pairs == {"crop-other_crop", *(f"{a}-{b}" for a in large for b in small)}
+    assert all(f"{view}/variance" in terms for view in (*large, *small))
+    recipe = ROOT / "recipes/image_ssl.py"
+    run = mm.load(tmp_path / "run", recipe=recipe)
+    assert list(run.modalities) == ["image"]  # one branch; "small" only reads
+    readers = view_readers(import_recipe(recipe).Config(small_crops=1))
+    assert [reader.shape for reader in readers.values()] == [(3, 64, 64), (3, 64, 64), (3, 32, 32)]
+
+
+def test_readers_that_do_not_fit_the_views_are_named(shard: str, tmp_path: Path) -> None:
+    recipe = import_recipe(ROOT / "recipes/image_ssl.py")
+
+    class Wrong(recipe.Config):  # type: ignore[name-defined,misc]
+        reads: dict[str, str] = {"crop": "image"}  # noqa: RUF012
+
+        def readers(self) -> dict[str, str]:
+            return self.reads
+
+    config = Wrong(train=shard, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"readers\(\) names the views \['crop'\]; views\(\) has"):
+        mm.run(config, recipe.objective)
+    Wrong.reads = {"crop": "image", "other_crop": "tiny"}
+    with pytest.raises(ValueError, match=r"readers\(\) names \['tiny'\]; the modalities are"):
+        mm.run(config, recipe.objective)
 
 
 @pytest.mark.parametrize("loss", ["vicreg", "visreg", "sigreg", "barlow", "simsiam"])

@@ -224,6 +224,27 @@ def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_
     assert sum(float((mine - last).detach().abs().max()) for mine, last in pairs) < 1.0
 
 
+def queue_objective(config: toy.Config) -> mm.Objective:
+    """InfoNCE against queues of momentum embeddings: what it remembers is state of the run."""
+    return mm.Objective(mm.MomentumQueue(16, size=64), {})
+
+
+def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), goal="infonce")
+    mm.run(config, queue_objective)
+    cut = replace(config, out=str(tmp_path / "cut"))
+    with pytest.raises(Interrupted):
+        mm.run(cut, lambda config: Interrupting(queue_objective(config), 8, pull_the_plug))
+    mm.run(cut, queue_objective)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    momentum = [
+        load_file(tmp_path / name / "checkpoints/step-00000012/momentum.safetensors")
+        for name in ("whole", "cut")
+    ]
+    assert all(momentum[0][name].equal(momentum[1][name]) for name in momentum[0])
+    assert any("queue_a" in name for name in final(tmp_path / "whole")[0])
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_newest_checkpoints_are_kept(shards: str, tmp_path: Path, keep: int) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=keep)

@@ -48,6 +48,17 @@ def test_only_the_asked_members_are_read(tmp_path):
     assert dict(sample.members) == {"txt": b"photograph 1"} and sample.number == 1
 
 
+def test_indices_stay_good_when_shards_are_added_beside_theirs(tmp_path):
+    paths = write_shards(tmp_path, [5, 3, 4])
+    first = open_index(paths[2:])
+    every = open_index(paths)  # its first lines are old, the rest are new: the sidecar was written again
+    for index, keys in ((first, range(8, 12)), (every, range(12))):
+        fetch = Fetcher(index)
+        found = [fetch(*index.place(number), {"txt"}) for number in range(len(index))]
+        assert [sample.key for sample in found] == [f"{key:06d}" for key in keys]
+        assert [sample.members["txt"].decode() for sample in found] == [f"photograph {key}" for key in keys]
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("folder", ["", "a/", "deep/" * 40, "long" * 30 + "/", "prüfung-日本/"])
 def test_long_and_foreign_names_in_every_tar_format(tmp_path, format, folder):

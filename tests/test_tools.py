@@ -238,3 +238,39 @@ def test_folders_of_one_name_are_not_mixed_up(tmp_path):
     first, second = (open_labelled(str(tmp_path / place / "pictures"), cache=tmp_path) for place in "ab")
     assert first.index.fingerprint != second.index.fingerprint and first.names == ["bird"]
     assert first.single().tolist() == [0]
+
+
+def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_path, capsys):
+    with TarWriter(str(tmp_path / "named-000000.tar")) as writer:
+        for n in range(24):
+            label = json.dumps({"is": ["tower", "flower"][n % 2]}).encode()
+            writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": label})
+    (tmp_path / "names.txt").write_text("flower\ntower\n")
+    shard = str(tmp_path / "named-000000.tar")
+    data = ["--train", shard, "--test", shard, "--label", "json:is", "--device", "cpu"]
+    assert main(["classify", export, *data]) == 1
+    assert "'tower' is not among class names: none were given (--names FILE)" in capsys.readouterr().err
+    out = ["--out", f"{tmp_path}/found.json", "--k", "1"]
+    assert main(["classify", export, *data, *out, "--names", f"{tmp_path}/names.txt"]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["knn_1"]["per_class"] == {
+        "flower": 1.0,
+        "tower": 1.0,
+    }
+    names = tuple(read_lines(tmp_path / "names.txt"))
+    assert labels_of(open_index(shard), "json:is", names)[:2] == [[1], [0]]
+    assert main(["classify", export, *data, "--names", f"{tmp_path}/none.txt"]) == 1
+    assert "none.txt: no such file; expected class names" in capsys.readouterr().err
+
+
+def test_a_search_takes_the_rows_that_another_tool_has_embedded(export, shards, tmp_path):
+    tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
+    stores = sorted((tmp_path / "cache/embeddings").iterdir())
+    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    assert sorted((tmp_path / "cache/embeddings").iterdir()) == stores
+
+
+def test_an_export_does_not_take_the_place_of_something_else(export, shards, tmp_path, capsys):
+    assert main(["export", export, shards]) == 1
+    assert "is a file; --format hub writes a folder: choose another name" in capsys.readouterr().err
+    assert main(["export", export, str(tmp_path), "--format", "image"]) == 1
+    assert "is a folder; --format image writes a file" in capsys.readouterr().err

@@ -27,8 +27,8 @@ class AudioModality:
     """An audio branch; see the fields for what can be chosen. Needs ``pip install "mmvicreg[audio]"``."""
 
     encoder: str = "mel"
-    """mel (convolutions over log-mel), wave (convolutions over samples), timm/NAME over log-mel, whisper (its encoder,
-    with weights), or transformers/NAME-or-folder of a model of waveforms such as wav2vec2, HuBERT or WavLM"""
+    """mel (convolutions over log-mel), wave (convolutions over samples), timm/NAME over log-mel, whisper/SIZE (tiny,
+    base, small, medium, large), or transformers/NAME-or-folder of a model of waveforms such as wav2vec2"""
     weights: str = ""
     """initial weights: empty for random, "hub", or a file; of whisper, the model.bin of a CTranslate2 conversion,
     its pieces separated by ::"""
@@ -92,7 +92,7 @@ class AudioModality:
         if self.encoder == "wave":
             net = networks.convolutions_1d(1, width=self.width, length=samples, first_stride=8)
             return nn.Sequential(networks.Waveform(), net), net.width
-        if self.encoder == "whisper":
+        if self.encoder.startswith("whisper/"):
             return self._whisper(samples)
         if self.encoder.startswith("transformers/"):
             tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="audio")
@@ -113,7 +113,7 @@ class AudioModality:
             tower = towers.timm_image(self.encoder, weights=self.weights, size=extent, channels=1)
             return nn.Sequential(mel, tower.module), tower.width
         raise ValueError(
-            f"audio encoder {self.encoder!r}: expected mel, wave, whisper, timm/NAME or "
+            f"audio encoder {self.encoder!r}: expected mel, wave, whisper/SIZE, timm/NAME or "
             "transformers/NAME-or-folder"
         )
 
@@ -122,8 +122,12 @@ class AudioModality:
 
         if self.rate != whisper.RATE:
             raise ValueError(f"whisper takes {whisper.RATE} samples a second, found rate {self.rate}")
-        encoder = whisper.WhisperEncoder(self.weights, samples=samples)
-        return encoder, encoder.width
+        size = whisper.SIZES.get(self.encoder.partition("/")[2])
+        if size is None:
+            raise ValueError(
+                f"audio encoder {self.encoder!r}: sizes of whisper are {', '.join(whisper.SIZES)}"
+            )
+        return whisper.WhisperEncoder(size, samples=samples, weights=self.weights), size.width
 
 
 @dataclass(frozen=True)

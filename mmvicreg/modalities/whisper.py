@@ -8,6 +8,7 @@ of them serve shorter inputs, at a cost in proportion. Rows n, samples T, frames
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +24,73 @@ STRIDE = 2 * HOP
 """Samples of one state: the second convolution halves the frames."""
 TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 VERSION = 6
+POSITIONS = 1500
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published encoder: width of its states, layers, attention heads, mel bins."""
+
+    width: int
+    layers: int
+    heads: int
+    bins: int = 80
+
+
+SIZES = {
+    "tiny": Size(384, 4, 6),
+    "base": Size(512, 6, 8),
+    "small": Size(768, 12, 12),
+    "medium": Size(1024, 24, 16),
+    "large": Size(1280, 32, 20),
+}
 
 
 class WhisperEncoder(nn.Module):
     """Waveform (n, T) to (n, E): the mean of the states of frames in which there is sound.
 
     Padding is exact zeros, as :class:`AudioReader` fills it; a row without any sound takes all its frames.
+    Without ``weights`` they are random. Raises ValueError for more than 30 seconds, and for weights that do not
+    fit.
     """
 
-    def __init__(self, weights: str, *, samples: int) -> None:
+    def __init__(self, size: Size, *, samples: int, weights: str = "") -> None:
         super().__init__()
         from transformers import WhisperConfig
         from transformers.audio_utils import mel_filter_bank
         from transformers.models.whisper.modeling_whisper import WhisperEncoder as Encoder
 
-        state, heads = encoder_state(read_variables(weights), positions=samples // STRIDE)
-        width, bins = state["conv1.weight"].shape[:2]
-        layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        positions = samples // STRIDE
+        if not 0 < positions <= POSITIONS:
+            raise ValueError(f"{samples / RATE:g} seconds; Whisper takes up to {POSITIONS * STRIDE // RATE}")
         config = WhisperConfig(
-            d_model=width,
-            num_mel_bins=bins,
-            encoder_layers=layers,
-            encoder_attention_heads=heads,
-            encoder_ffn_dim=len(state["layers.0.fc1.weight"]),
-            max_source_positions=samples // STRIDE,
+            d_model=size.width,
+            num_mel_bins=size.bins,
+            encoder_layers=size.layers,
+            encoder_attention_heads=size.heads,
+            encoder_ffn_dim=4 * size.width,
+            max_source_positions=positions,
         )
         self.encoder: Any = Encoder(config)
-        self.encoder.load_state_dict(state)
-        self.width = int(width)
+        if weights:
+            self._load(weights, positions)
         filters = mel_filter_bank(
-            WINDOW // 2 + 1, bins, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney"
+            WINDOW // 2 + 1, size.bins, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney"
         )
         self.register_buffer("filters_MF", torch.from_numpy(filters.T).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+
+    def _load(self, weights: str, positions: int) -> None:
+        state = encoder_state(read_variables(weights), positions=positions)
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        wanted = {name: tuple(value.shape) for name, value in self.encoder.state_dict().items()}
+        if found != wanted:
+            name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
+            raise ValueError(
+                f"weights {weights!r} are of another size: {name} is {found.get(name, 'missing')}, expected "
+                f"{wanted.get(name, 'nothing')}; sizes are {', '.join(f'whisper/{size}' for size in SIZES)}"
+            )
+        self.encoder.load_state_dict(state)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, : x.shape[1] // STRIDE * STRIDE]
@@ -128,24 +163,16 @@ def _parse(data: bytes) -> dict[str, np.ndarray]:
     return found
 
 
-def encoder_state(variables: dict[str, np.ndarray], *, positions: int) -> tuple[dict[str, Tensor], int]:
-    """The encoder's weights under transformers' names, cut to ``positions``, and its number of heads.
-
-    Raises ValueError where the weights are quantised, or for more positions than there are.
-    """
+def encoder_state(variables: dict[str, np.ndarray], *, positions: int) -> dict[str, Tensor]:
+    """The encoder's weights under transformers' names, cut to ``positions``. ValueError for quantised ones."""
     own = {name.removeprefix("encoder/"): v for name, v in variables.items() if name.startswith("encoder/")}
     if any(name.endswith("weight_scale") for name in own):
         raise ValueError("these weights are quantised; expected a conversion to float16 or float32")
     tensors = {name: torch.from_numpy(v.astype(np.float32)) for name, v in own.items() if v.ndim}
-    places = tensors.pop("position_encodings/encodings")
-    if positions > len(places):
-        raise ValueError(
-            f"{positions * STRIDE / RATE:g} seconds; Whisper takes at most {len(places) * STRIDE / RATE:g}"
-        )
-    state = {"embed_positions.weight": places[:positions].clone()}
+    state = {"embed_positions.weight": tensors.pop("position_encodings/encodings")[:positions].clone()}
     for name, value in tensors.items():
         state |= _renamed(name, value)
-    return state, int(own["num_heads"])
+    return state
 
 
 PARTS = {

@@ -1,13 +1,13 @@
 """Retrieval at COCO size (5,000 images, 25,000 captions, 512 dimensions): ours beside CLIP_benchmark and open_clip.
 
     python benchmarks/retrieval.py                # about 6 minutes on a quiet core; open_clip takes most of it
-    python benchmarks/retrieval.py --million      # also all of 1M x 1M (hours on two cores; minutes on a GPU)
+    python benchmarks/retrieval.py --million      # also all of 1M x 1M (about 25 minutes of one core; minutes on a GPU)
 
 Every contestant runs alone in its own process on the same features, through its own public function, with
 one thread. Time is processor time, the median of three runs in turn (one of open_clip). Memory is the peak above
 what the process held once the features were loaded, in a fourth run of both in which the C library maps every
-larger allocation on its own, so that what it keeps for itself does not count. open_clip counts one caption per image only, so its
-recalls are not comparable.
+larger allocation on its own, so that what it keeps for itself does not count. open_clip counts one caption per
+image only, so its recalls are not comparable.
 The last line is one JSON object. Needs ``clip-benchmark`` (pip install --no-deps clip-benchmark) and
 ``open_clip_torch``.
 """

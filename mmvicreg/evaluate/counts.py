@@ -22,8 +22,8 @@ from mmvicreg import distributed
 from mmvicreg.evaluate.positives import Positives
 from mmvicreg.regularizers.product import product
 
-TILE = {"cpu": 640, "cuda": 16384}
-"""Rows and columns of a tile: 1.6 MB of scores on a CPU, 1 GB on a GPU."""
+TILE = {"cpu": 400, "cuda": 16384}
+"""Rows and columns of a tile: 0.6 MB of scores on a CPU, 1 GB on a GPU."""
 COMPARED = 16
 """Up to this many matches of a row, comparing with each is cheaper than sorting the row."""
 

@@ -33,6 +33,7 @@ from mmvicreg.model import Branch, Model
 from mmvicreg.objective import Objective
 from mmvicreg.optim import make_optimizer, parameter_groups
 from mmvicreg.plan import Cursor, Plan
+from mmvicreg.predictors import predictors_of
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
@@ -187,7 +188,7 @@ def assemble(
         optimizer=optimizer,
         average=average,
         momentum=momentum,
-        probe=_probe(config, modalities),
+        probe=_probe(config, modalities, inner),
         journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
         tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
@@ -236,11 +237,15 @@ def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Modu
     return wrapped
 
 
-def _probe(config: TrainConfig, modalities: dict[str, Modality]) -> Probe | None:
+def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) -> Probe | None:
     if not config.probe.data:
         return None
     readers = {name: modality.reader() for name, modality in modalities.items()}
-    return Probe(config.probe, open_index(config.probe.data), readers)
+    probe = Probe(config.probe, open_index(config.probe.data), readers, predictors=predictors_of(inner))
+    if config.best and config.best not in probe.rising():
+        hint = "" if config.probe.label else " (knn and linear need --probe.label)"
+        raise ValueError(f"best is {config.best!r}; expected one of {', '.join(probe.rising())}{hint}")
+    return probe
 
 
 def _keeper(config: TrainConfig) -> Keeper:

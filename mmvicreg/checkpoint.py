@@ -187,6 +187,28 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, wrong
 
 
+def set_aside(folder: Path, path: Path | None) -> None:
+    """Hide what is newer than ``path``, the newest whole checkpoint: it must not count among those that are kept.
+
+    A damaged step-00000020 becomes .step-00000020.damaged.
+    """
+    for newer in sorted(folder.glob("step-*")):
+        if path is None or newer.name > path.name:
+            hidden = newer.with_name(f".{newer.name}.damaged")
+            shutil.rmtree(hidden, ignore_errors=True)
+            newer.rename(hidden)
+
+
+def verify(path: Path, *names: str) -> None:
+    """Raise ValueError where one of these files of a checkpoint is not what was written."""
+    written = json.loads((path / STATE).read_text())["files"]
+    for name in names:
+        if name in written and _sum(path / name) != written[name]:
+            raise ValueError(
+                f"{path / name} changed after it was written: its checksum is another; choose another checkpoint"
+            )
+
+
 def read_position(path: Path) -> Position:
     """Where the run stood."""
     content = json.loads((path / STATE).read_text())

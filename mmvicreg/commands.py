@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -27,8 +27,10 @@ class EvaluateConfig:
     """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
     folds: int = 0
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
-    step: int | None = None
-    """checkpoint to score; the newest if not given"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to score: its step, or best (see --best of training); the newest if not given"""
+    average: bool = False
+    """score the moving average of the weights, where the run kept one (--ema)"""
     recipe: str | None = None
     """recipe file that defines the run's own modalities; it is executed"""
     device: str = ""
@@ -61,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> int:
     from mmvicreg.baselines import load_subject
     from mmvicreg.scoring import print_scores, score_splits, write_summary
 
-    run = load_subject(config.run, recipe=config.recipe, step=config.step)
+    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
     if config.caption:
         run = _captions_at(run, config.caption)
     _join_group(config.device)

@@ -66,7 +66,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """checkpoints kept, newest first"""
     best: str = ""
-    """a number of the probe, such as image_to_text/recall_at_1: the checkpoint where it was highest is kept"""
+    """a number of the probe, such as image_to_text/recall_at_1 (or image_to_text_by_predictor/...): every probe is
+    followed by a checkpoint, and the one where it was highest is kept"""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """what is watched, and what is done about it"""
     probe: ProbeConfig = field(default_factory=ProbeConfig)

@@ -97,7 +97,10 @@ def roll_back(training: Training, reason: str) -> bool:
 
 def _newest(training: Training) -> Path | None:
     folder = training.folder / CHECKPOINTS
-    found = checkpoint.newest_whole(folder) if training.accelerator.is_main_process else None
+    found = None
+    if training.accelerator.is_main_process:
+        found = checkpoint.newest_whole(folder)
+        checkpoint.set_aside(folder, found[0])
     path, wrong = distributed.broadcast_object(found)
     for message in wrong:
         training.journal.event(training.step, "checkpoint", f"{message}; the one before it is used")

@@ -18,6 +18,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from torch import Tensor
 
 from mmvicreg import predictors
 from mmvicreg.config import CLASS, from_json, to_json
+from mmvicreg.modalities.image import ImageModality
+from mmvicreg.modalities.text import TextModality
 from mmvicreg.modalities.towers import locate, split
 from mmvicreg.modality import Modality
 from mmvicreg.model import Model
@@ -50,6 +53,7 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ARCHITECTURE = re.compile(r"(timm|open_clip)/[A-Za-z0-9][A-Za-z0-9_.-]*")
 LARGEST_CONFIG = 1_000_000
+LARGEST_SIDE = 8192
 
 
 def save_pretrained(run: Run, folder: str | Path) -> Path:
@@ -57,9 +61,9 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
 
     An existing folder is replaced only if it is empty or an earlier export.
     """
-    folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} is not empty and is no export; choose another folder")
+    folder = Path(folder) if Path(folder).name else Path(folder).resolve()
+    if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
+        raise ValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -80,9 +84,26 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
         save_file(_predictor_tensors(run.predictors), str(partial / PREDICTORS))
     (partial / "README.md").write_text(model_card(run, folder.name), encoding="utf-8")
     from_pretrained(partial)  # what is handed on has been loaded once
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    _put_in_place(partial, folder)
     return folder
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """The export that was there before goes when the new one is there."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_export(folder: Path) -> bool:
+    """Other models are folders of config.json and model.safetensors too."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["library_name"] == "mmvicreg"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _predictor_tensors(found: Predictors) -> dict[str, Tensor]:
@@ -153,13 +174,14 @@ def from_pretrained(name: str | Path) -> Run:
 
 
 def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:
-    made = predictors.build(config.get("predictors", []), source=folder / CONFIG)
+    file = folder / PREDICTORS
+    stored = file.stat().st_size if file.is_file() else 0
+    made = predictors.build(config.get("predictors", []), source=folder / CONFIG, stored=stored)
     unknown = sorted({end for pair in made for end in pair} - set(config["modalities"]))
     if unknown:
         raise ValueError(f"{folder / CONFIG}: predictors name the branches {unknown}, which are not there")
     if not made:
         return made
-    file = folder / PREDICTORS
     if not file.is_file():
         raise FileNotFoundError(
             f"{folder} has no {PREDICTORS}, which its {CONFIG} describes: an incomplete export"
@@ -175,13 +197,8 @@ def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:
 
 def _folder(name: str | Path) -> Path:
     if str(name).startswith("hf/"):
-        patterns = [
-            CONFIG,
-            WEIGHTS,
-            PREDICTORS,
-            "README.md",
-            *(f"*/{file}" for file in (*TOKENIZER_FILES, "vocabulary.json")),
-        ]
+        beside = [f"*/{file}" for file in (*TOKENIZER_FILES, "vocabulary.json")]
+        patterns = [CONFIG, WEIGHTS, PREDICTORS, "README.md", *beside]
         return Path(_download(str(name).removeprefix("hf/"), patterns))
     folder = Path(name)
     if not folder.is_dir():
@@ -216,9 +233,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 f"{file}: expected {key!r} to be of type {kind.__name__}; is it an mmvicreg export?"
             )
     if config["format"] != FORMAT:
-        raise ValueError(
-            f"{file} has format {config['format']}, this version reads {FORMAT}; update mmvicreg"
-        )
+        raise ValueError(f"{file} has format {config['format']}, this reads {FORMAT}; update mmvicreg")
     for view, branch in config["views"].items():
         if branch not in config["modalities"]:
             raise ValueError(f"{file}: view {view!r} names the branch {branch!r}, which is not there")
@@ -237,6 +252,7 @@ def _modality(name: str, saved: Any, folder: Path) -> Modality:
         raise ValueError(f"{where}: weights {saved['weights']!r} lie outside the export, which is refused")
     modality: Any = from_json(saved)
     _check_types(modality, where)
+    _check_size(modality, where, stored=(folder / WEIGHTS).stat().st_size)
     if modality.encoder == "gru":
         if modality.vocabulary != "vocabulary.json":
             raise ValueError(f"{where}: vocabulary {modality.vocabulary!r} lies outside the export, refused")
@@ -257,6 +273,22 @@ def _check_types(modality: Any, where: str) -> None:
         kinds = (type(expected), int) if isinstance(expected, float) else (type(expected),)
         if expected is not None and not isinstance(value, kinds):
             raise ValueError(f"{where}: {item.name} is {value!r}; expected {type(expected).__name__}")
+
+
+def _check_size(modality: Any, where: str, *, stored: int) -> None:
+    """Nothing is built that is larger than the weights that are there to fill it."""
+    widths = modality.projector
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(f"{where}: projector is {widths!r}; expected widths above 0")
+    weights = sum(a * b for a, b in pairwise(widths))
+    if isinstance(modality, TextModality) and modality.encoder == "gru":
+        weights += 3 * modality.state_width * (modality.state_width + modality.word_width)
+    sizes = [modality.size] if isinstance(modality, ImageModality) else [modality.length]
+    if weights > max(stored, predictors.FREE) or not all(0 < size <= LARGEST_SIDE for size in sizes):
+        raise ValueError(
+            f"{where}: it describes more than {weights:,} weights of inputs of {sizes[0]:,}, the file of weights has "
+            f"{stored:,} bytes; refused"
+        )
 
 
 def model_card(run: Run, title: str) -> str:

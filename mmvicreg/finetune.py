@@ -95,8 +95,10 @@ def finetune(config: FinetuneConfig) -> int:
     classes = max(len(train.names), 1 + max(int(truth.max()), int(test.single().max())))
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_subset(folder / "subset.txt", train, chosen, truth)
     scores = _train(config, run, train, chosen, test, classes)
+    _write_subset(
+        folder / "subset.txt", train, chosen, truth
+    )  # of what was trained: a refusal leaves the old one
     result = {
         "share": config.share,
         "samples": len(chosen),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from mmvicreg.step import Step
 FILE = "predictors.json"
 BATCH = 4096
 LARGEST = 1 << 20
+FREE = 1 << 20
+"""Weights that are built whatever a file holds: reading it then says what is wrong with it."""
 
 Predictors = dict[tuple[str, str], nn.Module]
 """(from branch, to branch): a module from z (n, D_from) to (n, D_to)."""
@@ -61,8 +64,9 @@ def _widths(module: nn.Module) -> list[int]:
     return [layers[0].in_features, *(layer.out_features for layer in layers)]
 
 
-def build(description: Any, *, source: Path) -> Predictors:
-    """Untrained predictors from :func:`describe`'s JSON. Raises ValueError where it is something else."""
+def build(description: Any, *, source: Path, stored: int) -> Predictors:
+    """Untrained predictors from :func:`describe`'s JSON. Raises ValueError where it is something else, or has more
+    weights than the ``stored`` bytes there are to fill them."""
     if not isinstance(description, list):
         raise ValueError(f"{source}: expected a list of predictors, found {description!r:.80}")
     made: Predictors = {}
@@ -82,6 +86,10 @@ def build(description: Any, *, source: Path) -> Predictors:
         ):
             raise ValueError(
                 f"{source}: expected a predictor with from, to and two widths or more, found {entry!r:.80}"
+            )
+        if sum(first * second for first, second in pairwise(widths)) > max(stored, FREE):
+            raise ValueError(
+                f"{source}: a predictor has the widths {widths}, and there are {stored:,} bytes of weights"
             )
         made[a, b] = projector(widths[0], widths[1:]).eval()
     return made
@@ -112,7 +120,7 @@ def read(folder: Path, weights: Path) -> Predictors:
         return {}
     tensors = load_file(weights)
     description = json.loads(file.read_text(encoding="utf-8"))
-    made = build(description, source=file)
+    made = build(description, source=file, stored=weights.stat().st_size)
     for entry, module in zip(description, made.values(), strict=True):
         fill(module, tensors, prefix=f"{entry.get('tensors')}.", source=file)
     return made

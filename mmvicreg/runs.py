@@ -83,7 +83,9 @@ def rebuild(
     modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
     path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
-    checkpoint.read_model(path, model, file=checkpoint.AVERAGE if average else checkpoint.WEIGHTS)
+    file = checkpoint.AVERAGE if average else checkpoint.WEIGHTS
+    checkpoint.verify(path, checkpoint.WEIGHTS, file)
+    checkpoint.read_model(path, model, file=file)
     predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
     step_number = checkpoint.read_position(path).step
     return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
@@ -139,7 +141,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def open_run(config: TrainConfig) -> Path:
     """The run directory of ``config``: new, or one that may be continued.
 
-    Raises ValueError naming every field that differs from the run found there.
+    Raises ValueError naming every field that differs from the run found there, if that has a checkpoint.
     """
     folder = Path(config.out)
     if (folder / CONFIG).is_file():
@@ -147,7 +149,7 @@ def open_run(config: TrainConfig) -> Path:
             folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
         elif config.resume == "never":
             raise ValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
-        else:
+        elif any((folder / CHECKPOINTS).glob("step-*")):  # without one there is nothing to continue
             _refuse_other(folder, config)
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run; choose another --out")

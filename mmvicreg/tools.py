@@ -20,10 +20,14 @@ class ExportConfig:
     """hub: safetensors, JSON and a model card; open_clip: its checkpoint; image: timm/torchvision weights; onnx"""
     branch: str = "image"
     """image, onnx: which branch"""
-    step: int | None = None
-    """checkpoint to export; the newest if not given"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to export: its step, or best (see --best of training); the newest if not given"""
+    average: bool = False
+    """export the moving average of the weights, where the run kept one (--ema)"""
     push: str = ""
     """hub: also upload to this Hugging Face repository (OWNER/NAME)"""
+    recipe: str | None = None
+    """image, onnx: recipe file that defines the run's own modalities; it is executed"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def export(config: ExportConfig) -> int:
         raise ValueError(
             f"{config.out} is {kinds[0]}; --format {config.format} writes {kinds[1]}: choose another name"
         )
-    run = load_subject(config.run, step=config.step)
+    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
     if config.format == "hub":
         path = save_pretrained(run, config.out)
         if config.push:

@@ -279,9 +279,11 @@ class Loop:
         if step % config.log_every == 0 or last or looks is not None or scores:
             training.journal.numbers(log_line(training, numbers, looks=looks, probe=scores))
             training.tally.check()
-        if verdict.save or verdict.signal or last:
+        score = self._score(scores)
+        scored = score is not None  # the best one must not fall between two checkpoints
+        if verdict.save or verdict.signal or last or scored:
             self.watchdog.beat(f"writing the checkpoint of step {step}")
-            save(training, score=self._score(scores), started=self.started)
+            save(training, score=score, started=self.started)
         self._tell_problems(step)
         self.advance(training.batch_size, f"step {step} of {training.total_steps}")
         if verdict.signal and not last:

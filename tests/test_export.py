@@ -103,8 +103,11 @@ def test_an_export_needs_neither_run_nor_recipe_and_gives_the_same_embeddings(ru
     save_pretrained(back, tmp_path / "elsewhere")  # an export may be replaced
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "mine" / "config.json").write_text('{"model_type": "bert"}')  # as other models are kept
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is no export"):
         save_pretrained(back, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
 def edit(folder, change):
@@ -150,6 +153,14 @@ BROKEN = {
         lambda f: edit(f, lambda c: c["modalities"].update({"../x": c["modalities"]["text"]})), "letters, digits"),
     "a wrong type": (
         lambda f: edit(f, lambda c: c["modalities"]["image"].update(size="64")), "size is '64'"),
+    "a projector larger than the weights": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(projector=[10**7, 10**7])), "refused"),
+    "a projector of words": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(projector=["8", 6])), "widths above 0"),
+    "a word table larger than the weights": (
+        lambda f: edit(f, lambda c: c["modalities"]["text"].update(state_width=10**6)), "refused"),
+    "pictures larger than any": (
+        lambda f: edit(f, lambda c: c["modalities"]["image"].update(size=10**7)), "refused"),
     "a link": (lambda f: (f / "text" / "more").symlink_to("/etc/hostname"), "is a link"),
 }  # fmt: skip
 
@@ -161,6 +172,22 @@ def test_broken_and_malicious_exports_are_refused(run, tmp_path, damage):
     change(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         from_pretrained(folder)
+
+
+def test_code_beside_a_transformers_model_is_never_run_whatever_is_answered(run, tmp_path, monkeypatch):
+    """transformers asks on the terminal whether to run it; we do not let it ask."""
+    folder = save_pretrained(run, tmp_path / "export")
+    edit(folder, lambda c: c["modalities"]["text"].update(encoder="transformers/."))
+    evil = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoTokenizer": [None, "evil.Evil"]},
+    }
+    (folder / "text/config.json").write_text(json.dumps(evil))
+    (folder / "text/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    with pytest.raises(ValueError, match="custom code"):
+        from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_image_encoder_loads_in_plain_timm_with_the_same_features(run, tmp_path):

@@ -119,8 +119,10 @@ def test_a_killed_fine_tuning_continues_to_the_same_scores(digits, ten, tmp_path
     weights = [load_file(next(folder.glob("checkpoints/*/weights.safetensors"))) for folder in both]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
+    named = (tmp_path / "killed/subset.txt").read_text()
     assert main(command(digits, tmp_path / "killed", *TEN, "--seed", "3")) == 1
     assert "holds another fine-tuning" in capsys.readouterr().err
+    assert (tmp_path / "killed/subset.txt").read_text() == named
 
 
 def newest(folder):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import mmvicreg as mm
 from mmvicreg.doors import clip_face
 from mmvicreg.evaluate.tables import embed_query
 from mmvicreg.model import projector
+from mmvicreg.runs import read_log
 from mmvicreg.scoring import score_splits
 
 WIDTHS = (16, 16)
@@ -68,6 +70,7 @@ def test_they_come_back_with_the_run_and_only_if_they_fit(run, tmp_path):
         ({"widths": [16, 31, 16]}, "do not fit its widths"),
         ({"widths": [16, -1, 16]}, "two widths or more"),
         ({"widths": [16, 10**9, 16]}, "two widths or more"),
+        ({"widths": [16, 2**20, 2**20, 16]}, "there are .* bytes of weights"),
         ({"tensors": "objective.elsewhere"}, "do not fit its widths"),
     ):
         file.write_text(json.dumps([saved[0] | change]))
@@ -135,3 +138,43 @@ def test_faces_and_searches_use_them_when_asked(predicting, tmp_path):
         ValueError, match="no predictor from 'text' to 'image' in this run; it has image to text"
     ):
         embed_query(predicting, "a red bird", to="image")
+
+
+def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_falls(run, tmp_path):
+    """Probes of every 5 steps, checkpoints of every 7: the best is one of the probes'."""
+    _, train = run
+    best = "a_to_b_by_predictor/recall_at_10"
+    config = toy.Config(
+        train=train,
+        out=str(tmp_path / "run"),
+        batch_size=64,
+        epochs=4,
+        checkpoint_every=7,
+        keep_checkpoints=1,
+        optimizer=mm.OptimizerConfig(learning_rate=3e-3, warmup_epochs=0),
+        probe=mm.ProbeConfig(data=train, every=5, samples=256),
+        best=best,
+    )
+    with_probe = mm.run(config, objective)
+    log = {line["step"]: line["probe"] for line in read_log(with_probe.folder) if "probe" in line}
+    top = max(log, key=lambda step: (log[step][best], step))
+    assert len(log) > 4 and {"a_to_b/recall_at_10", "b_to_a_by_predictor/median_rank"} <= set(log[top])
+    assert mm.load(with_probe.folder, recipe=toy.__file__, step="best").step == top
+    # The last probe and the evaluation of the finished run count the same.
+    shown = score_splits(with_probe, {"toy": train}, device="cpu")["toy"].retrieval["a_to_b_by_predictor"]
+    assert shown.num_queries == 512
+    plain = mm.run(replace(config, out=str(tmp_path / "plain"), probe=mm.ProbeConfig(), best=""), objective)
+    for ends, module in plain.predictors.items():
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(with_probe.predictors[ends].state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("best", ["a_to_b/median_rank", "a/knn", "b_to_c/recall_at_1"])
+def test_a_number_that_names_no_best_checkpoint_is_refused_before_the_first_step(run, tmp_path, best):
+    _, train = run
+    probe = mm.ProbeConfig(data=train)
+    with pytest.raises(ValueError, match="expected one of a_to_b/recall_at_1, "):
+        mm.run(toy.Config(train=train, out=str(tmp_path / "run"), probe=probe, best=best), objective)
+    mm.run(
+        toy.Config(train=train, out=str(tmp_path / "run"), epochs=0.1), objective
+    )  # nothing to continue there

@@ -154,6 +154,28 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
         assert_same(whole, tmp_path / damage)
 
 
+def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
+    shards: str, whole: Path, tmp_path: Path
+) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=1)
+    at = tmp_path / "run/checkpoints"
+    with pytest.raises(Interrupted):
+        mm.run(
+            replace(config, keep_checkpoints=9), lambda c: Interrupting(toy.objective(c), 11, pull_the_plug)
+        )
+    file = at / "step-00000010/weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.safetensors changed after it was written"):
+        mm.load(tmp_path / "run", recipe=toy.__file__)
+    with pytest.raises(Interrupted):  # two more steps: back from 8, a checkpoint of step 10 or none
+        mm.run(config, lambda c: Interrupting(toy.objective(c), 1, pull_the_plug))
+    assert [path.name for path in complete_checkpoints(at)][-1] == "step-00000008"
+    mm.run(config, toy.objective)
+    assert_same(whole, tmp_path / "run")
+
+
 def test_a_changed_configuration_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
     mm.run(config, toy.objective)

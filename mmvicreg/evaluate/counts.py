@@ -250,7 +250,10 @@ def _compare(
 ) -> Iterator[Tensor]:
     """Entries above and equal, each (C, S)."""
     if wanted_CS.shape[1] > COMPARED and weight_K is None:
-        ordered_CK = scores_CK.sort(dim=1).values
+        ordered_CK = scores_CK.sort(
+            dim=1
+        ).values.contiguous()  # of a transposed tile it is not, and torch warns
+        wanted_CS = wanted_CS.contiguous()
         up_to_CS = torch.searchsorted(ordered_CK, wanted_CS, right=True)
         yield scores_CK.shape[1] - up_to_CS
         yield up_to_CS - torch.searchsorted(ordered_CK, wanted_CS)

@@ -178,6 +178,7 @@ def _save(model: Classifier, optimizer: torch.optim.SGD, folder: Path, step: int
 def _restore(model: Classifier, optimizer: torch.optim.SGD, folder: Path, name: str) -> int:
     """Fill in the newest checkpoint; the step it is of, 0 where there is none."""
     path, _ = checkpoint.newest_whole(folder) if folder.is_dir() else (None, [])
+    checkpoint.set_aside(folder, path)
     if path is None:
         return 0
     position = checkpoint.read_position(path)

@@ -162,7 +162,7 @@ class TransformersTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            loaded: Any = AutoTokenizer.from_pretrained(folder, use_fast=True)
+            loaded: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"no tokenizer in {folder!r}; expected tokenizer.json there ({error})") from None
         self.tokenizer = loaded.backend_tokenizer

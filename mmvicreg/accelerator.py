@@ -37,7 +37,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
     with deadline(seconds, alone):
         return Accelerator(
-            cpu=config.cpu,
+            # Without an accelerator several processes would each take themselves for the only one.
+            cpu=config.cpu or not torch.accelerator.is_available(),
             mixed_precision="no" if config.precision == "fp32" else config.precision,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
@@ -55,6 +56,6 @@ def _check_launcher() -> None:
     told = {"RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"} & set(os.environ)
     if asked and not told and os.environ["ACCELERATE_USE_CPU"].lower() == "true":
         raise ValueError(
-            "accelerate launch --cpu was asked for several processes and started one (it starts more with mpirun only); "
-            "take accelerate launch --multi_gpu --num_processes 2 RECIPE --cpu, or torchrun --nproc-per-node 2 RECIPE --cpu"
+            "accelerate launch --cpu was asked for several processes and started one (more only with mpirun); take "
+            "accelerate launch --multi_gpu --num_processes 2 RECIPE --cpu, or torchrun --nproc-per-node 2 RECIPE --cpu"
         )

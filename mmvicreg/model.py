@@ -59,25 +59,30 @@ class SyncBatchNorm(_BatchNorm):
         share = 0.0 if self.placeholder else 1.0
         local = share * torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
         total = distributed.all_reduce_sum(local)
-        count = total[-1].detach().clamp(min=1)
+        rows = total[-1].detach()
+        count = rows.clamp(min=1)
         mean = total[:-1] / count
         centred = x32 - mean.view(shape)
         variance = distributed.all_reduce_sum(share * centred.square().sum(axes)) / count
-        self._update_running(mean.detach(), variance.detach(), count)
+        self._update_running(mean.detach(), variance.detach(), rows)
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
     @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor, rows: Tensor) -> None:
+        """Where no process has a row the running statistics stay as they are."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked.add_(1)
-        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-        unbiased = variance * count / (count - 1).clamp(min=1)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+        self.num_batches_tracked.add_(rows > 0)
+        rate = self.momentum
+        if rate is None:
+            rate = 1 / float(self.num_batches_tracked.clamp(min=1))
+        weight = rate * (rows > 0).to(self.running_mean.dtype)
+        unbiased = variance * rows / (rows - 1).clamp(min=1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
 
 
 class SyncBatchNormAct(SyncBatchNorm):

@@ -149,8 +149,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"]
         for name, value in a["terms"].items():
-            assert b["terms"][name] == pytest.approx(value, rel=2e-4, abs=1e-5), (a["step"], name)
-        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
+            # Sums of halves round otherwise: 1e-6 at first, and Adam makes it grow.
+            near = 2e-5 if a["step"] <= 3 else 2e-3
+            assert b["terms"][name] == pytest.approx(value, rel=near, abs=1e-5), (a["step"], name)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4 if a["step"] <= 3 else 2e-2)
 
 
 def test_the_baseline_runs(tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ class Report:
 
     @property
     def unusable(self) -> int:
-        """Shards and samples that cannot be used."""
-        return sum(bool(s.problems) + len(s.bad) for s in self.shards)
+        """Shards and samples that cannot be used; where there is not one sample, the shards."""
+        found = sum(bool(s.problems) + len(s.bad) for s in self.shards)
+        return found if found or any(s.count for s in self.shards) else len(self.shards)
 
     def totals(self) -> dict[str, int]:
         total = Counter[str]()

@@ -35,6 +35,8 @@ CONTENT_KINDS = {
 
 NOTES = {
     "dots in keys": "suffixes such as v2.jpg: webdataset cuts names at the first dot, so the key was cut too",
+    "no samples": "shards that hold none",
+    "link": "members that only refer to another one, which webdataset skips: their samples lack them",
     "no suffix": "members without a dot in their name, which webdataset skips",
     "another format": "a picture whose bytes are of another format than its suffix says",
     "key in two shards": "a key that appears in more than one shard",
@@ -106,6 +108,10 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     collect = _Look(report)
     for name in found.skipped:
         collect.find("no suffix", name, "skipped")
+    for name in found.links:
+        collect.find("link", name, "skipped; pack with tar --hard-dereference")
+    if not found.keys:
+        collect.find("no samples", "0 members", f"{size} bytes")
     _dots(found, collect)
     fd = os.open(local, os.O_RDONLY)
     try:

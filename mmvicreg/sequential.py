@@ -76,7 +76,7 @@ def _contents(file: BinaryIO) -> Iterator[tuple[str, str, bytes]]:
     read = _Forward(file)
     for member in members(read, 1 << 62):
         key, suffix = split_name(member.name)
-        if not key:
+        if not key or member.link:
             continue
         if member.size > MAX_MEMBER:
             raise Damage("unsupported member", f"byte {member.offset}", f"{member.size} bytes")

@@ -174,7 +174,13 @@ def test_notes_do_not_change_the_exit_status(tmp_path, capsys):
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("y.txt")
+        link.type, link.linkname = tarfile.LNKTYPE, "x.txt"
+        tar.addfile(link)
+    tarfile.open(tmp_path / "e.tar", "w").close()
     assert main(CheckConfig(f"{tmp_path}/*.tar", processes=1)) == 0
     out = capsys.readouterr().out
     assert "note: key in two shards, 2 times" in out
+    assert "note: link, 1 times" in out and "note: no samples, 1 times" in out
+    assert main(CheckConfig(f"{tmp_path}/e.tar", processes=1)) == 1  # not one sample in all
     assert "note: dots in keys, 1 times" in out and "note: no suffix, 1 times" in out

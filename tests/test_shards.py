@@ -1,6 +1,7 @@
 """Index: every damaged tar is refused with what is wrong; sound ones open fast, anywhere, unchanged."""
 
 import gc
+import gzip
 import io
 import os
 import shutil
@@ -195,6 +196,11 @@ DAMAGE = {
     "two tars concatenated": (lambda p: Path(p).write_bytes(2 * Path(p).read_bytes()), "data after the end"),
     "zero bytes": (lambda p: os.truncate(p, 0), "empty file"),
     "HTML": (lambda p: Path(p).write_bytes(b"<html>404</html>" * 100), "not a tar"),
+    "zeros only": (lambda p: Path(p).write_bytes(bytes(20480)), "empty file"),
+    "compressed": (
+        lambda p: Path(p).write_bytes(gzip.compress(Path(p).read_bytes())),
+        "not a tar.*compressed: unpack it",
+    ),
     "short HTML": (lambda p: Path(p).write_bytes(b"<html>404</html>"), "not a tar"),
     "sorted by suffix": (sort_by_suffix, "keys not adjacent"),
 }
@@ -208,6 +214,19 @@ def test_damaged_tar_is_refused_with_its_kind(tmp_path, name):
     with pytest.raises(BadShard, match=kind) as raised:
         open_index(paths)
     assert paths[0] in str(raised.value) and "mmvicreg check" in str(raised.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(FileNotFoundError, match="not a regular file"):
+        open_index(str(tmp_path / "x.tar"))
+
+
+def test_more_suffixes_than_an_index_holds_are_refused_by_name(tmp_path):
+    members = [tarfile.TarInfo(f"image.{number}.jpg").tobuf() for number in range(65_537)]
+    (tmp_path / "x.tar").write_bytes(b"".join(members) + bytes(1024))
+    with pytest.raises(BadShard, match=r"65537 different suffixes; dots in keys"):
+        open_index(str(tmp_path / "x.tar"))
 
 
 def test_duplicate_and_returning_keys_are_refused(tmp_path):

@@ -22,8 +22,8 @@ from mmvicreg import distributed
 from mmvicreg.evaluate.positives import Positives
 from mmvicreg.regularizers.product import product
 
-TILE = {"cpu": 640, "cuda": 16384}
-"""Rows and columns of a tile: 1.6 MB of scores on a CPU, 1 GB on a GPU."""
+TILE = {"cpu": 400, "cuda": 16384}
+"""Rows and columns of a tile: 0.6 MB of scores on a CPU, 1 GB on a GPU."""
 COMPARED = 16
 """Up to this many matches of a row, comparing with each is cheaper than sorting the row."""
 
@@ -51,12 +51,12 @@ class _Side:
         # A GPU holds the rows; a CPU reads them tile by tile, from a memory map too.
         self.rows = rows_ND if device.type == "cpu" else _tensor(rows_ND[:]).to(device)
         hashes = np.concatenate([_hashes(rows_ND[a : a + tile]) for a in range(0, len(rows_ND), tile)])
-        _, first, self.place = np.unique(hashes, return_index=True, return_inverse=True)
-        if len(first) == len(rows_ND):
-            first = self.place = np.arange(len(rows_ND))  # keep the order of the rows: slices, not gathers
-        self.first = first
+        _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+        # In order of first occurrence, not of hashes: Python salts those, another way in every process.
+        order = np.argsort(first)
+        self.first, self.place = first[order], np.argsort(order)[place]
         self.weight = np.bincount(self.place)
-        self.repeats = len(first) < len(rows_ND)
+        self.repeats = len(self.first) < len(rows_ND)
         self.inverse_norm = torch.cat([self._inverse_norms(*span) for span in self.tiles()])
 
     def __len__(self) -> int:

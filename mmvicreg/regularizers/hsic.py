@@ -20,6 +20,7 @@ from mmvicreg.distributed import (
 from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothing, register
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect_positive
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class HSIC(Regularizer):
     weight: float = 1.0
     bandwidth: float = 1.0
     chunk: int = 8
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "bandwidth", "chunk")
 
     def weights(self) -> dict[str, float]:
         return {"hsic": self.weight}

@@ -31,7 +31,7 @@ def add_product(out_nm: Tensor, a_nk: Tensor, b_km: Tensor, *, scale: float = 1.
 
 
 def _by_onednn(a_nk: Tensor, b_km: Tensor) -> bool:
-    fast = a_nk.dtype == torch.float32 and not a_nk.is_cuda and torch.backends.mkldnn.is_available()
+    fast = a_nk.dtype == torch.float32 and a_nk.device.type == "cpu" and torch.backends.mkldnn.is_available()
     return fast and a_nk.numel() > 0 and b_km.numel() > 0
 
 

@@ -16,6 +16,7 @@ from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothin
 from mmvicreg.regularizers.directions import add_projected_back, directions, project
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect, expect_positive
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class SIGReg(Regularizer):
     times_rows: bool = True
     chunk: int = 256
     compiled: bool = False
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "slices", "chunk", "limit")
+        expect("SIGReg.knots", self.knots, holds=self.knots > 1, expected="at least 2 (17 is usual)")
 
     def weights(self) -> dict[str, float]:
         return {"sigreg": self.weight}

@@ -23,6 +23,7 @@ from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothin
 from mmvicreg.regularizers.directions import add_projected_back, directions, project
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect_positive
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class SlicedWasserstein(Regularizer):
     weight: float = 1.0
     slices: int = 1024
     chunk: int = 256
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "slices", "chunk")
 
     def weights(self) -> dict[str, float]:
         return {"sliced_wasserstein": self.weight}

@@ -90,8 +90,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     """The export that was there before goes when the new one is there."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old := folder.with_name(f".{folder.name}.old"), ignore_errors=True)
     if folder.is_dir():
         folder.rename(old)
     partial.rename(folder)

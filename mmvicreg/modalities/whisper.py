@@ -54,6 +54,9 @@ class WhisperEncoder(nn.Module):
     fit.
     """
 
+    window: Tensor
+    filters_MF: Tensor
+
     def __init__(self, size: Size, *, samples: int, weights: str = "") -> None:
         super().__init__()
         from transformers import WhisperConfig

@@ -1,6 +1,6 @@
 """Claim: the covariance penalty costs 1/7 to 1/60 of Meta's, exactly the same value and gradient.
 
-    python benchmarks/covariance.py            # a CPU: about 5 minutes; a GPU if there is one
+    python benchmarks/covariance.py            # a CPU: about 6 minutes; a GPU if there is one
 
 Forward and backward of (1/D) sum of squared off-diagonal covariances, and of whole VICReg, in fp32, against
 the three ways it is written in public code, eager and compiled. The last line is one JSON object.
@@ -109,7 +109,7 @@ def errors(rows: int, features: int) -> dict[str, str]:
 def measure(rows: int, features: int, repetitions: int) -> tuple[dict[str, float], dict[str, int]]:
     z = embeddings(rows, features)
     steps = {name: forward_backward(method(name), z) for name in names(rows, features)}
-    times = best_times(steps, repetitions=repetitions, budget=40)
+    times = best_times(steps, repetitions=repetitions, budget=15)
     peaks = {name: peak_of(__file__, name, str(rows), str(features)) for name in steps}
     return times, peaks
 

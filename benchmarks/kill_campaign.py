@@ -5,8 +5,8 @@
 Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
 Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
 uninterrupted run of the same layout, bit for bit. A process that outlives a dead one by more than ``patience``
-seconds is a hang, except where they had not met yet: who waits at the rendezvous for a dead process waits for its
-launcher to end it (torchrun and accelerate do; here there is none). Last line: one JSON object.
+seconds is a hang; one that waits for processes that died before they met ends itself (``--guard.meet-stop``, here
+15 seconds; a launcher would end it sooner). Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -37,6 +37,7 @@ import mmvicreg as mm
 import mmvicreg.train
 from mmvicreg.checkpoint import complete_checkpoints
 from mmvicreg.runs import read_log
+from mmvicreg.watch import STALLED
 
 MODES = ("kill one", "kill all", "terminate all")
 TIMES = {"samples_per_second", "data_wait", "memory_gb"}
@@ -49,6 +50,8 @@ class Campaign:
     kills: int = 200
     processes: tuple[int, ...] = (1, 2, 4)
     seed: int = 0
+    epochs: float = 8.0
+    """length of a run: six steps each"""
     patience: float = 60.0
     minutes: float = 60.0
     """stop after this long, with the kills done so far"""
@@ -83,12 +86,6 @@ def lines(config: toy.Config) -> int:
     return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
-def met(config: toy.Config, since: float) -> bool:
-    """Whether the processes started at ``since`` met: the first thing written after the rendezvous is there."""
-    file = Path(config.out) / "environment.json"
-    return file.is_file() and file.stat().st_mtime > since
-
-
 def wait(members: list[BaseProcess], seconds: float) -> bool:
     """Whether all end within ``seconds``."""
     end = time.monotonic() + seconds
@@ -98,8 +95,8 @@ def wait(members: list[BaseProcess], seconds: float) -> bool:
 
 
 def attack(config: toy.Config, members: list[BaseProcess], mode: str, draw: random.Random) -> bool:
-    """Kill a run at a random moment; False where it ended first."""
-    target = lines(config) + draw.randint(0, 12)
+    """Kill a run at a random moment within a third of its length; False where it ended first."""
+    target = lines(config) + draw.randint(0, round(2 * config.epochs))
     pause = draw.random() * 0.02
     while lines(config) < target:
         if all(member.exitcode is not None for member in members):
@@ -131,58 +128,84 @@ def same(a: Path, b: Path) -> bool:
     return logs[0] == logs[1]
 
 
+def dump(members: list[BaseProcess]) -> None:
+    """Print the stacks of processes that hang, and kill them."""
+    for member in members:
+        if member.exitcode is None and member.pid:
+            os.kill(member.pid, signal.SIGUSR2)
+    time.sleep(1)
+    for member in members:
+        member.kill()
+        member.join()
+
+
+@dataclass
+class Tally:
+    """What has happened so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    launches: int = 0
+    runs: int = 0
+    different: int = 0
+    hangs: int = 0
+    alone: int = 0
+
+    def line(self) -> str:
+        """In words."""
+        return (
+            f"{self.kills.total()} kills, {self.runs} runs, {self.different} different, {self.hangs} hangs, "
+            f"{self.alone} ended alone"
+        )
+
+
+def finish(config: toy.Config, world: int, tally: Tally, draw: random.Random, patience: float) -> None:
+    """Start one run again and again, each time under attack, until it ends by itself."""
+    while True:
+        members = start(config, world)
+        mode = MODES[tally.launches % len(MODES)]
+        tally.launches += 1
+        hit = attack(config, members, mode, draw)
+        if not wait(members, patience):
+            tally.hangs += 1
+            print(f"hang after {mode!r} of {world}; {[each.exitcode for each in members]}", flush=True)
+            dump(members)
+        tally.alone += any(member.exitcode == STALLED for member in members)
+        if hit:
+            tally.kills[f"{mode}, {world} processes"] += 1
+        elif all(member.exitcode == 0 for member in members):
+            return
+
+
 def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     """Kills, finished runs, differences and hangs."""
-    draw, began = random.Random(options.seed), time.monotonic()
+    draw, began, tally = random.Random(options.seed), time.monotonic(), Tally()
     base = toy.Config(
         train=toy.write_shards(folder / "data"),
-        epochs=8.0,
+        epochs=options.epochs,
         checkpoint_every=3,
         ema=0.9,
         keep_checkpoints=3,
-        guard=mm.GuardConfig(every=10, compare_every=5),
+        guard=mm.GuardConfig(every=10, compare_every=5, meet_stop=15.0),
     )
     for world in options.processes:
         members = start(replace(base, out=str(folder / f"whole-{world}")), world)
         assert wait(members, 300), "the uninterrupted run did not end"
-    kills: Counter[str] = Counter()
-    runs = different = hangs = alone = 0
-    while sum(kills.values()) < options.kills and time.monotonic() - began < 60 * options.minutes:
-        world = options.processes[runs % len(options.processes)]
-        config = replace(base, out=str(folder / f"run-{runs}"))
-        while True:
-            started = time.time()
-            members = start(config, world)
-            mode = draw.choice(MODES)
-            hit = attack(config, members, mode, draw)
-            if not wait(members, options.patience):
-                hangs += met(config, started)
-                alone += not met(config, started)
-                print(
-                    f"left after {mode!r} of {world}; exit codes {[each.exitcode for each in members]}",
-                    flush=True,
-                )
-                for member in members:
-                    if member.exitcode is None and member.pid:
-                        os.kill(member.pid, signal.SIGUSR2)
-                time.sleep(1)
-                for member in members:
-                    member.kill()
-                    member.join()
-            if hit:
-                kills[f"{mode}, {world} processes"] += 1
-            elif all(member.exitcode == 0 for member in members):
-                break
-        runs += 1
-        different += not same(folder / f"whole-{world}", Path(config.out))
-        print(f"{sum(kills.values())} kills, {runs} runs, {different} different, {hangs} hangs", flush=True)
+    while tally.kills.total() < options.kills or tally.runs < len(options.processes):
+        if time.monotonic() - began > 60 * options.minutes:
+            break
+        world = options.processes[tally.runs % len(options.processes)]
+        config = replace(base, out=str(folder / f"run-{tally.runs}"))
+        finish(config, world, tally, draw, options.patience)
+        tally.runs += 1
+        tally.different += not same(folder / f"whole-{world}", Path(config.out))
+        print(tally.line(), flush=True)
     return {
-        "kills": sum(kills.values()),
-        "runs": runs,
-        "different": different,
-        "hangs": hangs,
-        "waiting_for_a_dead_process_at_the_rendezvous": alone,
-        "by_mode": dict(sorted(kills.items())),
+        "kills": tally.kills.total(),
+        "runs": tally.runs,
+        "different": tally.different,
+        "hangs": tally.hangs,
+        "ended_alone_before_they_met": tally.alone,
+        "by_mode": dict(sorted(tally.kills.items())),
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
 

@@ -7,6 +7,7 @@ larger allocation mapped on its own, each method in a process of its own; on a G
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def _seconds(step: Step) -> float:
 def peak_bytes(step: Step, *, warm_up: Step) -> int:
     """Most memory held at once during ``step``, beyond what is held before it and after ``warm_up``."""
     warm_up()
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

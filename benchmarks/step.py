@@ -7,8 +7,9 @@
 open_clip's side is its training loop (open_clip_train.train.train_one_epoch: autocast, InfoNCE, backward, AdamW,
 clamp), ours the loop's step (random state, forward, objective, backward, norms, guards, AdamW), on the same
 batches, made beforehand. Sides take turns; the best round of each counts: CPU time of the process on a CPU (other
-users of the machine do not count), wall time on a GPU. Ours has no projector, so the towers are the same; pixels
-arrive as uint8 and are normalised inside our step. Last line: one JSON object.
+users of the machine do not count), wall time on a GPU. Memory is the peak of all that a side holds (weights, gradients,
+moments, activations), in a process of its own. Ours has no projector, so the towers are the same; pixels arrive as
+uint8 and are normalised inside our step. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from measure import peak_bytes, peak_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 """OpenAI's normalisation of pixels, rounded; the same on both sides."""
+REGULARIZERS = ("vicreg", "visreg", "sigreg")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Options:
     rounds: int = 5
     minutes: float = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    peak: str = ""
+    """print only the peak bytes of a step of this side"""
 
 
 def towers(name: str) -> Any:
@@ -109,7 +115,8 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     import torch
 
     from mmvicreg import Branch, Model, Plan, TrainConfig
-    from mmvicreg.assembly import Training, make_accelerator
+    from mmvicreg.accelerator import make_accelerator
+    from mmvicreg.assembly import Training
     from mmvicreg.guards import Alarms, BufferCopies
     from mmvicreg.modalities.image_reader import PixelNormalization
     from mmvicreg.model import projector
@@ -130,7 +137,8 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     accelerator = make_accelerator(config)
     groups = parameter_groups(inner.model, goal, config.optimizer)
     plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
-    fields: Any = {name: None for name in ("index", "average", "momentum", "probe", "journal", "keeper")}
+    absent = ("parts", "index", "average", "momentum", "probe", "journal", "keeper", "tally")
+    fields: Any = dict.fromkeys(absent)
     training = Training(
         config=config,
         batch_size=options.batch_size,
@@ -167,15 +175,17 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     return steps
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Best round of every side, and the ratios."""
+Side = Callable[[], None]
+
+
+def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
+    """What builds each side: its own copy of the towers, the same batches."""
     import torch
 
     import mmvicreg as mm
 
     logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip = towers(options.model)
     side, length = clip.visual.image_size[0], clip.text.context_length
     shape = (options.batch_size, 3, side, side)
@@ -186,28 +196,57 @@ def measure(options: Options) -> dict[str, Any]:
         )
         for _ in range(options.steps)
     ]
-    regularizers = {
-        "vicreg": mm.VarianceCovariance(),
-        "visreg": mm.VISReg(),
-        "sigreg": mm.SIGReg(),
+    regularizers = dict(zip(REGULARIZERS, (mm.VarianceCovariance(), mm.VISReg(), mm.SIGReg()), strict=True))
+    goals = {
+        name: mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
+        for name, each in regularizers.items()
     }
-    sides = {"open_clip": open_clip_side(clip, batches, options, device)}
-    for name, each in regularizers.items():
-        goal = mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
-        sides[name] = our_side(clip, batches, options, device, goal)
-    sides["infonce"] = our_side(clip, batches, options, device, mm.Objective(mm.InfoNCE(), {}))
-    nothing = mm.Objective(mm.Invariance(weight=25.0), {})
-    sides["invariance alone"] = our_side(clip, batches, options, device, nothing)
-    best, memory = _rounds(sides, options, device)
+    goals |= {
+        "infonce": mm.Objective(mm.InfoNCE(), {}),
+        "invariance alone": mm.Objective(mm.Invariance(weight=25.0), {}),
+    }
+    sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
+    return sides | {
+        name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()
+    }
+
+
+def print_peak(options: Options) -> None:
+    """Peak bytes of the side ``peak`` from its building to the end of its second step."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def build_and_step(rows: int) -> None:
+        steps = make_sides(replace(options, steps=1, batch_size=rows), device)[options.peak]()
+        steps()
+        steps()
+
+    print(peak_bytes(lambda: build_and_step(options.batch_size), warm_up=lambda: build_and_step(2)))
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Best round of every side, and the ratios."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sides = {name: make() for name, make in make_sides(options, device).items()}
+    best = _rounds(sides, options, device)
+    settings = [
+        "--model",
+        options.model,
+        "--batch-size",
+        str(options.batch_size),
+        "--precision",
+        options.precision,
+    ]
+    memory = {name: peak_of(__file__, name, *settings) for name in ("open_clip", *REGULARIZERS)}
     ratios = {f"samples_per_second_ratio_{name}": round(best["open_clip"] / best[name], 3) for name in sides}
     rest = {
         f"objective_share_{name}": round(1 - best["invariance alone"] / best[name], 3)
-        for name in regularizers
+        for name in REGULARIZERS
     }
-    if memory:
-        rest |= {
-            f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in regularizers
-        }
+    rest |= {f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in REGULARIZERS}
     seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
     what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     about = {"model": options.model, "batch_size": options.batch_size, "device": what}
@@ -222,33 +261,36 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _rounds(
-    sides: dict[str, Callable[[], None]], options: Options, device: Any
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Best seconds of a round, and on a GPU the peak bytes, of each side."""
+def _rounds(sides: dict[str, Side], options: Options, device: Any) -> dict[str, float]:
+    """Best seconds of a round of each side."""
     import torch
 
     best: dict[str, float] = {}
-    memory: dict[str, float] = {}
     end = time.monotonic() + 60 * options.minutes
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     for number in range(options.rounds + 1):
         for name, steps in sides.items():
             if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
-            clock = time.perf_counter if device.type == "cuda" else time.process_time
             before = clock()
             steps()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-                memory[name] = torch.cuda.max_memory_allocated()
             if number:  # the first round warms up
                 best[name] = min(best.get(name, float("inf")), clock() - before)
         print(f"round {number}: { ({name: round(value, 3) for name, value in best.items()}) }", flush=True)
         if time.monotonic() > end and number:
             break
-    return best, memory
+    return best
+
+
+def main() -> None:
+    options = tyro.cli(Options)
+    if options.peak:
+        print_peak(options)
+    else:
+        print(json.dumps(measure(options)))
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Options))))
+    main()

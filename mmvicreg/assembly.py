@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvicreg import features
 from mmvicreg.accumulation import check_chunkable
@@ -21,27 +20,32 @@ from mmvicreg.alignments import Alignment
 from mmvicreg.average import MovingAverage
 from mmvicreg.batch_size import search
 from mmvicreg.column_parallel import split_projectors, wrap_whole_parameters
+from mmvicreg.compilation import compile_encoders
 from mmvicreg.config import TrainConfig
 from mmvicreg.feed import make_plan, whole
 from mmvicreg.guards import Alarms, BufferCopies
 from mmvicreg.journal import Journal
 from mmvicreg.keeper import Keeper
+from mmvicreg.ledger import Counts
 from mmvicreg.mixture import Part
 from mmvicreg.modality import Modality
 from mmvicreg.model import Branch, Model
 from mmvicreg.objective import Objective
 from mmvicreg.optim import make_optimizer, parameter_groups
 from mmvicreg.plan import Cursor, Plan
+from mmvicreg.predictors import predictors_of
 from mmvicreg.probes import Probe
 from mmvicreg.progress import bar
 from mmvicreg.reader import Reader
 from mmvicreg.readiness import check_batch, check_widths, modalities_in_use, view_readers
 from mmvicreg.recompute import recompute_blocks
+from mmvicreg.rehearsal import rehearse
 from mmvicreg.runs import CHECKPOINTS
 from mmvicreg.schedule import freeze_until
 from mmvicreg.sharding import shard
 from mmvicreg.shards import Index, open_index
 from mmvicreg.step import Step, seed_random_state
+from mmvicreg.tally import Budget, Tally
 from mmvicreg.watch import Clock
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -69,6 +73,7 @@ class Training:
     journal: Journal
     keeper: Keeper | None
     """of the main process"""
+    tally: Tally
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int
@@ -111,27 +116,26 @@ class Training:
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()  # the old wrapper's hooks go with the last reference to it
         self.module = _wrap(self.inner, self.config, self.accelerator)
+        self.rehearse()
 
+    def rehearse(self) -> None:
+        """Let DDP settle, before the first step.
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, processes, precision and trackers. Raises ValueError for a precision the device does not have."""
-    if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
-        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
-    # Its settings are of the process: without this a second run in one process could not have another precision.
-    AcceleratorState._reset_state()
-    options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    try:
-        return Accelerator(
-            cpu=config.cpu,
-            mixed_precision="no" if config.precision == "fp32" else config.precision,
-            kwargs_handlers=[options],
-            log_with=list(config.trackers) or None,
-            project_dir=config.out,
-        )
-    except (ValueError, ImportError) as error:
-        if not config.trackers:
-            raise
-        raise ValueError(f"trackers {config.trackers}: {error}; install them, or leave them out") from None
+        After its first backward pass DDP lays its buckets out anew, in the order in which gradients came. With three
+        processes or more the order in which a gradient is summed depends on its place in a bucket: a run that
+        continues would make its first step with another rounding than the run that was not interrupted.
+        """
+        if not isinstance(self.module, DistributedDataParallel):
+            return
+        with self.accelerator.autocast():
+            rehearse(
+                self.module,
+                self.inner,
+                self.readers,
+                rows=self.batch_size // self.accelerator.num_processes,
+                device=self.accelerator.device,
+                targets=self.momentum is not None,
+            )
 
 
 def assemble(
@@ -160,7 +164,7 @@ def assemble(
     momentum = _momentum(inner, config)
     batch_size = _batch_size(config, inner, readers, accelerator, index)
     if config.compile:
-        _compile(model)
+        compile_encoders(model, rows=config.chunk or batch_size // accelerator.num_processes)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
     elif config.parallel == "columns":
@@ -184,9 +188,10 @@ def assemble(
         optimizer=optimizer,
         average=average,
         momentum=momentum,
-        probe=_probe(config, modalities),
+        probe=_probe(config, modalities, inner),
         journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
+        tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
@@ -220,12 +225,6 @@ def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
     return MovingAverage(inner.model, asked.pop())
 
 
-def _compile(model: Model) -> None:
-    for branch in model.branches.values():
-        assert isinstance(branch, Branch)
-        branch.encoder.compile()
-
-
 def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
     if config.chunk or config.parallel == "fsdp":
         return inner  # gradients are averaged by the loop, or by the shards
@@ -238,11 +237,15 @@ def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Modu
     return wrapped
 
 
-def _probe(config: TrainConfig, modalities: dict[str, Modality]) -> Probe | None:
+def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) -> Probe | None:
     if not config.probe.data:
         return None
     readers = {name: modality.reader() for name, modality in modalities.items()}
-    return Probe(config.probe, open_index(config.probe.data), readers)
+    probe = Probe(config.probe, open_index(config.probe.data), readers, predictors=predictors_of(inner))
+    if config.best and config.best not in probe.rising():
+        hint = "" if config.probe.label else " (knn and linear need --probe.label)"
+        raise ValueError(f"best is {config.best!r}; expected one of {', '.join(probe.rising())}{hint}")
+    return probe
 
 
 def _keeper(config: TrainConfig) -> Keeper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,18 @@ from mmvicreg.runs import Run, load
 from mmvicreg.shards import cache_folder
 
 
-def load_subject(name: str, *, recipe: str | None = None, step: int | None = None) -> Run:
+def load_subject(
+    name: str,
+    *,
+    recipe: str | None = None,
+    step: int | Literal["best"] | None = None,
+    average: bool = False,
+) -> Run:
     """A run to score: RUN directory, exported folder, hf/OWNER/NAME, open_clip/NAME[:WEIGHTS],
     transformers/NAME-or-folder.
 
-    WEIGHTS is an open_clip tag or a file; left out, they are random, for a floor. Raises FileNotFoundError or
-    ValueError with what was looked for.
+    WEIGHTS is an open_clip tag or a file; left out, they are random, for a floor. ``step`` and ``average`` are those
+    of :func:`load`, for run directories. Raises FileNotFoundError or ValueError with what was looked for.
     """
     library, _, rest = name.partition("/")
     if name.startswith("hf/") or (
@@ -33,7 +39,7 @@ def load_subject(name: str, *, recipe: str | None = None, step: int | None = Non
     ):
         return from_pretrained(name)
     if Path(name).is_dir() or library not in ("open_clip", "transformers") or not rest:
-        return load(name, recipe=recipe, step=step)
+        return load(name, recipe=recipe, step=step, average=average)
     modalities = _open_clip(rest) if library == "open_clip" else _transformers(rest)
     model = Model(
         {view: modality.branch() for view, modality in modalities.items()}, {v: v for v in modalities}
@@ -65,7 +71,7 @@ def _transformers(name: str) -> dict[str, Modality]:
 
     folder = locate(name)
     try:
-        config: Any = AutoConfig.from_pretrained(folder)
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"transformers/{name}: no model there ({error})") from None
     if not {"vision_config", "text_config"} <= set(config.to_dict()):
@@ -113,8 +119,8 @@ def _paired_model(encoder: str) -> tuple[Any, tuple[float, ...], tuple[float, ..
     from mmvicreg.modalities.towers import locate, split
 
     folder = locate(split(encoder)[1])
-    model = AutoModel.from_pretrained(folder, use_safetensors=True)
-    processor: Any = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    processor: Any = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return model, tuple(processor.image_mean), tuple(processor.image_std)
 
 

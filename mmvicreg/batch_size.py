@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from mmvicreg import distributed
-from mmvicreg.guards import BufferCopies
 from mmvicreg.reader import Reader
+from mmvicreg.rehearsal import rehearse
 from mmvicreg.step import Step
 
 SMALLEST, LARGEST = 8, 1 << 17
@@ -36,18 +36,13 @@ def search(module: Step, readers: dict[str, Reader], *, device: torch.device, sa
     CPU where the growth of the process's memory, doubled, stays below half of what the machine has free.
     """
     world = distributed.world_size()
-    copies = BufferCopies(module)
-    copies.keep()
 
     def fits(rows: int) -> bool:
         good = _try(module, readers, rows, device=device)
         flag = torch.tensor([float(not good)], device=device)
         return not bool(distributed.all_reduce_max(flag).item())
 
-    found = largest_power(fits, limit=min(samples // world, LARGEST))
-    copies.restore()
-    module.zero_grad(set_to_none=True)
-    return found * world
+    return world * largest_power(fits, limit=min(samples // world, LARGEST))
 
 
 def _try(module: Step, readers: dict[str, Reader], rows: int, *, device: torch.device) -> bool:
@@ -55,21 +50,11 @@ def _try(module: Step, readers: dict[str, Reader], rows: int, *, device: torch.d
     try:
         trained = [p for p in module.parameters() if p.requires_grad]
         moments = [torch.empty_like(p) for p in trained for _ in range(2)]
-        inputs = {
-            view: torch.zeros((rows, *reader.shape), dtype=reader.dtype, device=device)
-            for view, reader in readers.items()
-        }
-        present = {view: torch.ones(rows, dtype=torch.bool) for view in readers}
-        with torch.no_grad():
-            z = {view: found.z for view, found in module.model(inputs, present).items()}
-        output = module(inputs, present, 0, targets=z)
-        output.terms.total.backward()
+        rehearse(module, module, readers, rows=rows, device=device, targets=True)
         del moments
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return False
-    finally:
-        module.zero_grad(set_to_none=True)
     if device.type == "cuda":
         return True
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

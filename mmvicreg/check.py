@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -68,8 +69,9 @@ class Report:
 
     @property
     def unusable(self) -> int:
-        """Shards and samples that cannot be used."""
-        return sum(bool(s.problems) + len(s.bad) for s in self.shards)
+        """Shards and samples that cannot be used; where there is not one sample, the shards."""
+        found = sum(bool(s.problems) + len(s.bad) for s in self.shards)
+        return found if found or any(s.count for s in self.shards) else len(self.shards)
 
     def totals(self) -> dict[str, int]:
         total = Counter[str]()
@@ -81,7 +83,14 @@ class Report:
 
 def main(config: CheckConfig) -> int:
     """Run the tool: print the report, write the files asked for, return the exit status."""
-    report = check(config)
+    try:
+        for file in filter(None, (config.report, config.quarantine)):
+            if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+                raise FileNotFoundError(f"{file!r} cannot be written: its folder does not exist")
+        report = check(config)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mmvicreg check: {error}", file=sys.stderr)
+        return 2
     _print(report)
     if config.report:
         _write(config.report, {"totals": report.totals(), **asdict(report)})

@@ -19,8 +19,9 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +46,8 @@ class Position:
     """over how many processes the checkpoint was written"""
     plan: str
     """fingerprint of the order of the data"""
+    data: str = ""
+    """fingerprint of the shards"""
     learning_rate_scale: float = 1.0
     """what rolling back has made of the learning rate"""
     rollbacks: int = 0
@@ -52,6 +55,8 @@ class Position:
     """the number that says which checkpoint is best"""
     seconds: float = 0.0
     """time spent training, over all continuations"""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """what was recovered, rejected and missing so far, over all processes (see ledger.Counts)"""
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,32 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, wrong
 
 
+def set_aside(folder: Path, path: Path | None) -> None:
+    """Hide what is newer than ``path``, the newest whole checkpoint: it must not count among those that are kept.
+
+    A damaged step-00000020 becomes .step-00000020.damaged.
+    """
+    for newer in sorted(folder.glob("step-*")):
+        if path is None or newer.name > path.name:
+            hidden = newer.with_name(f".{newer.name}.damaged")
+            shutil.rmtree(hidden, ignore_errors=True)
+            newer.rename(hidden)
+
+
+def verify(path: Path, *names: str) -> None:
+    """Raise ValueError where one of these files of a checkpoint is not what was written."""
+    written = json.loads((path / STATE).read_text())["files"]
+    for name in names:
+        if name in written and _sum(path / name) != written[name]:
+            raise ValueError(
+                f"{path / name} changed after it was written: its checksum is another; choose another checkpoint"
+            )
+
+
 def read_position(path: Path) -> Position:
     """Where the run stood."""
     content = json.loads((path / STATE).read_text())
-    return Position(**{name: content[name] for name in Position.__dataclass_fields__})
+    return Position(**{name: content[name] for name in Position.__dataclass_fields__ if name in content})
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from mmvicreg.messages import words
+
 TOOLS: dict[str, tuple[str, str, str, str]] = {
     "check": ("mmvicreg.check", "CheckConfig", "main", "index shards and report everything wrong with them"),
     "pack": ("mmvicreg.pack", "PackConfig", "main", "make shards from a folder, a table or a caption file"),
@@ -22,10 +24,22 @@ TOOLS: dict[str, tuple[str, str, str, str]] = {
         "what differs between runs: settings, scores, curves",
     ),
     "classify": (
-        "mmvicreg.tools",
+        "mmvicreg.classify",
         "ClassifyConfig",
         "classify",
         "kNN, linear probe and zero-shot on labelled data",
+    ),
+    "finetune": (
+        "mmvicreg.finetune",
+        "FinetuneConfig",
+        "finetune",
+        "fine-tune an encoder on 1% or 10% of the labels",
+    ),
+    "segment": (
+        "mmvicreg.segment",
+        "SegmentConfig",
+        "segment",
+        "dense linear probe: classify pixels from patch features",
     ),
     "embed": ("mmvicreg.tools", "EmbedConfig", "embed", "write the embeddings of shards to a file"),
     "search": ("mmvicreg.tools", "SearchConfig", "search", "find the nearest items of a text or a picture"),
@@ -70,9 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             tyro.cli(options_class, prog=f"mmvicreg {given[0]}", description=line, args=given[1:])
         )
     except (ValueError, KeyError, FileNotFoundError) as error:
-        print(
-            f"mmvicreg {given[0]}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr
-        )
+        print(f"mmvicreg {given[0]}: {words(error)}", file=sys.stderr)
         return 1
 
 

@@ -118,6 +118,11 @@ def diagnose(looks: Looks, config: GuardConfig) -> dict[str, str]:
                 f"the dimensions of {view} repeat each other (mean correlation {seen.correlation:.2f}, alarm above "
                 f"{config.max_correlation}): raise the weight of its covariance, shape or SIGReg term"
             )
+        elif 0 < config.max_sigreg < seen.sigreg:
+            found[view] = (
+                f"{view} is far from a normal distribution (SIGReg statistic {seen.sigreg:.1f}, alarm above "
+                f"{config.max_sigreg:g}; clusters or a few large values): raise the weight of its SIGReg term"
+            )
     for pair, margin in looks.margins.items():
         a, b = pair.split("-", 1)
         if margin < config.min_margin and a not in found and b not in found:

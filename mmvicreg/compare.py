@@ -50,7 +50,7 @@ def compare_runs(folders: Sequence[str | Path], *, all_scores: bool = False) -> 
     differences = {
         name: values
         for name, values in _rows(configs).items()
-        if any(value != values[0] for value in values) and name != "out"
+        if any(value != values[0] for value in values) and name not in ("out", "resume", "allow_change")
     }
     return Comparison(names_of(paths), differences, _rows(numbers))
 

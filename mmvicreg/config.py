@@ -66,7 +66,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """checkpoints kept, newest first"""
     best: str = ""
-    """a number of the probe, such as image_to_text/recall_at_1: the checkpoint where it was highest is kept"""
+    """a number of the probe, such as image_to_text/recall_at_1 (or image_to_text_by_predictor/...): every probe is
+    followed by a checkpoint, and the one where it was highest is kept"""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """what is watched, and what is done about it"""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -95,7 +96,7 @@ class TrainConfig:
 RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
     "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
-    "guard.stall_warning guard.stall_stop guard.compare_every".split()
+    "guard.stall_warning guard.stall_stop guard.meet_stop guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither data nor mathematics."""
 

@@ -12,7 +12,8 @@ from typing import IO, Literal, cast
 from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.sidecar import pack_block
-from mmvicreg.tar import Problem, Scan, scan_file
+from mmvicreg.spool import RemoteError, Spool, is_remote
+from mmvicreg.tar import BadShard, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
 PICTURES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
@@ -34,6 +35,8 @@ CONTENT_KINDS = {
 
 NOTES = {
     "dots in keys": "suffixes such as v2.jpg: webdataset cuts names at the first dot, so the key was cut too",
+    "no samples": "shards that hold none",
+    "link": "members that only refer to another one, which webdataset skips: their samples lack them",
     "no suffix": "members without a dot in their name, which webdataset skips",
     "another format": "a picture whose bytes are of another format than its suffix says",
     "key in two shards": "a key that appears in more than one shard",
@@ -89,7 +92,15 @@ class _Look:
 
 def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     """Report of one shard, and its packed sidecar block (empty where the shard is unusable)."""
-    found, size, mtime = scan_file(task.path)
+    local = task.path
+    if is_remote(task.path):
+        try:
+            local = Spool().get(task.path)
+        except (RemoteError, BadShard) as error:
+            kind = "missing file" if isinstance(error, RemoteError) else "not a tar"
+            problem = Problem(kind, task.path, "download", str(error))
+            return ShardReport(task.path, 0, "", 0, problems=[problem], totals={kind: 1}), b""
+    found, size, mtime = scan_file(local)
     report = ShardReport(task.path, size, str(mtime), len(found.keys), problems=list(found.problems))
     if found.problems:
         report.totals = dict(Counter(p.kind for p in found.problems))
@@ -97,8 +108,12 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     collect = _Look(report)
     for name in found.skipped:
         collect.find("no suffix", name, "skipped")
+    for name in found.links:
+        collect.find("link", name, "skipped; pack with tar --hard-dereference")
+    if not found.keys:
+        collect.find("no samples", "0 members", f"{size} bytes")
     _dots(found, collect)
-    fd = os.open(task.path, os.O_RDONLY)
+    fd = os.open(local, os.O_RDONLY)
     try:
         for i, key in enumerate(found.keys):
             members = dict(

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from mmvicreg import checkpoint, distributed
 from mmvicreg.assembly import Training
+from mmvicreg.ledger import Counts
 from mmvicreg.plan import Cursor
 from mmvicreg.runs import CHECKPOINTS, CONFIG, cut_log, read_config
+from mmvicreg.tally import Tally
 
 
-def snapshot(training: Training, *, score: float | None, seconds: float) -> checkpoint.Snapshot:
+def snapshot(
+    training: Training, counts: Counts, *, score: float | None, seconds: float
+) -> checkpoint.Snapshot:
     """Everything of the current step on the host; every process calls this."""
     files = {
         checkpoint.WEIGHTS: checkpoint.tensors_of(training.inner),
@@ -29,20 +33,23 @@ def snapshot(training: Training, *, score: float | None, seconds: float) -> chec
         consumed=training.consumed,
         processes=training.accelerator.num_processes,
         plan=training.plan.fingerprint(),
+        data=training.index.fingerprint,
         learning_rate_scale=training.learning_rate_scale,
         rollbacks=training.rollbacks,
         score=score,
         seconds=seconds,
+        counts=counts.state(),
     )
     return checkpoint.Snapshot(position, files)
 
 
 def save(training: Training, *, score: float | None, started: float) -> None:
     """Begin to write a checkpoint of the current step; every process calls this. ``started``: monotonic time."""
+    counts = training.tally.sum()
     # Processes that share the weights all take part in the copy; otherwise the main one has it all.
     if training.keeper is None and training.config.parallel == "ddp":
         return
-    taken = snapshot(training, score=score, seconds=training.seconds + time.monotonic() - started)
+    taken = snapshot(training, counts, score=score, seconds=training.seconds + time.monotonic() - started)
     if training.keeper is not None:
         training.keeper.save(taken)
 
@@ -90,7 +97,10 @@ def roll_back(training: Training, reason: str) -> bool:
 
 def _newest(training: Training) -> Path | None:
     folder = training.folder / CHECKPOINTS
-    found = checkpoint.newest_whole(folder) if training.accelerator.is_main_process else None
+    found = None
+    if training.accelerator.is_main_process:
+        found = checkpoint.newest_whole(folder)
+        checkpoint.set_aside(folder, found[0])
     path, wrong = distributed.broadcast_object(found)
     for message in wrong:
         training.journal.event(training.step, "checkpoint", f"{message}; the one before it is used")
@@ -105,6 +115,12 @@ def restore(training: Training, path: Path) -> None:
             f"{training.folder} was trained on other data: its order is {position.plan}, that of "
             f"{training.config.train!r} is {training.plan.fingerprint()}; choose another --out, or restore the shards"
         )
+    if position.data not in ("", training.index.fingerprint):
+        raise ValueError(
+            f"the shards of {training.config.train!r} are not those {training.folder} was trained on: their "
+            f"fingerprint was {position.data}, it is {training.index.fingerprint}; "
+            "restore them, or choose another --out"
+        )
     weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
     checkpoint.fill(training.inner, weights, source=path / checkpoint.WEIGHTS)
     checkpoint.fill_optimizer(training.optimizer, checkpoint.read_tensors(path, checkpoint.OPTIMIZER))
@@ -117,3 +133,6 @@ def restore(training: Training, path: Path) -> None:
     training.continue_at(Cursor(position.step, position.consumed))
     training.learning_rate_scale, training.rollbacks = position.learning_rate_scale, position.rollbacks
     training.seconds, training.skipped = position.seconds, 0
+    training.tally = Tally(
+        Counts(**position.counts), training.tally.budget, device=training.accelerator.device
+    )

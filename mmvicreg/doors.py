@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmvicreg.config import to_json
 from mmvicreg.model import Branch
+from mmvicreg.predictors import between
 from mmvicreg.reader import Reader, Sample
 from mmvicreg.runs import Run
 
@@ -22,16 +23,17 @@ from mmvicreg.runs import Run
 class ClipFace(nn.Module):
     """A run with open_clip's face: ``encode_image``, ``encode_text``; see :func:`clip_face`."""
 
-    def __init__(self, run: Run, *, image: str = "image", text: str = "text") -> None:
+    def __init__(
+        self, run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
+    ) -> None:
         super().__init__()
-        for name in (image, text):
-            run.model.branch(name)  # KeyError with the views there are
-        self.image = run.model.branch(image)
-        self.text = run.model.branch(text)
+        self.image = run.model.branch_named(image)
+        self.text = run.model.branch_named(text)
+        self.predictor = between(run.predictors, image, text) if predicted else nn.Identity()
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """uint8 (n, 3, H, W) from the transform, to (n, D)."""
-        return _maybe_unit(self.image(images).z, normalize)
+        return _maybe_unit(self.predictor(self.image(images).z), normalize)
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         """Token ids (n, L) from the tokenizer, to (n, D)."""
@@ -67,15 +69,15 @@ class Tokenizer:
 
 
 def clip_face(
-    run: Run, *, image: str = "image", text: str = "text"
+    run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
 ) -> tuple[ClipFace, ImageTransform, Tokenizer]:
-    """(model, transform, tokenizer) as CLIP_benchmark and open_clip users expect them."""
-    readers = {view: run.modalities[run.model.views[view]].reader() for view in (image, text)}
-    return (
-        ClipFace(run, image=image, text=text).eval(),
-        ImageTransform(readers[image]),
-        Tokenizer(readers[text]),
-    )
+    """(model, transform, tokenizer) of two branches, as CLIP_benchmark and open_clip users expect them.
+
+    ``predicted``: images become what they predict of the text, where the run has such a predictor.
+    """
+    model = ClipFace(run, image=image, text=text, predicted=predicted).eval()
+    readers = {name: run.modalities[name].reader() for name in (image, text)}
+    return model, ImageTransform(readers[image]), Tokenizer(readers[text])
 
 
 def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: str = "text") -> Path:
@@ -87,21 +89,21 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
 
     from mmvicreg.modalities import towers
 
-    modalities: dict[str, Any] = {view: run.modalities[run.model.views[view]] for view in (image, text)}
+    modalities: dict[str, Any] = {name: run.modalities[name] for name in (image, text)}
     names = {view: to_json(modality).get("encoder", "") for view, modality in modalities.items()}
     if len(set(names.values())) != 1 or not names[image].startswith("open_clip/"):
         raise ValueError(f"an open_clip checkpoint needs both towers of one open_clip model, found {names}")
     for view in (image, text):
-        if len(list(run.model.branch(view).projector.parameters())):
+        if len(list(run.model.branch_named(view).projector.parameters())):
             raise ValueError(
                 f"branch {view!r} has a projector, which an open_clip model has no place for; train with "
                 "projector () or hand the run on with save_pretrained"
             )
     model: Any = towers.open_clip_model(names[image], weights="")
-    visual = run.model.branch(image).encoder
+    visual = run.model.branch_named(image).encoder
     assert isinstance(visual, nn.Sequential)  # pixel normalisation, tower
     model.visual.load_state_dict(visual[1].state_dict())
-    model.text.load_state_dict(run.model.branch(text).encoder.state_dict())
+    model.text.load_state_dict(run.model.branch_named(text).encoder.state_dict())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = open_clip.get_model_config(towers.split(names[image])[1])
@@ -120,7 +122,7 @@ def save_image_encoder(run: Run, file: str | Path, *, image: str = "image") -> P
     ``timm.create_model(NAME, num_classes=0).load_state_dict(load_file(FILE))`` takes them, and so do
     detection and segmentation code bases that start from timm or torchvision weights.
     """
-    branch = run.model.branch(image)
+    branch = run.model.branch_named(image)
     encoder = branch.encoder[1] if isinstance(branch.encoder, nn.Sequential) else branch.encoder
     assert isinstance(encoder, nn.Module)
     tensors = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
@@ -138,18 +140,19 @@ class _Embed(nn.Module):
         return self.branch(x).z
 
 
-def save_onnx(run: Run, file: str | Path, *, view: str = "image") -> Path:
+def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
     """A branch as ONNX, inputs as its reader gives them to embeddings z; any number of rows.
 
     Needs the ``onnx`` extra. Raises ValueError where the encoder cannot be exported.
     """
-    reader = run.modalities[run.model.views[view]].reader()
+    embed = _Embed(run.model.branch_named(branch)).eval()
+    reader = run.modalities[branch].reader()
     example = torch.zeros((2, *reader.shape), dtype=reader.dtype)
     rows = torch.export.Dim("rows", min=1)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.onnx.export(
-            _Embed(run.model.branch(view)).eval(),
+            embed,
             (example,),
             str(file),
             input_names=["x"],

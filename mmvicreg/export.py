@@ -2,6 +2,7 @@
 
     config.json          modalities, views, widths
     model.safetensors    all branches
+    predictors.safetensors   what the objective learned to predict between branches, where it did
     README.md            model card with the run's scores
     NAME/                tokenizer and architecture files of modality NAME, where it has some
 
@@ -15,22 +16,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
 
+from mmvicreg import predictors
 from mmvicreg.config import CLASS, from_json, to_json
+from mmvicreg.modalities.image import ImageModality
+from mmvicreg.modalities.text import TextModality
 from mmvicreg.modalities.towers import locate, split
 from mmvicreg.modality import Modality
 from mmvicreg.model import Model
+from mmvicreg.predictors import Predictors
 from mmvicreg.runs import Run, write_json
 
 FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, PREDICTORS = "config.json", "model.safetensors", "predictors.safetensors"
 TOKENIZER_FILES = (
     "config.json",
     "tokenizer.json",
@@ -46,6 +53,7 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ARCHITECTURE = re.compile(r"(timm|open_clip)/[A-Za-z0-9][A-Za-z0-9_.-]*")
 LARGEST_CONFIG = 1_000_000
+LARGEST_SIDE = 8192
 
 
 def save_pretrained(run: Run, folder: str | Path) -> Path:
@@ -53,9 +61,9 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
 
     An existing folder is replaced only if it is empty or an earlier export.
     """
-    folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} is not empty and is no export; choose another folder")
+    folder = Path(folder) if Path(folder).name else Path(folder).resolve()
+    if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
+        raise ValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -68,14 +76,41 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
         "modalities": modalities,
         "views": run.model.views,
         "tensors": {name: len(found) for name, found in branches.items()},
+        "predictors": predictors.describe(run.predictors),
     }
     write_json(partial / CONFIG, config)
     save_model(run.model, str(partial / WEIGHTS))
+    if run.predictors:
+        save_file(_predictor_tensors(run.predictors), str(partial / PREDICTORS))
     (partial / "README.md").write_text(model_card(run, folder.name), encoding="utf-8")
     from_pretrained(partial)  # what is handed on has been loaded once
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    _put_in_place(partial, folder)
     return folder
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """The export that was there before goes when the new one is there."""
+    shutil.rmtree(old := folder.with_name(f".{folder.name}.old"), ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_export(folder: Path) -> bool:
+    """Other models are folders of config.json and model.safetensors too."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["library_name"] == "mmvicreg"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _predictor_tensors(found: Predictors) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": value.contiguous().clone()
+        for number, module in enumerate(found.values())
+        for name, value in module.state_dict().items()
+    }
 
 
 def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
@@ -94,7 +129,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     elif split(saved["encoder"])[0] == "transformers":
         source = Path(locate(split(saved["encoder"])[1]))
         if not source.is_dir():
-            source = Path(_snapshot(split(saved["encoder"])[1]))
+            source = Path(_download(split(saved["encoder"])[1], TOKENIZER_FILES))
         (folder / name).mkdir()
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
@@ -103,10 +138,18 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     return saved
 
 
-def _snapshot(repository: str) -> str:
+def _download(repository: str, patterns: Iterable[str]) -> str:
+    """The folder of a Hugging Face repository's files. Raises FileNotFoundError where it cannot be had."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
-    return snapshot_download(repository, allow_patterns=list(TOKENIZER_FILES))
+    try:
+        return snapshot_download(repository, allow_patterns=list(patterns))
+    except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
+        raise FileNotFoundError(
+            f"hf/{repository} cannot be downloaded: {str(error).splitlines()[0]} Check its name, the network, "
+            "and for a private repository your login (hf auth login)"
+        ) from None
 
 
 def from_pretrained(name: str | Path) -> Run:
@@ -125,20 +168,37 @@ def from_pretrained(name: str | Path) -> Run:
             f"{folder / WEIGHTS} does not fit {CONFIG}, or is no safetensors file: {error}"
         ) from None
     plain = {key: to_json(modality) for key, modality in modalities.items()}
-    return Run(folder, plain, modalities, model.eval(), int(config["step"]))
+    predicted = _read_predictors(config, folder)
+    return Run(folder, plain, modalities, model.eval(), int(config["step"]), predicted)
+
+
+def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:
+    file = folder / PREDICTORS
+    stored = file.stat().st_size if file.is_file() else 0
+    made = predictors.build(config.get("predictors", []), source=folder / CONFIG, stored=stored)
+    unknown = sorted({end for pair in made for end in pair} - set(config["modalities"]))
+    if unknown:
+        raise ValueError(f"{folder / CONFIG}: predictors name the branches {unknown}, which are not there")
+    if not made:
+        return made
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {PREDICTORS}, which its {CONFIG} describes: an incomplete export"
+        )
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} is no safetensors file: {error}") from None
+    for number, module in enumerate(made.values()):
+        predictors.fill(module, tensors, prefix=f"{number}.", source=file)
+    return made
 
 
 def _folder(name: str | Path) -> Path:
     if str(name).startswith("hf/"):
-        from huggingface_hub import snapshot_download
-
-        patterns = [
-            CONFIG,
-            WEIGHTS,
-            "README.md",
-            *(f"*/{file}" for file in (*TOKENIZER_FILES, "vocabulary.json")),
-        ]
-        return Path(snapshot_download(str(name).removeprefix("hf/"), allow_patterns=patterns))
+        beside = [f"*/{file}" for file in (*TOKENIZER_FILES, "vocabulary.json")]
+        patterns = [CONFIG, WEIGHTS, PREDICTORS, "README.md", *beside]
+        return Path(_download(str(name).removeprefix("hf/"), patterns))
     folder = Path(name)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -172,9 +232,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 f"{file}: expected {key!r} to be of type {kind.__name__}; is it an mmvicreg export?"
             )
     if config["format"] != FORMAT:
-        raise ValueError(
-            f"{file} has format {config['format']}, this version reads {FORMAT}; update mmvicreg"
-        )
+        raise ValueError(f"{file} has format {config['format']}, this reads {FORMAT}; update mmvicreg")
     for view, branch in config["views"].items():
         if branch not in config["modalities"]:
             raise ValueError(f"{file}: view {view!r} names the branch {branch!r}, which is not there")
@@ -193,6 +251,7 @@ def _modality(name: str, saved: Any, folder: Path) -> Modality:
         raise ValueError(f"{where}: weights {saved['weights']!r} lie outside the export, which is refused")
     modality: Any = from_json(saved)
     _check_types(modality, where)
+    _check_size(modality, where, stored=(folder / WEIGHTS).stat().st_size)
     if modality.encoder == "gru":
         if modality.vocabulary != "vocabulary.json":
             raise ValueError(f"{where}: vocabulary {modality.vocabulary!r} lies outside the export, refused")
@@ -213,6 +272,22 @@ def _check_types(modality: Any, where: str) -> None:
         kinds = (type(expected), int) if isinstance(expected, float) else (type(expected),)
         if expected is not None and not isinstance(value, kinds):
             raise ValueError(f"{where}: {item.name} is {value!r}; expected {type(expected).__name__}")
+
+
+def _check_size(modality: Any, where: str, *, stored: int) -> None:
+    """Nothing is built that is larger than the weights that are there to fill it."""
+    widths = modality.projector
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(f"{where}: projector is {widths!r}; expected widths above 0")
+    weights = sum(a * b for a, b in pairwise(widths))
+    if isinstance(modality, TextModality) and modality.encoder == "gru":
+        weights += 3 * modality.state_width * (modality.state_width + modality.word_width)
+    sizes = [modality.size] if isinstance(modality, ImageModality) else [modality.length]
+    if weights > max(stored, predictors.FREE) or not all(0 < size <= LARGEST_SIDE for size in sizes):
+        raise ValueError(
+            f"{where}: it describes more than {weights:,} weights of inputs of {sizes[0]:,}, the file of weights has "
+            f"{stored:,} bytes; refused"
+        )
 
 
 def model_card(run: Run, title: str) -> str:
@@ -259,10 +334,17 @@ def _score_lines(folder: Path) -> Iterator[str]:
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
-    """Upload an export to the Hugging Face hub (needs the network and a login); its address."""
+    """Upload an export to the Hugging Face hub; its address. Raises ValueError where the hub does not take it."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
 
     _folder(folder)
     api = HfApi()
-    api.create_repo(repository, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
+        raise ValueError(
+            f"{folder} was not pushed to {repository}: {str(error).splitlines()[0]} Pushing needs the network and "
+            "a login that may write there (hf auth login)"
+        ) from None

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmvicreg import distributed
 from mmvicreg.config import TrainConfig
-from mmvicreg.ledger import Counts, coverage, total
+from mmvicreg.ledger import KINDS, Counts, coverage
 from mmvicreg.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.modality import modalities_of
 from mmvicreg.plan import Cursor, Plan
@@ -69,16 +68,27 @@ def make_plan(
     return Plan(counts, seed=config.seed, global_batch=batch_size, order=config.order, start=begin)
 
 
-def write_summary(folder: Path, plan: Plan, step: int, counts: Counts) -> None:
-    """``data.json``: samples seen, unique and never seen, and what this process group recovered and rejected.
+def account(plan: Plan, step: int, counts: Counts) -> dict[str, Any]:
+    """What became of the samples: ``counts`` of all processes, and what the plan says of the data set.
 
-    Every process calls it; one writes. The ledger beside it names every sample.
+    ``seen``, ``unique``, ``duplicate``, ``never_seen`` (samples), ``epochs``; ``recovered``, ``rejected`` by
+    reason, ``missing`` by view, ``substituted`` (inputs).
     """
-    both = total(distributed.gather_objects(counts))
-    if distributed.rank() == 0:
-        found = coverage(plan, step)
-        duplicate = found.seen - found.unique
-        write_json(
-            folder / SUMMARY,
-            {**asdict(found), "duplicate": duplicate, "since_the_last_start": both.state()},
-        )
+    found = asdict(coverage(plan, step))
+    counted = {name: value for name, value in counts.state().items() if name not in ("seen", "shards")}
+    return {**found, **counted}
+
+
+def write_summary(folder: Path, plan: Plan, step: int, *, counts: Counts) -> str:
+    """``data.json``: what became of the samples, and the shards with the most rejections; the same in a line.
+
+    The ledger beside it names every sample.
+    """
+    accounted = account(plan, step, counts)
+    write_json(folder / SUMMARY, {**accounted, "worst_shards": counts.worst(KINDS)})
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in accounted["rejected"].items())
+    return (
+        f"{accounted['seen']:,} samples seen: {accounted['unique']:,} different ones, {accounted['duplicate']:,} "
+        f"again, {accounted['never_seen']:,} of the data never; {counts.recovered:,} inputs recovered, "
+        f"{counts.rejections:,} rejected" + (f" ({reasons})" if reasons else "")
+    )

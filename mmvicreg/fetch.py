@@ -11,9 +11,9 @@ import numpy as np
 
 from mmvicreg.reader import Sample
 from mmvicreg.shards import Index, Shard
-from mmvicreg.sidecar import Block, read_block
+from mmvicreg.sidecar import Block, digest, pack_block, read_block
 from mmvicreg.spool import Spool, is_remote
-from mmvicreg.tar import BadShard
+from mmvicreg.tar import BadShard, scan_file
 
 
 class _Open:
@@ -25,7 +25,8 @@ class _Open:
         self.rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded) if shard.excluded else None
         self.fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self.fd)
-        if status.st_size != shard.bytes:
+        touched = not is_remote(shard.path) and str(status.st_mtime_ns) != shard.entry.stamp
+        if status.st_size != shard.bytes or (touched and not _same_members(shard, path)):
             raise BadShard(
                 f"{path} has {status.st_size} bytes, its index says {shard.bytes}: it changed after it was "
                 "indexed. Restore it, or start a new run on the new index"
@@ -34,6 +35,11 @@ class _Open:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def _same_members(shard: Shard, path: str) -> bool:
+    """Whether a file that was written to, or only touched, still has the members of its index where they were."""
+    return digest(pack_block(scan_file(path)[0])) == shard.entry.digest
 
 
 class Fetcher:
@@ -49,6 +55,7 @@ class Fetcher:
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._starts = index.starts.tolist()
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def __call__(self, shard: int, row: int, members: Collection[str]) -> Sample:
         held = self._hold(shard)
@@ -79,7 +86,14 @@ class Fetcher:
     def local(self, shard: int) -> str:
         """Path of a shard on this machine; a remote one is downloaded if the spool does not hold it."""
         path, size = self.index.shards[shard].path, self.index.shards[shard].bytes
-        return self._spool.get(path, size=size) if is_remote(path) else path
+        if not is_remote(path):
+            return path
+        digest = self.index.shards[shard].entry.digest
+        return self._spool.get(path, size=size, digest=digest, closed=self._closed.is_set)
+
+    def close(self) -> None:
+        """Give up waiting for remote shards: a thread in a download does not keep the process from ending."""
+        self._closed.set()
 
     @staticmethod
     def _rest(held: _Open, data: bytes, place: tuple[int, int]) -> bytes:

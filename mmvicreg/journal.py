@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from mmvicreg.runs import EVENTS, LOG
+from mmvicreg.trackers import begin_trackers, finish_trackers
 
 
 class Journal:
@@ -21,13 +22,24 @@ class Journal:
         self.folder, self.accelerator, self.trackers = folder, accelerator, trackers
         self.writes = accelerator.is_main_process
 
+    def begin(self, config: Mapping[str, Any], step: int) -> None:
+        """Open the trackers of a run that stands at ``step``; they are told the numbers of its configuration."""
+        if self.trackers:
+            begin_trackers(self.accelerator, self.folder, flat(config), step=step)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        if self.trackers:
+            finish_trackers(self.accelerator)
+
     def numbers(self, line: Mapping[str, Any]) -> None:
         """One line of the log, and its numbers to the trackers under names such as terms/image/variance."""
         if not self.writes:
             return
         _append(self.folder / LOG, line)
         if self.trackers:
-            self.accelerator.log(flat(line), step=int(line["step"]))
+            numbers = flat(line)
+            self.accelerator.log(numbers, step=int(numbers.pop("step")))
 
     def event(self, step: int, kind: str, message: str) -> None:
         """Something happened that a person wants to know on Monday."""
@@ -41,6 +53,11 @@ class Journal:
         }
         _append(self.folder / EVENTS, line)
         Console(stderr=True).print(f"step {step}: {message}", style="yellow", markup=False, highlight=False)
+
+    def say(self, message: str) -> None:
+        """A line for whoever is looking on."""
+        if self.writes:
+            Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _append(file: Path, line: Mapping[str, Any]) -> None:

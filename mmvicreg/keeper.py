@@ -43,7 +43,7 @@ class Keeper:
             self.failed = None
         except OSError as error:
             needed = sum(value.nbytes for each in snapshot.files.values() for value in each.values())
-            free = shutil.disk_usage(self.folder).free
+            free = shutil.disk_usage(self.folder.parent).free  # the folder itself may not have been made
             self.failed = OSError(
                 f"checkpoint of step {snapshot.position.step} was not written: {error}; it takes "
                 f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free at {self.folder}. Make room: "

@@ -14,11 +14,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from mmvicreg.plan import Plan
 
 Verdict = Literal["recovered", "rejected"]
+KINDS = 100
+"""Reasons that are counted by name (and as many shards in a summary); the rest is counted as OTHER."""
+OTHER = "other reasons"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Finding:
 
 @dataclass
 class Counts:
-    """What one rank has handed over: samples; inputs recovered, rejected (by kind), absent (by view)."""
+    """What was handed over: samples; inputs recovered, rejected (by kind), absent (by view)."""
 
     seen: int = 0
     recovered: int = 0
@@ -57,7 +60,8 @@ class Counts:
         if finding.verdict == "recovered":
             self.recovered += 1
         else:
-            self.rejected[finding.kind] = self.rejected.get(finding.kind, 0) + 1
+            kind = finding.kind if finding.kind in self.rejected or len(self.rejected) < KINDS else OTHER
+            self.rejected[kind] = self.rejected.get(kind, 0) + 1
             self.shards[finding.shard] = self.shards.get(finding.shard, 0) + 1
             self.substituted += bool(finding.substitute)
 
@@ -65,8 +69,12 @@ class Counts:
     def rejections(self) -> int:
         return sum(self.rejected.values())
 
+    def worst(self, count: int) -> dict[str, int]:
+        """The ``count`` shards with the most rejections, most first."""
+        return dict(sorted(self.shards.items(), key=lambda pair: (-pair[1], pair[0]))[:count])
+
     def plus(self, other: Counts) -> Counts:
-        """Sum over ranks."""
+        """Sum over ranks, or over starts of a run."""
         return Counts(
             self.seen + other.seen,
             self.recovered + other.recovered,
@@ -76,7 +84,8 @@ class Counts:
             self.substituted + other.substituted,
         )
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
+        """As JSON values."""
         return asdict(self)
 
 
@@ -90,13 +99,15 @@ def total(parts: Sequence[Counts]) -> Counts:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the data set a run has used, by its plan: exact, since the plan repeats nothing.
+    """How much of the data set a run has used, by its plan: exact, since no epoch repeats a sample.
 
-    ``unique`` samples were drawn at least once, ``never_seen`` not yet; ``epochs`` is passes, as a fraction.
+    ``unique`` samples were drawn at least once, ``duplicate`` drawings were not a sample's first, ``never_seen``
+    samples were not drawn yet; ``epochs`` is passes, as a fraction.
     """
 
     seen: int
     unique: int
+    duplicate: int
     never_seen: int
     epochs: float
 
@@ -104,8 +115,8 @@ class Coverage:
 def coverage(plan: Plan, step: int) -> Coverage:
     """Coverage of a run that has done ``step`` steps."""
     seen = plan.cursor(step).consumed
-    unique = min(seen, plan.samples)
-    return Coverage(seen, unique, plan.samples - unique, seen / plan.samples)
+    unique = plan.unique(seen)
+    return Coverage(seen, unique, seen - unique, plan.samples - unique, seen / plan.samples)
 
 
 def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:

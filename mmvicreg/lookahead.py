@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from mmvicreg.shards import Index
@@ -15,6 +16,7 @@ class Lookahead:
         self._shards, self._spool = index.shards, spool
         self.wanted = any(is_remote(shard.path) for shard in index.shards)
         self._asked: set[int] = set()
+        self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mmvicreg-spool")
 
     def want(self, shards: list[int]) -> None:
@@ -23,7 +25,15 @@ class Lookahead:
             shard = self._shards[number]
             if is_remote(shard.path) and number not in self._asked:
                 self._asked.add(number)
-                self._pool.submit(self._spool.get, shard.path, size=shard.bytes)
+                self._pool.submit(
+                    self._spool.get,
+                    shard.path,
+                    size=shard.bytes,
+                    digest=shard.entry.digest,
+                    closed=self._closed.is_set,
+                )
 
     def close(self) -> None:
+        """Stop, also what is on its way."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -75,6 +75,12 @@ class Mixture(Plan):
         self._shards = np.cumsum([0, *(len(part.index.shards) for part in parts)])
         self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
+    def unique(self, consumed: int) -> int:
+        """How many different samples the first ``consumed`` places hold: each data set has epochs of its own."""
+        blocks, rest = divmod(consumed, BLOCK)
+        drawn = blocks * self.quotas + np.bincount(self._block(blocks)[0][:rest], minlength=len(self.quotas))
+        return sum(min(int(n), plan.samples) for n, plan in zip(drawn, self._plans, strict=True))
+
     def fingerprint(self) -> str:
         """Hash of everything the sequence depends on."""
         own = repr([self.quotas.tolist(), [plan.fingerprint() for plan in self._plans]]).encode()

@@ -59,43 +59,74 @@ class SyncBatchNorm(_BatchNorm):
         share = 0.0 if self.placeholder else 1.0
         local = share * torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
         total = distributed.all_reduce_sum(local)
-        count = total[-1].detach().clamp(min=1)
+        rows = total[-1].detach()
+        count = rows.clamp(min=1)
         mean = total[:-1] / count
         centred = x32 - mean.view(shape)
         variance = distributed.all_reduce_sum(share * centred.square().sum(axes)) / count
-        self._update_running(mean.detach(), variance.detach(), count)
+        self._update_running(mean.detach(), variance.detach(), rows)
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
     @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor, rows: Tensor) -> None:
+        """Where no process has a row the running statistics stay as they are."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked.add_(1)
-        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-        unbiased = variance * count / (count - 1).clamp(min=1)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+        self.num_batches_tracked.add_(rows > 0)
+        rate = self.momentum
+        if rate is None:
+            rate = 1 / float(self.num_batches_tracked.clamp(min=1))
+        weight = rate * (rows > 0).to(self.running_mean.dtype)
+        unbiased = variance * rows / (rows - 1).clamp(min=1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
+
+
+class SyncBatchNormAct(SyncBatchNorm):
+    """timm's BatchNormAct2d (EfficientNet, MobileNet, RegNet, ...): what follows the normalisation is part of it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """The same module with every batch normalisation over the rows of all processes, weights kept."""
+    """The same module with every batch normalisation over the rows of all processes, weights kept.
+
+    Raises ValueError for one that computes something else than normalisation, which would be lost.
+    """
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
-        synced = SyncBatchNorm(
-            module.num_features,
-            eps=module.eps,
-            momentum=module.momentum,
-            affine=module.affine,
-            track_running_stats=module.track_running_stats,
-        )
-        synced.load_state_dict(module.state_dict())
-        synced.train(module.training)
-        return synced
+        return _synchronized(module)
     for name, child in module.named_children():
         setattr(module, name, synchronize_batch_norm(child))
     return module
+
+
+def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
+    plain = type(module).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    after = dict(module.named_children())
+    if not plain and set(after) != {"drop", "act"}:
+        raise ValueError(
+            f"{type(module).__name__} is a batch normalisation with a forward of its own, which would be lost when its "
+            "statistics become those of all processes; normalise in nn.BatchNorm and do the rest in another module"
+        )
+    synced = (SyncBatchNorm if plain else SyncBatchNormAct)(
+        module.num_features,
+        eps=module.eps,
+        momentum=module.momentum,
+        affine=module.affine,
+        track_running_stats=module.track_running_stats,
+    )
+    for name, child in after.items():
+        synced.add_module(name, child)
+    synced.load_state_dict(module.state_dict())
+    synced.train(module.training)
+    return synced
 
 
 def projector(input_width: int, widths: Sequence[int], *, dropout: float = 0.0) -> nn.Module:
@@ -204,7 +235,9 @@ class Model(nn.Module):
         return self.branch_named(self.views[view])
 
     def branch_named(self, name: str) -> Branch:
-        """The branch of that name."""
+        """The branch of that name. Raises KeyError with the names there are."""
+        if name not in self.branches:
+            raise KeyError(f"no branch {name!r}; this run has {', '.join(self.branches)}")
         branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmvicreg import distributed
 from mmvicreg.assembly import Training
 from mmvicreg.collapse import Looks
+from mmvicreg.feed import account, write_summary
 from mmvicreg.optim import total_norm
 from mmvicreg.step import StepOutput
 from mmvicreg.watch import memory, peak_flops
@@ -29,7 +30,8 @@ class StepNumbers:
 def log_line(
     training: Training, numbers: StepNumbers, *, looks: Looks | None, probe: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Every term unweighted, rows present, norms, rates and speed; every process calls this."""
+    """Every term unweighted, rows present, norms, rates, speed, and what became of the samples so far; every
+    process calls this."""
     counts = torch.tensor([float(rows.sum()) for rows in numbers.present.values()])
     counts = distributed.all_reduce_sum(counts.to(training.accelerator.device))
     terms, norms = numbers.output.terms, numbers.gradient_norms
@@ -43,6 +45,7 @@ def log_line(
         "gradient_norm": total_norm(norms).item(),
         "gradient_norms": {name: norm.item() for name, norm in norms.items()},
         "learning_rate": _learning_rates(training.optimizer),
+        "data": account(training.plan, training.step, training.tally.sum()),
     }
     if looks is not None:
         line["embeddings"] = looks.to_json()
@@ -55,6 +58,13 @@ def log_line(
         peak = peak_flops(config.peak_tflops, device, config.precision) * training.accelerator.num_processes
         line["mfu"] = speed["samples_per_second"] * training.flops / peak
     return line
+
+
+def conclude(training: Training) -> None:
+    """Write and say what became of the samples; every process calls this."""
+    counts = training.tally.sum()
+    if training.accelerator.is_main_process:
+        training.journal.say(write_summary(training.folder, training.plan, training.step, counts=counts))
 
 
 def _learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -30,7 +31,7 @@ class Objective(nn.Module):
     ``alignment``: one for all ``pairs``, or one per pair: {("image", "text"): InfoNCE(), ...}.
     ``regularizers``: by branch; a branch without one is not regularized. Two views of one branch are
     regularized one by one and added, as in VICReg.
-    ``pairs``: which views are aligned; all pairs of the views unless said.
+    ``pairs``: which views are aligned; all pairs of the views unless said, none where empty.
     """
 
     def __init__(
@@ -41,13 +42,20 @@ class Objective(nn.Module):
         pairs: Iterable[Pair] | None = None,
     ) -> None:
         super().__init__()
+        alone = isinstance(alignment, Alignment)
+        if not alone and pairs is not None:
+            raise ValueError("alignment is given per pair and pairs beside it; leave pairs out")
         self.shared = alignment if isinstance(alignment, Alignment) else None
         by_pair = {} if isinstance(alignment, Alignment) else dict(alignment)
-        if by_pair and pairs is not None:
-            raise ValueError("alignment is given per pair and pairs beside it; leave pairs out")
         self.by_pair = nn.ModuleDict({_name(pair): each for pair, each in by_pair.items()})
-        self.pairs = tuple(by_pair) if by_pair else None if pairs is None else tuple(pairs)
+        self.pairs = tuple(by_pair) if not alone else None if pairs is None else tuple(pairs)
+        for a, b in self.pairs or ():
+            if a == b:
+                raise ValueError(f"a pair aligns view {a!r} with itself; name two views")
         self.regularizers = dict(regularizers)
+        for part in (alignment, *by_pair.values(), *self.regularizers.values()):
+            if isinstance(part, Alignment | Regularizer):
+                _check_weights(part)
 
     def forward(
         self,
@@ -62,9 +70,10 @@ class Objective(nn.Module):
         view; on the CPU it costs no device sync. ``branches``: the branch of each view. ``seed``: of this
         step, equal on all processes. ``targets``: (B, D) per view from momentum branches.
 
-        Raises KeyError for a regularizer's branch or a pair's view that is not there.
+        Raises KeyError for a regularizer's branch or a pair's view that is not there, ValueError for shapes that
+        do not fit.
         """
-        self._check(z, branches)
+        self._check(z, present, branches)
         rows = {view: _Rows(present[view], z[view].device) for view in z}
         terms: dict[str, tuple[float, Tensor]] = {}
         for number, view in enumerate(z):
@@ -72,9 +81,8 @@ class Objective(nn.Module):
             if regularizer is not None:
                 values = regularizer(rows[view].of(z[view]), seed=_seed(seed, number))
                 terms |= _weighted(view, regularizer.weights(), values)
-        for number, (a, b) in enumerate(self.pairs or combinations(z, 2)):
+        for number, ((a, b), alignment) in enumerate(self.alignments(tuple(z)).items()):
             both = _Rows(present[a] & present[b], z[a].device)
-            alignment = self._alignment((a, b))
             goal = None if targets is None else (both.of(targets[a]), both.of(targets[b]))
             values = alignment(both.of(z[a]), both.of(z[b]), seed=_seed(seed, len(z) + number), targets=goal)
             terms |= _weighted(_name((a, b)), alignment.weights(), values)
@@ -84,12 +92,21 @@ class Objective(nn.Module):
             total = torch.stack([x.sum() * 0.0 for x in z.values()]).sum()
         return Terms(total, {name: value.detach() for name, (_, value) in terms.items()})
 
+    def alignments(self, views: Sequence[str]) -> dict[Pair, Alignment]:
+        """The alignment of every pair that is aligned, of all pairs of ``views`` unless pairs were given."""
+        return {
+            pair: self._alignment(pair)
+            for pair in (combinations(views, 2) if self.pairs is None else self.pairs)
+        }
+
     def _alignment(self, pair: Pair) -> Alignment:
         found = self.by_pair[_name(pair)] if self.shared is None else self.shared
         assert isinstance(found, Alignment)
         return found
 
-    def _check(self, z: Mapping[str, Tensor], branches: Mapping[str, str]) -> None:
+    def _check(
+        self, z: Mapping[str, Tensor], present: Mapping[str, Tensor], branches: Mapping[str, str]
+    ) -> None:
         known = {branches[view] for view in z}
         for branch in self.regularizers:
             if branch not in known:
@@ -99,6 +116,21 @@ class Objective(nn.Module):
         for view in {view for pair in self.pairs or () for view in pair}:
             if view not in z:
                 raise KeyError(f"a pair names view {view!r}, but the views are {sorted(z)}")
+        rows = {view: tuple(x.shape[:1]) for view, x in z.items()}
+        for view, x in z.items():
+            found = f"{tuple(x.shape)}, present {tuple(present[view].shape)} {present[view].dtype}"
+            whole = x.dim() == 2 and x.shape[1] > 0 and present[view].dtype == torch.bool
+            if not whole or present[view].shape != x.shape[:1] or len(set(rows.values())) > 1:
+                raise ValueError(
+                    f"view {view!r} has z {found}; expected (B, D) and (B,) bool, B of the views: {rows}"
+                )
+        for (a, b), alignment in self.alignments(tuple(z)).items():
+            if not alignment.fits(z[a].shape[1], z[b].shape[1]):
+                wanted = alignment.widths or "equal ones"
+                raise ValueError(
+                    f"{type(alignment).__name__} of {_name((a, b))} expects widths {wanted}, found "
+                    f"{(z[a].shape[1], z[b].shape[1])}: change the projectors' last widths, or take Prediction"
+                )
 
 
 class _Rows:
@@ -118,6 +150,14 @@ def star(centre: str, others: Iterable[str]) -> tuple[Pair, ...]:
 
 def _name(pair: Pair) -> str:
     return "-".join(pair)
+
+
+def _check_weights(part: Alignment | Regularizer) -> None:
+    for term, weight in part.weights().items():
+        if not math.isfinite(weight):
+            raise ValueError(
+                f"the weight of {type(part).__name__}'s {term} is {weight}; give a finite number"
+            )
 
 
 def _seed(step: int, number: int) -> int:

@@ -53,7 +53,8 @@ class StreamConfig:
     substitutes: int = 0
     """following samples that may stand in for a rejected one; 0 masks its view"""
     max_rejected: float = 0.01
-    """share of rejected samples above which the run stops and names the worst shards"""
+    """share of rejected samples, over all processes and starts, above which the run stops and names the worst
+    shards (looked at with every line of the log, from 10,000 samples on)"""
     patience: float = 60.0
     """seconds of waiting for data after which the log says for what"""
     spool: str = ""
@@ -86,12 +87,17 @@ class GuardConfig:
     """alarm below this: effective rank, as a share of min(width, rows)"""
     max_correlation: float = 0.7
     """alarm above this: mean absolute correlation of two dimensions"""
+    max_sigreg: float = 0.0
+    """alarm above this: SIGReg's statistic of the standardised embeddings (about 1 where they are normal); 0 for no
+    alarm, as objectives without SIGReg do not ask for a normal distribution"""
     min_margin: float = 0.01
     """alarm below this: mean cosine of matched rows less that of shuffled rows (rank is not alignment)"""
     stall_warning: float = 300.0
     """seconds without a step before the watchdog says what is being waited for; 0 for no watchdog"""
     stall_stop: float = 1800.0
     """seconds without a step before the process ends itself with exit status 75; 0 for never"""
+    meet_stop: float = 600.0
+    """seconds that processes wait for each other at the start before they end themselves with status 75; 0 for never"""
     compare_every: int = 1000
     """steps between comparisons of the weights of all processes; 0 for never"""
 

@@ -228,6 +228,24 @@ def confusion_figure(confusion_CC: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+def masks_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], *, classes: int, ignored: int) -> Figure:
+    """For each (key, true mask, called mask): both side by side, one colour a class, ignored pixels white."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.5 * len(rows), 3.2), layout="constrained", facecolor=PAPER)
+        grid = figure.subplots(2, len(rows), squeeze=False)
+        for column, (key, truth, called) in enumerate(rows):
+            for axes, mask in zip(grid[:, column], (truth, called), strict=True):
+                shown = np.ma.masked_equal(truth, ignored).mask | (mask == ignored)
+                axes.imshow(np.ma.masked_array(mask, shown), cmap="tab20", vmin=0, vmax=max(classes - 1, 19),
+                            interpolation="nearest")  # fmt: skip
+                axes.set_xticks([])
+                axes.set_yticks([])
+            grid[0, column].set_title(legible(key[:16])[0], fontsize=6)
+        grid[0, 0].set_ylabel("is")
+        grid[1, 0].set_ylabel("called")
+    return figure
+
+
 def _cell(axes: Axes, item: np.ndarray | str, colour: str, note: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])

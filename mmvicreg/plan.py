@@ -133,6 +133,10 @@ class Plan:
         """Epoch of the first sample of a step."""
         return self.cursor(step).consumed // self.samples
 
+    def unique(self, consumed: int) -> int:
+        """How many different samples the first ``consumed`` places of the sequence hold."""
+        return min(consumed, self.samples)
+
     def fingerprint(self) -> str:
         """Hash of everything the sequence depends on; the global batch is not part of it."""
         own = repr((VERSION, self.seed, self.order, self.lanes, self.window, len(self.counts))).encode()

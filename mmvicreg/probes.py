@@ -23,6 +23,7 @@ from mmvicreg.evaluate.retrieval import summarize
 from mmvicreg.items import EvaluationItem, evaluation_items
 from mmvicreg.model import Model
 from mmvicreg.options import ProbeConfig
+from mmvicreg.predictors import Predictors, predict
 from mmvicreg.reader import BadSample, Item, Reader, Sample
 from mmvicreg.shards import Index
 
@@ -76,10 +77,20 @@ class Rows:
 class Probe:
     """What is scored, opened once. Raises FileNotFoundError, KeyError or ValueError before the first step."""
 
-    def __init__(self, config: ProbeConfig, index: Index, readers: Mapping[str, Reader]) -> None:
+    def __init__(
+        self, config: ProbeConfig, index: Index, readers: Mapping[str, Reader], *, predictors: Predictors
+    ) -> None:
         self.config, self.index = config, index
-        self.readers = dict(readers)
+        self.readers, self.predictors = dict(readers), predictors
         self.samples = min(config.samples, len(index))
+
+    def rising(self) -> list[str]:
+        """Names of the scores that are better the higher they are: what the best checkpoint can be chosen by."""
+        directions = [f"{a}_to_{b}" for a, b in permutations(self.readers, 2)]
+        directions += [f"{a}_to_{b}_by_predictor" for a, b in self.predictors]
+        classes = [f"{name}/{kind}" for name in self.readers for kind in ("knn", "linear")]
+        recalls = [f"{direction}/recall_at_{k}" for direction in directions for k in (1, 5, 10)]
+        return recalls + (classes if self.config.label else [])
 
     def scores(self, model: Model, *, device: torch.device, threads: int) -> dict[str, float]:
         """Numbers by name, such as image_to_text/recall_at_1; the same on every process, which all call this."""
@@ -87,7 +98,8 @@ class Probe:
         model.eval()
         rows, labels = self._embed(model, device=device, threads=threads)
         model.train(was_training)
-        return _retrieval(rows) | _classes(rows, labels, self.config.neighbours)
+        retrieval = _retrieval(rows, self.predictors, device)
+        return retrieval | _classes(rows, labels, self.config.neighbours)
 
     def _embed(
         self, model: Model, *, device: torch.device, threads: int
@@ -109,7 +121,7 @@ class Probe:
             if isinstance(item, EvaluationItem):
                 kept[item.view].append(item)
         for name in self.readers:
-            done[name] = list(_encoded(model, name, kept[name], device))
+            done[name] = list(_encoded(model, name, kept[name], device, self.readers[name]))
         mine = {name: _rows(kept[name], done[name]) for name in self.readers}
         every = distributed.gather_objects(mine)
         labelled = distributed.gather_objects(
@@ -121,11 +133,15 @@ class Probe:
 
 @torch.no_grad()
 def _encoded(
-    model: Model, name: str, items: list[EvaluationItem], device: torch.device
+    model: Model, name: str, items: list[EvaluationItem], device: torch.device, reader: Reader
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(items), BATCH):
-        x = torch.stack([item.value for item in items[start : start + BATCH]]).to(device)
-        found = model.branches[name](x)
+    """As many batches on every process, the last ones without rows: branches that are shared out over the
+    processes (FSDP) are gathered by all of them for each batch."""
+    mine = torch.tensor(float(-(-len(items) // BATCH)), device=device)
+    for number in range(int(distributed.all_reduce_max(mine).item())):
+        batch = [item.value for item in items[number * BATCH : (number + 1) * BATCH]]
+        x = torch.stack(batch) if batch else torch.zeros((0, *reader.shape), dtype=reader.dtype)
+        found = model.branches[name](x.to(device))
         yield found.h.float().cpu(), found.z.float().cpu()
 
 
@@ -149,26 +165,38 @@ def _join(parts: list[Rows]) -> Rows:
     )
 
 
-def _retrieval(rows: Mapping[str, Rows]) -> dict[str, float]:
-    """Recall in every direction; an item that several samples share counts once and matches all of them."""
+def _retrieval(rows: Mapping[str, Rows], predictors: Predictors, device: torch.device) -> dict[str, float]:
+    """Recall in every direction, by cosine where widths agree and by predictor where there is one; an item that
+    several samples share counts once and matches all of them."""
     scores: dict[str, float] = {}
     unique = {name: _unique(each) for name, each in rows.items()}
     for a, b in permutations(rows, 2):
-        z_a, z_b = (torch.from_numpy(rows[name].z[unique[name][0]]) for name in (a, b))
-        if not len(z_a) or not len(z_b) or z_a.shape[1] != z_b.shape[1]:
+        z_a, z_b = (rows[name].z[unique[name][0]] for name in (a, b))
+        if not len(z_a) or not len(z_b):
             continue
         positives = Positives.from_identities(unique[a][1], unique[b][1])
-        matched = np.flatnonzero(positives.counts)  # a sample without the other modality has no rank
-        if not len(matched):
-            continue
-        everything = np.arange(positives.num_items)
-        found = summarize(
-            rank_queries(z_a[torch.from_numpy(matched)], z_b, positives.select(matched, everything))
-        )
-        scores |= {f"{a}_to_{b}/recall_at_{k}": value for k, value in found.recall.items()}
-        scores[f"{a}_to_{b}/median_rank"] = found.median_rank
-        scores[f"{a}_to_{b}/chance_at_1"] = found.chance[1]
+        if z_a.shape[1] == z_b.shape[1]:
+            scores |= _ranked(f"{a}_to_{b}", z_a, z_b, positives)
+        if (a, b) in predictors:
+            module = predictors[a, b]
+            was_training = module.training
+            found = predict(module, z_a, device=device)
+            module.train(was_training)
+            scores |= _ranked(f"{a}_to_{b}_by_predictor", found, z_b, positives)
     return scores
+
+
+def _ranked(direction: str, z_QD: np.ndarray, z_MD: np.ndarray, positives: Positives) -> dict[str, float]:
+    matched = np.flatnonzero(positives.counts)  # a sample without the other modality has no rank
+    if not len(matched):
+        return {}
+    kept = positives.select(matched, np.arange(positives.num_items))
+    found = summarize(rank_queries(torch.from_numpy(z_QD[matched]), torch.from_numpy(z_MD), kept))
+    scores = {f"{direction}/recall_at_{k}": value for k, value in found.recall.items()}
+    return scores | {
+        f"{direction}/median_rank": found.median_rank,
+        f"{direction}/chance_at_1": found.chance[1],
+    }
 
 
 def _unique(rows: Rows) -> tuple[list[int], list[list[int]]]:

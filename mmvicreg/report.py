@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 from mmvicreg import pictures
-from mmvicreg.evaluate.geometry import Geometry, ModalityGap
+from mmvicreg.evaluate.description import Description
+from mmvicreg.evaluate.geometry import Geometry
+from mmvicreg.evaluate.independence import Independence
 from mmvicreg.evaluate.retrieval import RetrievalScores
 from mmvicreg.pictures import Example
 
@@ -29,9 +31,8 @@ from mmvicreg.pictures import Example
 class Report:
     """What a report shows; every part but the title may be empty and is then left out.
 
-    ``scores``: split -> direction ("image_to_text") -> scores. ``geometry`` and ``spectra``: by branch.
-    ``gaps``: by pair of views. ``log``: the records of the run's JSON-lines log. ``examples``: heading ->
-    examples.
+    ``scores``: split -> direction ("image_to_text") -> scores. ``log``: the records of the run's JSON-lines
+    log. ``examples``: heading -> examples.
     """
 
     title: str
@@ -39,10 +40,8 @@ class Report:
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)
-    geometry: Mapping[str, Geometry] = field(default_factory=dict)
-    gaps: Mapping[str, ModalityGap] = field(default_factory=dict)
+    description: Description | None = None
     log: Sequence[Mapping[str, Any]] = ()
-    spectra: Mapping[str, np.ndarray] = field(default_factory=dict)
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 
@@ -62,7 +61,7 @@ def render(report: Report) -> str:
         _section("Retrieval", *(_score_table(split, by) for split, by in report.scores.items())),
         *(_section(heading, _example_cards(found)) for heading, found in report.examples.items() if found),
         _section("Training", _charts(report.log)),
-        _section("Geometry", _geometry(report)),
+        _section("Geometry", _geometry(report.description)),
         _section("Configuration", _listing(report.config)),
         _section("Environment", _listing(report.environment)),
     ]
@@ -171,36 +170,56 @@ def _charts(log: Sequence[Mapping[str, Any]]) -> str:
     return f"{note}<div class=charts>{figures}</div>"
 
 
-def _geometry(report: Report) -> str:
-    parts = []
-    if report.spectra:
-        ranks = {branch: found.effective_rank for branch, found in report.geometry.items()}
-        svg = pictures.inline_svg(pictures.spectrum_figure(report.spectra, ranks=ranks))
-        parts.append(f"<div class=charts><figure>{svg}</figure></div>")
-    columns = {
-        "dimensions": lambda g: f"{g.dimensions:,}",
-        "effective rank": lambda g: f"{g.effective_rank:.1f}",
-        "RankMe": lambda g: f"{g.rank_me:.1f}",
-        "std per dimension": lambda g: (
-            f"{g.std_mean:.3f}<div class=small>{g.std_min:.3f} – {g.std_max:.3f}</div>"
-        ),
-        "mean |r|": lambda g: f"{g.correlation_mean:.3f}",
-        "uniformity": lambda g: f"{g.uniformity:.2f}",
-    }
-    if report.geometry:
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        rows = ""
-        for branch, found in report.geometry.items():
-            cells = "".join(f"<td>{show(found)}</td>" for show in columns.values())
-            rows += f"<tr><th scope=row>{_words(branch)}</th>{cells}</tr>"
-        parts.append(f"<div class=wide><table><tr><th></th>{head}</tr>{rows}</table></div>")
+def _geometry(found: Description | None) -> str:
+    if found is None:
+        return ""
+    ranks = {branch: each.effective_rank for branch, each in found.geometry.items()}
+    svg = pictures.inline_svg(pictures.spectrum_figure(found.spectra, ranks=ranks))
+    head = "".join(
+        f"<th>{name}</th>" for name in ("", "rows of", *COLUMNS, "HSIC of two dimensions", "dHSIC of four")
+    )
+    rows = ""
+    for branch, each in found.geometry.items():
+        rows += _geometry_row(branch, "z", each, found.independence[branch])
+        rows += _geometry_row(
+            "", "h", found.representations[branch], found.representations_independence[branch]
+        )
+    parts = [
+        f"<div class=charts><figure>{svg}</figure></div>",
+        f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>",
+        "<p class=note>z: embeddings, after the projector; h: representations, before it.</p>",
+    ]
     parts += [
         f"<p class=note>Gap {_words(pair)}: centroids {gap.centroid:.3f} apart, shapes "
         f"{gap.distribution:.3f}; {_percent(gap.centroid_accuracy)}% of rows are nearer to their own "
         "modality's centroid (50 is mixed).</p>"
-        for pair, gap in report.gaps.items()
+        for pair, gap in found.gaps.items()
+    ]
+    parts += [
+        f"<p class=note>Matching pairs {_words(pair)}: alignment {each.alignment:.3f} (0 is perfect, 2 is none), "
+        f"LiDAR {each.lidar:.1f}, of {each.pairs:,} pairs.</p>"
+        for pair, each in found.pairs.items()
     ]
     return "".join(parts)
+
+
+def _geometry_row(branch: str, rows: str, geometry: Geometry, independence: Independence) -> str:
+    cells = "".join(f"<td>{show(geometry)}</td>" for show in COLUMNS.values())
+    cells += f"<td>{independence.pairwise_hsic:.1e}</td><td>{independence.dhsic:.1e}</td>"
+    return f"<tr><th scope=row>{_words(branch)}</th><td>{rows}</td>{cells}</tr>"
+
+
+COLUMNS: Mapping[str, Callable[[Geometry], str]] = {
+    "dimensions": lambda g: f"{g.dimensions:,}",
+    "effective rank": lambda g: f"{g.effective_rank:.1f}",
+    "RankMe": lambda g: f"{g.rank_me:.1f}",
+    "std per dimension": lambda g: (
+        f"{g.std_mean:.3f}<div class=small>{g.std_min:.3f} – {g.std_max:.3f}</div>"
+    ),
+    "mean |r|": lambda g: f"{g.correlation_mean:.3f}",
+    "uniformity": lambda g: f"{g.uniformity:.2f}",
+}
+"""What the report shows of a branch; summary.json has every number."""
 
 
 def _listing(values: Mapping[str, Any]) -> str:

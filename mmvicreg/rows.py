@@ -136,13 +136,3 @@ def check_members(readers: Mapping[str, Reader], suffixes: Mapping[str, int]) ->
                 f"view {view!r} reads {', '.join(reader.members)}; the shards have only "
                 f"{', '.join(suffixes) or 'no members'}: change the reader's members, or the shards"
             )
-
-
-def empty(readers: Mapping[str, Reader], rows: int, *, pin: bool) -> dict[str, torch.Tensor]:
-    """Buffers {view: (rows, *shape)}, not yet written; pictures (3 dimensions) are laid out channels last."""
-    buffers = {}
-    for view, reader in readers.items():
-        shape = (rows, *reader.shape)
-        layout = torch.channels_last if len(shape) == 4 and shape[1] == 3 else torch.contiguous_format
-        buffers[view] = torch.empty(shape, dtype=reader.dtype, pin_memory=pin, memory_format=layout)
-    return buffers

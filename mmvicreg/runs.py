@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,8 @@ from mmvicreg import checkpoint
 from mmvicreg.config import TrainConfig, differences, from_json, import_recipe, to_json
 from mmvicreg.modality import Modality
 from mmvicreg.model import Model
+from mmvicreg.predictors import Predictors
+from mmvicreg.predictors import read as read_predictors
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -42,6 +44,8 @@ class Run:
     model: Model
     step: int
     """the step the weights are from"""
+    predictors: Predictors = field(default_factory=dict)
+    """what the objective learned to predict, by (from branch, to branch)"""
 
 
 def load(
@@ -54,21 +58,37 @@ def load(
     """Rebuild the model of a run directory, with the newest complete checkpoint or that of ``step``.
 
     ``step`` "best" is the one with the highest score (see TrainConfig.best); ``average`` takes the moving
-    average of the weights that the run kept.
+    average of the branches' weights that the run kept.
     ``recipe`` names the file that defines modalities which are not this package's; it is executed. Raises
     FileNotFoundError where there is no run or no complete checkpoint, ValueError where files do not fit.
     """
     saved = read_config(Path(folder))
     module = import_recipe(recipe) if recipe is not None else None
-    modalities = {
-        name: _without_weights(from_json(saved["config"][name], recipe=module))
-        for name in set(saved["views"].values())
+    used = set(saved["views"].values())
+    modalities: dict[str, Modality] = {
+        name: from_json(value, recipe=module) for name, value in saved["config"].items() if name in used
     }
-    modalities = {name: modalities[name] for name in saved["config"] if name in modalities}
-    path = _checkpoint(Path(folder), step)
+    return rebuild(Path(folder), saved, modalities, step=step, average=average)
+
+
+def rebuild(
+    folder: Path,
+    saved: dict[str, Any],
+    modalities: dict[str, Modality],
+    *,
+    step: int | Literal["best"] | None = None,
+    average: bool = False,
+) -> Run:
+    """The run of ``folder`` from what its config.json holds and its modalities; see :func:`load`."""
+    modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
+    path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
-    checkpoint.read_model(path, model, file=checkpoint.AVERAGE if average else checkpoint.WEIGHTS)
-    return Run(Path(folder), saved["config"], modalities, model.eval(), checkpoint.read_position(path).step)
+    file = checkpoint.AVERAGE if average else checkpoint.WEIGHTS
+    checkpoint.verify(path, checkpoint.WEIGHTS, file)
+    checkpoint.read_model(path, model, file=file)
+    predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
+    step_number = checkpoint.read_position(path).step
+    return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
 
 
 def _without_weights(modality: Any) -> Modality:
@@ -121,7 +141,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def open_run(config: TrainConfig) -> Path:
     """The run directory of ``config``: new, or one that may be continued.
 
-    Raises ValueError naming every field that differs from the run found there.
+    Raises ValueError naming every field that differs from the run found there, if that has a checkpoint.
     """
     folder = Path(config.out)
     if (folder / CONFIG).is_file():
@@ -129,7 +149,7 @@ def open_run(config: TrainConfig) -> Path:
             folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
         elif config.resume == "never":
             raise ValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
-        else:
+        elif any((folder / CHECKPOINTS).glob("step-*")):  # without one there is nothing to continue
             _refuse_other(folder, config)
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run; choose another --out")

@@ -7,52 +7,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from mmvicreg import distributed, pictures, pixels
-from mmvicreg.evaluate.embeddings import embed
-from mmvicreg.evaluate.geometry import Geometry, ModalityGap, describe, modality_gap, spectrum
-from mmvicreg.evaluate.positives import Positives
-from mmvicreg.evaluate.ranks import rank_both
-from mmvicreg.evaluate.retrieval import RetrievalScores, summarize
+from mmvicreg import distributed, pictures
+from mmvicreg.evaluate.description import Description, describe_store
+from mmvicreg.evaluate.embeddings import embed, find
+from mmvicreg.evaluate.ranks import rank_both, rank_queries
+from mmvicreg.evaluate.retrieval import RetrievalScores, folded_retrieval, summarize
 from mmvicreg.evaluate.store import Proof, Rows, Store
-from mmvicreg.fetch import Fetcher
+from mmvicreg.examples import Direction, examples_of
 from mmvicreg.model import Model
+from mmvicreg.predictors import Predictors, predict
 from mmvicreg.reader import Reader
 from mmvicreg.report import Report, write_report
 from mmvicreg.runs import CHECKPOINTS, Run, read_log, write_json
 from mmvicreg.shards import Index, cache_folder, open_index
 
-ROWS = 25_600
-"""Rows that statistics of a branch are taken from, evenly spread."""
-
 
 @dataclass(frozen=True)
 class SplitScores:
-    """What one split gave: retrieval by direction, geometry by branch, gap by pair, spectra by branch."""
+    """What one split gave: retrieval by direction, and how the branches fill their spaces.
+
+    Directions are ``image_to_text`` (cosine) and, where the run has predictors, ``image_to_text_by_predictor``:
+    what the pictures predict of the texts, compared with the texts.
+    """
 
     retrieval: dict[str, RetrievalScores]
-    geometry: dict[str, Geometry]
-    gaps: dict[str, ModalityGap]
-    spectra: dict[str, np.ndarray]
+    description: Description
     examples: dict[str, list[pictures.Example]]
     proof: Proof
 
     def to_json(self) -> dict[str, Any]:
-        """Directions first, as ``image_to_text``; then geometry and gaps."""
+        """Directions first; then geometry."""
         return {
             **{direction: scores.to_json() for direction, scores in self.retrieval.items()},
-            "geometry": {branch: asdict(found) for branch, found in self.geometry.items()},
-            "modality_gap": {pair: asdict(found) for pair, found in self.gaps.items()},
+            **self.description.to_json(),
             "rejected_items": sum(self.proof.rejected.values()),
             "proof": asdict(self.proof),
         }
@@ -87,35 +83,52 @@ def score_splits(
     device: str = "",
     threads: int = 2,
     examples: int = 6,
+    folds: int = 0,
 ) -> dict[str, SplitScores]:
     """Scores of every split of ``data`` {name: shards}, with ``examples`` queries a direction for pictures.
+
+    ``folds`` > 0 adds the mean over so many consecutive folds of the pictures (``image_to_text_5_folds``), as the COCO
+    1K protocol has it.
 
     Embeddings are kept in the run directory (``embeddings/``) and computed once. Called on every process of
     the default group where there are several: they share the work, and all get the result.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    branches = {name: run.model.branch_named(name) for name in run.modalities}
-    model = Model(branches, {name: name for name in branches}).to(chosen).eval()  # a view per modality
-    readers = {name: modality.reader() for name, modality in run.modalities.items()}
     scores = {}
     for name, shards in data.items():
         index = open_index(shards)
-        store = embed(
-            model,
-            index,
-            readers,
-            folder=embeddings_folder(run),
-            device=chosen,
-            threads=threads,
-            title=f"embed {name}",
-        )
-        scores[name] = _score_split(store, readers, index, device=chosen, examples=examples)
+        store = embedded(run, index, *run.modalities, device=device, threads=threads, title=f"embed {name}")
+        scores[name] = _score_split(store, run, index, device=chosen, examples=examples)
+        scores[name].retrieval.update(_folded(store, run, folds, device=chosen) if folds else {})
     return scores
 
 
-def _score_split(
-    store: Store, readers: Mapping[str, Reader], index: Index, *, device: torch.device, examples: int
-) -> SplitScores:
+def embedded(
+    run: Run, index: Index, *branches: str, device: str = "", threads: int | None = None, title: str = "embed"
+) -> Store:
+    """The rows of these branches on ``index`` (a view per branch), computed once and kept.
+
+    Where the rows of all branches are there already, those. Raises KeyError for a branch that is not there.
+    """
+    folder = embeddings_folder(run)
+    model, readers = _view_per_branch(run, branches)
+    if set(branches) != set(run.modalities):
+        everything, all_readers = _view_per_branch(run, tuple(run.modalities))
+        found = find(everything, index, all_readers, folder=folder)
+        if found is not None:
+            return found
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return embed(model, index, readers, folder=folder, device=chosen, threads=threads, title=title)
+
+
+def _view_per_branch(run: Run, branches: Sequence[str]) -> tuple[Model, dict[str, Reader]]:
+    model = Model(
+        {name: run.model.branch_named(name) for name in branches}, {name: name for name in branches}
+    )
+    return model, {name: run.modalities[name].reader() for name in branches}
+
+
+def _score_split(store: Store, run: Run, index: Index, *, device: torch.device, examples: int) -> SplitScores:
     branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
     if len(branches) < 2:
         rejected = sum(store.proof.rejected.values())
@@ -123,95 +136,54 @@ def _score_split(
             f"retrieval needs two modalities; the {len(index)} samples of this split have items of "
             f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
-    retrieval, shown, gaps = {}, {}, {}
-    for a, b in combinations(branches, 2):
-        if branches[a].z.shape[1] != branches[b].z.shape[1]:
-            continue  # branches of different widths meet in predictors, not in a cosine
-        positives = store.positives(a, b)
-        several = distributed.world_size() > 1
-        both = rank_both(
-            branches[a].z, branches[b].z, positives, device=device, sharded=several, skip_unmatched=True
+    readers = {name: modality.reader() for name, modality in run.modalities.items()}
+    retrieval, shown = {}, {}
+    for name, direction in _directions(store, branches, run.predictors, device).items():
+        retrieval[name] = summarize(direction.ranks, resamples=1000)
+        shown[name] = examples_of(direction, store, readers, index, count=examples)
+    if not retrieval:
+        widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
+        raise ValueError(
+            f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
         )
-        for pair, ranks, matches in zip(
-            ((a, b), (b, a)), both, (positives, positives.transpose()), strict=True
-        ):
-            direction = f"{pair[0]}_to_{pair[1]}"
-            retrieval[direction] = summarize(ranks, resamples=1000)
-            found = _examples(branches[pair[0]], branches[pair[1]], matches, ranks.rank(), count=examples)
-            shown[direction] = _draw(found, pair, store, readers, index)
-        gaps[f"{a}_{b}"] = modality_gap(_sample(branches[a].z), _sample(branches[b].z))
-    geometry = {name: describe(_sample(rows.z)) for name, rows in branches.items() if len(rows.z) > 1}
-    spectra = {name: spectrum(_sample(branches[name].z)) for name in geometry}
-    return SplitScores(retrieval, geometry, gaps, spectra, shown, store.proof)
+    return SplitScores(retrieval, describe_store(store, device=device), shown, store.proof)
 
 
-def _sample(z_MD: np.ndarray) -> Tensor:
-    """At most ``ROWS`` rows, evenly spread: what the statistics of a branch need (RankMe: 25,600)."""
-    rows = np.unique(np.linspace(0, len(z_MD) - 1, min(ROWS, len(z_MD))).round().astype(int))
-    return torch.from_numpy(z_MD[rows])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One query's best items, by row."""
-
-    query: int
-    items: list[int]
-    right: list[bool]
-    cosine: list[float]
-    rank: float
-
-
-def _examples(
-    queries: Rows, items: Rows, positives: Positives, rank_Q: np.ndarray, *, count: int, best: int = 5
-) -> list[_Found]:
-    """Queries spread evenly over the split, whatever their rank: failures are shown too."""
-    matched = np.flatnonzero(positives.counts)  # the queries that rank_Q is about
-    chosen = np.unique(np.linspace(0, len(matched) - 1, count).round().astype(int))
-    unit = torch.nn.functional.normalize
-    queries_QD = unit(torch.from_numpy(queries.z[matched[chosen]]), dim=1)
-    blocks = [
-        unit(torch.from_numpy(items.z[a : a + 4096].copy()), dim=1) for a in range(0, len(items.z), 4096)
-    ]
-    cosine_QM = torch.cat([queries_QD @ block.T for block in blocks], dim=1)
-    found = []
-    for place, row, cosine_M in zip(chosen, matched[chosen], cosine_QM, strict=True):
-        values, items_best = cosine_M.topk(min(best, len(cosine_M)))
-        matching = set(positives.indices[positives.offsets[row] : positives.offsets[row + 1]].tolist())
-        right = [item in matching for item in items_best.tolist()]
-        found.append(_Found(int(row), items_best.tolist(), right, values.tolist(), float(rank_Q[place])))
+def _directions(
+    store: Store, branches: Mapping[str, Rows], predictors: Predictors, device: torch.device
+) -> dict[str, Direction]:
+    """Every direction by name: by cosine where widths agree, and by predictor where there is one."""
+    found = {}
+    sharded = distributed.world_size() > 1
+    for a, b in combinations(branches, 2):
+        positives = store.positives(a, b)
+        both = {(a, b): positives, (b, a): positives.transpose()}
+        if branches[a].z.shape[1] == branches[b].z.shape[1]:
+            z_a, z_b = branches[a].z, branches[b].z
+            ranks = rank_both(z_a, z_b, positives, device=device, sharded=sharded, skip_unmatched=True)
+            for (ends, matches), each in zip(both.items(), ranks, strict=True):
+                rows = (branches[ends[0]], branches[ends[1]])
+                found["_to_".join(ends)] = Direction(ends, *rows, matches, each)
+        for ends, matches in both.items():
+            if ends not in predictors:
+                continue
+            z = predict(predictors[ends], branches[ends[0]].z, device=device)
+            rows = (replace(branches[ends[0]], z=z), branches[ends[1]])
+            each = rank_queries(z, rows[1].z, matches, device=device, sharded=sharded, skip_unmatched=True)
+            found["_to_".join(ends) + "_by_predictor"] = Direction(ends, *rows, matches, each)
     return found
 
 
-def _draw(
-    found: Sequence[_Found],
-    pair: tuple[str, str],
-    store: Store,
-    readers: Mapping[str, Reader],
-    index: Index,
-) -> list[pictures.Example]:
-    """What a person sees: pictures of samples for images, identities (captions) for the rest."""
-    fetch = Fetcher(index)
-
-    def content(name: str, row: int) -> np.ndarray | str:
-        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
-        sample = fetch(*index.place(number), readers[name].members)
-        for suffix, data in sample.members.items():
-            if suffix in ("jpg", "jpeg", "png", "webp"):
-                return pixels.decode(data, max_pixels=100_000_000).array
-        return identity or sample.key
-
-    return [
-        pictures.Example(
-            content(pair[0], one.query),
-            tuple(
-                pictures.Result(content(pair[1], item), right, cosine)
-                for item, right, cosine in zip(one.items, one.right, one.cosine, strict=True)
-            ),
-            one.rank,
-        )
-        for one in found
-    ]
+def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
+    """Folds of the rows of each pair's picture branch (its first, where none is called image), by cosine."""
+    found: dict[str, RetrievalScores] = {}
+    for pair in combinations((name for name in run.modalities if len(store.rows(name).z)), 2):
+        a, b = sorted(pair, key=lambda name: name != "image")
+        rows = store.rows(a), store.rows(b)
+        if rows[0].z.shape[1] == rows[1].z.shape[1]:
+            both = folded_retrieval(rows[0].z, rows[1].z, store.positives(a, b), folds=folds, device=device)
+            found |= {f"{a}_to_{b}_{folds}_folds": both[0], f"{b}_to_{a}_{folds}_folds": both[1]}
+    return found
 
 
 def print_scores(scores: Mapping[str, SplitScores]) -> None:
@@ -241,8 +213,11 @@ def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
     folder.mkdir(exist_ok=True)
     pictures.save(pictures.loss_figure(log), folder / "loss.png")
     for split, found in scores.items():
-        ranks = {branch: geometry.effective_rank for branch, geometry in found.geometry.items()}
-        pictures.save(pictures.spectrum_figure(found.spectra, ranks=ranks), folder / f"{split}-spectrum.png")
+        geometry = found.description.geometry
+        ranks = {branch: each.effective_rank for branch, each in geometry.items()}
+        pictures.save(
+            pictures.spectrum_figure(found.description.spectra, ranks=ranks), folder / f"{split}-spectrum.png"
+        )
         for direction, examples in found.examples.items():
             pictures.save(pictures.examples_figure(examples), folder / f"{split}-{direction}.png")
     path = write_report(_report(run, scores, log), run.folder / "report.html")
@@ -259,10 +234,8 @@ def _report(run: Run, scores: Mapping[str, SplitScores], log: Sequence[Mapping[s
         config=run.config,
         environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
         scores={split: found.retrieval for split, found in scores.items()},
-        geometry=last.geometry,
-        gaps=last.gaps,
+        description=last.description,
         log=log,
-        spectra=last.spectra,
         examples={
             f"{split}: {direction}".replace("_", " "): examples
             for split, found in scores.items()

@@ -7,6 +7,7 @@ index would: a cut anywhere, a damaged header, a missing end marker, members of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from mmvicreg.reader import Sample
 from mmvicreg.tar import BadShard, Damage, members, split_name
 
 MAX_MEMBER = 1 << 30
+log = logging.getLogger("mmvicreg.sequential")
 
 
 class _Forward:
@@ -42,6 +44,10 @@ def sequential_samples(shards: Iterable[tuple[str, BinaryIO]]) -> Iterator[Sampl
 
     Raises BadShard at the first damage: with the sample it cut, nothing of it is yielded.
     """
+    log.warning(
+        "shards are read from front to back: this cannot be resumed, shuffled or divided over processes; "
+        "train with open_index"
+    )
     number = 0
     for name, file in shards:
         seen = set[str]()
@@ -70,7 +76,7 @@ def _contents(file: BinaryIO) -> Iterator[tuple[str, str, bytes]]:
     read = _Forward(file)
     for member in members(read, 1 << 62):
         key, suffix = split_name(member.name)
-        if not key:
+        if not key or member.link:
             continue
         if member.size > MAX_MEMBER:
             raise Damage("unsupported member", f"byte {member.offset}", f"{member.size} bytes")

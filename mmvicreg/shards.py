@@ -109,6 +109,10 @@ def expand(shards: str | Sequence[str]) -> list[str]:
             )
         for path in braceexpand(os.path.expanduser(pattern)):
             found = sorted(glob.glob(path)) if glob.has_magic(path) and "://" not in path else [path]
+            if os.path.isdir(path):
+                raise ValueError(
+                    f"{path!r} is a folder; name the shards in it: {os.path.join(path, '*.tar')}"
+                )
             if not found:
                 raise FileNotFoundError(f"no shard matches {path!r}{_nearby(path)}")
             paths += found
@@ -181,7 +185,7 @@ def open_index(
     fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
     that a shard is still the indexed one is checked when a run downloads it.
     Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShard (a ValueError)
-    listing what is wrong where a shard is damaged, and ValueError for shell commands and repeated shards.
+    listing what is wrong where a shard is damaged, and ValueError for folders, shell commands and repeated shards.
     """
     left_out, samples = read_exclusions(exclude)
     paths = [path for path in expand(shards) if os.path.basename(path) not in left_out]

@@ -14,11 +14,12 @@ import hashlib
 import http.client
 import logging
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmvicreg.tar import BadShard, scan_file
+from mmvicreg import sidecar
+from mmvicreg.tar import BadShard, Scan, scan_file
 
 log = logging.getLogger("mmvicreg.spool")
 CHUNK = 1 << 20
@@ -35,6 +37,10 @@ RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 class RemoteError(OSError):
     """A remote shard could not be read after all attempts, or is not there."""
+
+
+class Closed(RuntimeError):
+    """Nobody waits for the shard any more."""
 
 
 class _Transient(Exception):
@@ -65,29 +71,40 @@ class Spool:
     attempts: int = 6
     backoff: float = 1.0
 
-    def get(self, url: str, *, size: int | None = None) -> str:
+    def get(
+        self,
+        url: str,
+        *,
+        size: int | None = None,
+        digest: str = "",
+        closed: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Path of the local copy of ``url``, downloaded where it is not there yet.
 
-        ``size``: bytes the index says it has. Raises RemoteError where it cannot be had, BadShard where what
-        is there is not a whole tar, or no longer of that size.
+        ``size``, ``digest``: bytes and member table that the index says it has. ``closed`` is asked now and then
+        whether to give up. Raises RemoteError where it cannot be had, BadShard where what is there is not a whole
+        tar, or no longer the indexed one, and Closed.
         """
         name = hashlib.sha256(url.encode()).hexdigest()[:32]  # of the whole URL: base names repeat
         path = Path(self.folder, f"{name}.tar")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
+            if path.exists() and size not in (None, path.stat().st_size):
+                path.unlink()  # a copy from before it was indexed anew
             if not path.exists():
-                self._download(url, path)
-            found = path.stat().st_size
-            if size is not None and found != size:
-                path.unlink()
-                raise BadShard(
-                    f"{url} has {found} bytes, its index says {size}: it changed after it was indexed"
-                )
+                members = sidecar.digest(sidecar.pack_block(self._download(url, path, closed)))
+                found = path.stat().st_size
+                if size not in (None, found) or digest not in ("", members):
+                    path.unlink()
+                    raise BadShard(
+                        f"{url} has {found} bytes, its index says {size}: it changed after it was indexed. Restore "
+                        f"it, or index it anew: mmvicreg check {url} --again"
+                    )
             os.utime(path)
         self._evict(path)
         return str(path)
 
-    def _download(self, url: str, path: Path) -> None:
+    def _download(self, url: str, path: Path, closed: Callable[[], bool]) -> Scan:
         """Attempts until a whole tar is there; bytes gained reset the count, a new beginning does not."""
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
@@ -95,11 +112,14 @@ class Spool:
         while failures < self.attempts:
             had = part.stat().st_size if part.exists() else 0
             try:
-                stamp = self._append(url, part, stamp)
-                self._verify(url, part)
+                stamp = self._append(url, part, stamp, closed=closed)
+                found = self._verify(url, part)
                 os.replace(part, path)
-                return
-            except (_Transient, OSError, http.client.HTTPException, FutureTimeout) as error:
+                return found
+            except Closed:
+                part.unlink(missing_ok=True)
+                raise
+            except (_Transient, OSError, http.client.HTTPException) as error:
                 if isinstance(error, RemoteError):
                     part.unlink(missing_ok=True)
                     raise
@@ -111,11 +131,11 @@ class Spool:
                 if isinstance(error, _Changed):
                     part.unlink(missing_ok=True)
                     stamp = ""
-                time.sleep(min(60.0, self.backoff * 2 ** (failures - 1)))
+                _pause(min(60.0, self.backoff * 2 ** (failures - 1)), url, closed)
         part.unlink(missing_ok=True)
         raise RemoteError(f"{url} could not be read in {self.attempts} attempts; the last: {why}")
 
-    def _append(self, url: str, part: Path, stamp: str) -> str:
+    def _append(self, url: str, part: Path, stamp: str, *, closed: Callable[[], bool]) -> str:
         """Append what is missing to ``part``; returns the remote file's stamp (its ETag, or its size)."""
         opened = (
             self._http(url, part, stamp)
@@ -127,6 +147,7 @@ class Spool:
             raise _Changed(f"it changed from {stamp} to {now}")
         with open(part, "ab") as file:
             for chunk in chunks:
+                _pause(0.0, url, closed)
                 file.write(chunk)
                 file.flush()
         have = part.stat().st_size
@@ -181,22 +202,40 @@ class Spool:
             yield self._in_time(partial(system.cat_file, path, start=start, end=end))
 
     def _in_time(self, function: Any, *arguments: Any) -> Any:
-        """Drivers have time-outs of their own, or none; ours holds for each request."""
-        pool = ThreadPoolExecutor(1)
+        """Drivers have time-outs of their own, or none; ours holds for each request.
+
+        The thread is a daemon: one that its driver never lets go of does not keep the process from ending. Errors
+        of the driver's own (of its HTTP client, say) are worth another attempt.
+        """
+        answer: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(function(*arguments))
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="mmvicreg-request", daemon=True).start()
         try:
-            return pool.submit(function, *arguments).result(timeout=self.stall)
-        finally:
-            pool.shutdown(wait=False)
+            return answer.result(timeout=self.stall)
+        except FutureTimeout:
+            raise _Transient(f"no answer in {self.stall:g} s") from None
+        except (OSError, ImportError, ValueError):
+            raise
+        except Exception as error:
+            raise _Transient(f"{type(error).__name__}: {error}") from error
 
     @staticmethod
-    def _verify(url: str, part: Path) -> None:
+    def _verify(url: str, part: Path) -> Scan:
         """A whole tar: a body that was cut where nothing tells its length is noticed here."""
-        problems = scan_file(str(part))[0].problems
+        found = scan_file(str(part))[0]
+        problems = found.problems
         if any(p.kind in ("truncated", "empty file") for p in problems):
             raise _Changed(f"the tar is not whole ({problems[0].message})")
         if problems:
             part.unlink()
             raise BadShard(f"{url}: {problems[0].kind} at {problems[0].where}: {problems[0].message}")
+        return found
 
     def _evict(self, keep: Path) -> None:
         """Remove the shards used longest ago; a reader that holds one open keeps reading it."""
@@ -222,6 +261,17 @@ def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _pause(seconds: float, url: str, closed: Callable[[], bool]) -> None:
+    """Sleep, unless nobody waits any more: then raise Closed."""
+    end = time.monotonic() + seconds
+    while not closed():
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, 0.2))
+    raise Closed(f"{url}: the loader was closed while it was read")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:

@@ -20,23 +20,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmvicreg.buffers import Buffers, Sender
 from mmvicreg.ledger import Counts, Finding, Ledger
 from mmvicreg.lookahead import Lookahead
 from mmvicreg.plan import Places, Plan
 from mmvicreg.reader import Reader
-from mmvicreg.rows import Note, Place, Row, check_members, empty
+from mmvicreg.rows import Note, Place, Row, check_members
 from mmvicreg.shards import Index
 from mmvicreg.spool import Spool
+from mmvicreg.tally import Budget
 from mmvicreg.workers import Workers, WorkerSetup
 
 LOOK_EVERY, LOOK_STEPS = 16, 256
 """Remote shards are asked for this many steps ahead, looked up every so many steps."""
 
 log = logging.getLogger("mmvicreg.stream")
-
-
-class TooManyRejected(RuntimeError):
-    """More samples were rejected than the budget allows; the message names the worst shards and reasons."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,6 @@ class Batch:
     present: dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Stop once more than ``share`` of a rank's samples were rejected, from ``after`` samples on."""
-
-    share: float = 0.01
-    after: int = 10_000
-
-
 class _Pending:
     """A batch being filled: its buffers and the tasks that fill them."""
 
@@ -74,6 +64,11 @@ class _Pending:
         self.numbers = np.zeros(rows, np.int64)
         self.notes: list[tuple[Note, ...]] = [()] * rows
         self.tasks: list[Future[None]] = []
+        self.sent = False
+
+    def send(self, sender: Sender) -> None:
+        """Begin to copy the inputs, which are whole, to the device."""
+        self.buffers, self.sent = sender.send(self.buffers), True
 
     def put(self, i: int, row: Row) -> None:
         self.keys[i], self.numbers[i], self.notes[i] = row.key, row.number, row.notes
@@ -89,9 +84,11 @@ class Stream(Iterator[Batch]):
     """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank; ``counts``: what it handed over.
 
     ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
-    masked). ``ledger``: folder for the ledger. ``patience``: seconds after which a wait is explained in the
-    log. ``pin``: page-locked buffers, for copies that overlap compute. ``workers``: processes that read the
-    rows instead of threads, for readers that hold the GIL. ``spool``: where remote shards are downloaded to.
+    masked). ``ledger``: folder for the ledger. ``budget`` holds for this rank's samples; None where the caller
+    checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log.
+    ``device``: where inputs are put; a GPU gets them from page-locked memory while it computes with the batch
+    before. ``workers``: processes that read the rows instead of threads, for readers that hold the GIL.
+    ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
@@ -111,25 +108,26 @@ class Stream(Iterator[Batch]):
         prefetch: int = 2,
         substitutes: int = 0,
         ledger: str | None = None,
-        budget: Budget = Budget(),
+        budget: Budget | None = Budget(),  # noqa: B008  frozen
         patience: float = 60.0,
-        pin: bool = False,
+        device: torch.device | None = None,
         workers: int = 0,
         spool: Spool = Spool(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
-        self.index, self.plan, self.budget, self.patience, self._pin = index, plan, budget, patience, pin
-        self._readers = dict(readers)
-        setup = WorkerSetup(index, self._readers, plan.seed, substitutes, spool)
+        self.index, self.plan, self.patience, self._budget = index, plan, patience, budget
+        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, spool)
         self._rows = setup.rows()
         self._workers = Workers(setup, workers) if workers else None
         self._lookahead = Lookahead(index, spool)
         share = plan.global_batch // world
         self._slots = np.arange(rank * share, (rank + 1) * share)
         self._next, self._stop, self._prefetch = start, stop, prefetch
+        self._sender = Sender(device) if device is not None and device.type == "cuda" else None
+        self._buffers = Buffers(readers, share, keep=prefetch + 2, pin=self._sender is not None)
         self._ahead: deque[_Pending] = deque()
-        self._busy: dict[int, tuple[Place, float]] = {}
+        self._busy: dict[str, tuple[Place, float]] = {}
         self._ledger = Ledger(ledger, rank=rank)
         self._pool = start_threads(threads or workers or default_threads(), "mmvicreg-stream")
         self._chunk = max(1, min(16, share // (2 * self._pool._max_workers) or 1))
@@ -149,6 +147,7 @@ class Stream(Iterator[Batch]):
         pending = self._ahead.popleft()
         try:
             self._wait(pending)
+            self._put_on_device(pending)
             return self._hand_over(pending)
         except BaseException:
             self.close()
@@ -160,17 +159,19 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
+        self._rows.fetch.close()
         self._lookahead.close()
         if self._workers is not None:
             self._workers.close()
 
     def _submit(self, step: int) -> None:
         if self._lookahead.wanted and step % LOOK_EVERY == 0:
-            for ahead in range(step, step + LOOK_STEPS, LOOK_EVERY):
+            last = step + LOOK_STEPS if self._stop is None else min(self._stop, step + LOOK_STEPS)
+            for ahead in range(step, last, LOOK_EVERY):
                 self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
         places = self.plan.locate(step, self._slots)
         rows = len(places.row)
-        pending = _Pending(step, places, empty(self._readers, rows, pin=self._pin))
+        pending = _Pending(step, places, self._buffers.take())
         for begin in range(0, rows, self._chunk):
             pending.tasks.append(
                 self._pool.submit(self._fill, pending, range(begin, min(rows, begin + self._chunk)))
@@ -178,7 +179,7 @@ class Stream(Iterator[Batch]):
         self._ahead.append(pending)
 
     def _fill(self, pending: _Pending, rows: Sequence[int]) -> None:
-        me, at = threading.get_ident(), pending.places
+        me, at = threading.current_thread().name, pending.places
         places = [Place(int(at.epoch[i]), int(at.shard[i]), int(at.row[i])) for i in rows]
         if self._workers is not None:
             self._busy[me] = places[0], time.monotonic()
@@ -204,10 +205,20 @@ class Stream(Iterator[Batch]):
     def _doing(self) -> str:
         now = time.monotonic()
         lines = []
-        for place, since in list(self._busy.values()):
+        for thread, (place, since) in list(self._busy.items()):
             shard = self.index.shards[place.shard]
-            lines.append(f"{shard.path} row {place.row} for {now - since:.0f} s")
+            lines.append(f"{thread} reads {shard.path} row {place.row} for {now - since:.0f} s")
         return "; ".join(lines) or "no thread is reading"
+
+    def _put_on_device(self, pending: _Pending) -> None:
+        """The inputs of ``pending``, and, where it has been read, begin with those of the batch after it."""
+        if self._sender is None:
+            return
+        if not pending.sent:
+            pending.send(self._sender)
+        self._sender.receive(pending.buffers)
+        if self._ahead and all(task.done() and task.exception() is None for task in self._ahead[0].tasks):
+            self._ahead[0].send(self._sender)
 
     def _hand_over(self, pending: _Pending) -> Batch:
         places = pending.places
@@ -243,13 +254,8 @@ class Stream(Iterator[Batch]):
         for view, mask in pending.present.items():
             absent = len(mask) - int(mask.sum())
             counts.missing[view] = counts.missing.get(view, 0) + absent
-        if counts.seen >= self.budget.after and counts.rejections > self.budget.share * counts.seen:
-            worst = sorted(counts.shards.items(), key=lambda kv: -kv[1])[:5]
-            raise TooManyRejected(
-                f"{counts.rejections} of {counts.seen} samples were rejected, the budget is "
-                f"{self.budget.share:.2%}. By reason: {counts.rejected}. Worst shards: {worst}. "
-                "Run `mmvicreg check --quarantine`, or raise the budget"
-            )
+        if self._budget is not None:
+            self._budget.check(counts)
 
 
 def _check(index: Index, plan: Plan, *, rank: int, world: int) -> None:

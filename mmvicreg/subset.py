@@ -1,4 +1,4 @@
-"""The samples of an index that have certain members: to see more of what is rare.
+"""Some of the samples of an index: those that have certain members, or those of given numbers.
 
     rare = having(index, ("effect.ogg",))
     mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
@@ -49,3 +49,17 @@ def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
         left_out = {*shard.excluded, *rows[~mask].tolist()}
         shards.append(replace(shard, excluded=tuple(sorted(left_out))))
     return Index(tuple(shards))
+
+
+def only(index: Index, numbers: Collection[int]) -> Index:
+    """The index of the samples of these numbers, in the order they have in ``index``.
+
+    Raises ValueError for no numbers, or one that is not there.
+    """
+    wanted = np.unique(np.fromiter(numbers, np.int64, len(numbers)))
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
+        found = f"{wanted[0]} to {wanted[-1]}" if len(wanted) else "none"
+        raise ValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
+    mask = np.zeros(len(index), bool)
+    mask[wanted] = True
+    return keep(index, mask, wanted="these numbers")

@@ -10,21 +10,27 @@ the end of the file are checked.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 BLOCK = 512
+RECORD = 20 * BLOCK
+"""An empty tar is one of these; more zeros than that are a file whose content was lost."""
+MOST_SUFFIXES = 1 << 16
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstd begin."""
 ReadAt = Callable[[int, int], bytes]
 """(number of bytes, offset) -> the bytes, fewer at the end of the file."""
 
 KINDS = {
     "missing file": "the file cannot be opened",
-    "empty file": "zero bytes",
+    "empty file": "no bytes, or nothing but zeros",
     "not a tar": "the first block is not a tar header",
     "truncated": "the file ends inside a member, or between members without the end marker",
     "damaged header": "a header's checksum does not match its bytes",
     "data after the end": "bytes follow the end marker: concatenated tars, or a zeroed header",
-    "unsupported member": "a sparse file, or a member too large",
+    "unsupported member": "a sparse file, a member too large, or more suffixes than an index holds",
     "keys not adjacent": "the members of a sample are not next to each other",
     "duplicate member": "two members of a sample have the same suffix",
 }
@@ -58,11 +64,12 @@ class Damage(Exception):
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file in a tar: its path, where its bytes begin, and how many there are."""
+    """One regular file in a tar: its path, where its bytes begin, and how many there are. Or a ``link``: no bytes."""
 
     name: str
     offset: int
     size: int
+    link: bool = False
 
 
 @dataclass
@@ -75,6 +82,8 @@ class Scan:
     sizes: list[list[int]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     """Regular members whose name has no suffix: webdataset ignores them, and so do we."""
+    links: list[str] = field(default_factory=list)
+    """Links to other members (tar writes a file that has two names once): webdataset ignores them too."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -91,11 +100,17 @@ def _header_size(header: bytes, at: int) -> int:
     try:
         stored, size = number(header[148:156]), number(header[124:136])
     except ValueError:
-        raise Damage(kind, f"byte {at}", f"no numbers in the header; it begins {header[:16]!r}") from None
+        message = f"no numbers in the header; it begins {header[:16]!r}{_hint(header)}"
+        raise Damage(kind, f"byte {at}", message) from None
     actual = sum(header[:148]) + 8 * 32 + sum(header[156:])
     if stored != actual:
-        raise Damage(kind, f"byte {at}", f"checksum {stored} in the header, {actual} computed")
+        message = f"checksum {stored} in the header, {actual} computed{_hint(header)}"
+        raise Damage(kind, f"byte {at}", message)
     return size
+
+
+def _hint(header: bytes) -> str:
+    return "; compressed: unpack it to a plain tar" if header.startswith(COMPRESSED) else ""
 
 
 def _pax(data: bytes) -> dict[bytes, bytes]:
@@ -130,7 +145,7 @@ def _check_end(read: ReadAt, at: int, size: int) -> None:
 
 
 def members(read: ReadAt, size: int) -> Iterator[Member]:
-    """Every regular file of a tar of ``size`` bytes, headers only; raises Damage where it is broken."""
+    """Every regular file and link of a tar of ``size`` bytes, headers only; raises Damage where it is broken."""
     if size == 0:
         raise Damage("empty file", "byte 0", "0 bytes; fetch or pack it again")
     at, long_name, pax = 0, b"", dict[bytes, bytes]()
@@ -162,9 +177,9 @@ def members(read: ReadAt, size: int) -> Iterator[Member]:
                 pax = _pax(_small(read, length, data))
             except ValueError as error:
                 raise Damage("damaged header", f"byte {at}", str(error)) from None
-        elif kind in (b"0", b"\0", b"7"):
-            path = long_name or pax.get(b"path") or _own_name(header)
-            yield Member(path.split(b"\0", 1)[0].decode("utf-8", "surrogateescape"), data, length)
+        elif kind in (b"0", b"\0", b"7", b"1", b"2"):
+            path = (long_name or pax.get(b"path") or _own_name(header)).split(b"\0", 1)[0]
+            yield Member(path.decode("utf-8", "surrogateescape"), data, length, link=kind in b"12")
         elif kind == b"S":
             raise Damage("unsupported member", f"byte {at}", "a GNU sparse file; pack it again without")
         if kind not in (b"L", b"K", b"x", b"g"):
@@ -193,6 +208,9 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
     try:
         for member in members(read, size):
             key, suffix = split_name(member.name)
+            if member.link:
+                found.links.append(member.name)
+                continue
             if not key:
                 found.skipped.append(member.name)
                 continue
@@ -213,6 +231,12 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
             found.suffixes[-1].append(suffix)
             found.offsets[-1].append(member.offset)
             found.sizes[-1].append(member.size)
+        if size > RECORD and not read(BLOCK, 0).strip(b"\0"):
+            raise Damage("empty file", "byte 0", f"{size} zero bytes; fetch or pack it again")
+        several = len({suffix for row in found.suffixes for suffix in row})
+        if several > MOST_SUFFIXES:
+            message = f"{several} different suffixes; dots in keys make one of each key: rename the members"
+            raise Damage("unsupported member", f"key {found.keys[0]}", message)
     except Damage as damage:
         found.problems.append(Problem(damage.kind, shard, damage.where, damage.message))
     if apart:
@@ -229,11 +253,14 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
 def scan_file(path: str) -> tuple[Scan, int, int]:
     """(samples and problems, bytes, modification time in ns) of a local tar."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for who writes to it
     except OSError as error:
         return Scan(problems=[Problem("missing file", path, "open", str(error))]), 0, 0
     try:
         status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            message = "not a regular file; give a tar on a disk (mmvicreg.sequential reads pipes)"
+            return Scan(problems=[Problem("missing file", path, "open", message)]), 0, 0
         return (
             scan(lambda n, at: os.pread(fd, n, at), status.st_size, shard=path),
             status.st_size,

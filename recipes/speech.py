@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -40,7 +41,7 @@ class Config(mm.TrainConfig):
     """shards of concepts that were never trained on"""
     out: str = "runs/speech"
     epochs: float = 20.0
-    batch_size: int = 128
+    batch_size: int | Literal["auto"] = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )

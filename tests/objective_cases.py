@@ -73,7 +73,7 @@ def only_variance(z: Tensor, seed: int) -> Terms:
 
 
 def epps_pulley(z: Tensor, seed: int, *, slices: int, knots: int, times_rows: bool) -> Terms:
-    x = z @ directions(z, slices=slices, seed=seed).double()
+    x = z @ directions(z, slices=slices, seed=seed).double().T
     t = torch.linspace(-3, 3, 2 * knots - 1, dtype=torch.float64)
     phases = x[:, :, None] * t
     gap = (phases.cos().mean(0) - torch.exp(-(t**2) / 2)).square() + phases.sin().mean(0).square()
@@ -90,7 +90,7 @@ def sigreg_without_rows(z: Tensor, seed: int) -> Terms:
 
 
 def sliced_wasserstein(z: Tensor, seed: int) -> Terms:
-    x = z @ directions(z, slices=20, seed=seed).double()
+    x = z @ directions(z, slices=20, seed=seed).double().T
     n = len(z)
     q = torch.special.ndtri(torch.arange(1, n + 1, dtype=torch.float64) / (n + 1))
     return {"sliced_wasserstein": (x.sort(0).values - q[:, None]).square().mean()}

@@ -19,11 +19,11 @@ from mmvicreg.regularizers import characteristic, characteristic_kernels as kern
 generator = torch.Generator().manual_seed(0)
 for slices, rows in ((40, 130), (32, 64), (3, 5)):
     x = 2 * torch.randn(slices, rows, generator=generator)
-    exact = characteristic.characteristic_sums(x.double(), knots=16, step=3 / 16)
+    exact, slopes_of = characteristic.characteristic_function(x.double(), knots=16, step=3 / 16, compiled=False)
     found = kernels.sums(x, knots=16, step=3 / 16)
     assert (found - exact).abs().max() / rows < 1e-6, "sums"
     weights = torch.randn(16, slices, generator=generator, dtype=torch.complex64)
-    exact = characteristic.characteristic_slopes(x.double(), weights.to(torch.complex128), step=3 / 16)
+    exact = slopes_of(weights.to(torch.complex128))
     found = kernels.slopes(x, weights, step=3 / 16)
     assert (found - exact).norm() / exact.norm() < 2e-6, "slopes"
 print("equal")

@@ -101,6 +101,22 @@ def test_quarantine_leaves_out_what_is_unusable(tmp_path, capsys):
     assert index.fingerprint != open_index([bad, good[0]]).fingerprint
 
 
+def test_what_cannot_be_done_is_said_before_anything_is_read(tmp_path, capsys):
+    write_shards(tmp_path, [2])
+    for options, said in {
+        ("pipe:cat x.tar", "", ""): "shell command, which is refused",
+        (str(tmp_path), "", ""): "is a folder",
+        (f"{tmp_path}/nothing-*.tar", "", ""): "no shard matches",
+        (f"{tmp_path}/*.tar", f"{tmp_path}/none/report.json", ""): "its folder does not exist",
+        (f"{tmp_path}/*.tar", "", f"{tmp_path}/none/out.json"): "its folder does not exist",
+    }.items():
+        shards, report, quarantine = options
+        assert main(CheckConfig(shards, report=report, quarantine=quarantine, processes=1)) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and not captured.out
+    assert not (tmp_path / "train.index").exists()
+
+
 def test_clean_shards_exit_with_zero_and_leave_their_index(tmp_path, capsys):
     write_shards(tmp_path, [4, 5])
     report = tmp_path / "report.json"
@@ -158,7 +174,13 @@ def test_notes_do_not_change_the_exit_status(tmp_path, capsys):
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("y.txt")
+        link.type, link.linkname = tarfile.LNKTYPE, "x.txt"
+        tar.addfile(link)
+    tarfile.open(tmp_path / "e.tar", "w").close()
     assert main(CheckConfig(f"{tmp_path}/*.tar", processes=1)) == 0
     out = capsys.readouterr().out
     assert "note: key in two shards, 2 times" in out
+    assert "note: link, 1 times" in out and "note: no samples, 1 times" in out
+    assert main(CheckConfig(f"{tmp_path}/e.tar", processes=1)) == 1  # not one sample in all
     assert "note: dots in keys, 1 times" in out and "note: no suffix, 1 times" in out

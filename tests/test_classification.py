@@ -9,12 +9,14 @@ from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     confusion_matrix,
+    precision_recall_curve,
     top_k_accuracy_score,
 )
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from mmvicreg.evaluate import classification as c
+from mmvicreg.evaluate.multi_label import average_precision, score_labels
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +59,37 @@ def test_multi_label_probe_and_average_precision_equal_scikit_learns(digits):
     expected = average_precision_score(
         truth, theirs.fit(scaled[0], targets).decision_function(scaled[1]), average=None
     )
-    np.testing.assert_allclose(c.average_precision(probe(test), truth), expected, atol=2e-3)
+    np.testing.assert_allclose(average_precision(probe(test), truth), expected, atol=2e-3)
     rounded = probe(test).numpy().round(0)  # many ties
     np.testing.assert_allclose(
-        c.average_precision(rounded, truth), average_precision_score(truth, rounded, average=None)
+        average_precision(rounded, truth), average_precision_score(truth, rounded, average=None)
     )
-    assert np.isnan(c.average_precision(rounded, np.zeros_like(truth))).all()
+    assert np.isnan(average_precision(rounded, np.zeros_like(truth))).all()
+
+
+def test_eleven_point_precision_is_vocs_rule_and_constant_scores_give_chance():
+    """Precision at a recall is the best one at that recall or above: the rule, from scikit-learn's curve."""
+    random = np.random.default_rng(0)
+    scores, truth = random.normal(size=(60, 3)).round(1), random.random((60, 3)) < 0.3
+    found = average_precision(scores, truth, eleven_point=True)
+    for label in range(3):
+        precision, recall, _ = precision_recall_curve(truth[:, label], scores[:, label])
+        precision, recall = precision[:-1], recall[:-1]  # its last point is no threshold
+        expected = np.mean([precision[recall >= step / 10].max() for step in range(11)])
+        assert found[label] == pytest.approx(expected)
+    labelled = score_labels(np.zeros((60, 3)), truth)
+    assert labelled.mean_average_precision == pytest.approx(labelled.chance)
+    assert labelled.mean_eleven_point == pytest.approx(labelled.chance)
+    with pytest.raises(ValueError, match="none of the 60 rows has a label"):
+        score_labels(scores, np.zeros_like(truth))
+
+
+def test_votes_of_several_labels_are_those_of_each_alone(digits):
+    x, y, test, _ = digits
+    several = np.stack([y == digit for digit in range(10)], axis=1)
+    torch.testing.assert_close(
+        c.knn_scores(x, several, test, classes=10, k=7), c.knn_scores(x, y, test, classes=10, k=7)
+    )
 
 
 def test_accuracies_equal_scikit_learns_and_constant_scores_give_chance(digits):

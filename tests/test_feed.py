@@ -27,7 +27,7 @@ def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
     assert found["seen"] == run.step * 16
     assert found["unique"] == samples and found["never_seen"] == 0
     assert found["duplicate"] == found["seen"] - samples
-    assert found["since_the_last_start"]["rejected"] == {}
+    assert found["rejected"] == {} and found["recovered"] == 0
 
 
 def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:
@@ -46,6 +46,16 @@ def test_weights_and_data_sets_must_be_as_many(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
     with pytest.raises(ValueError, match="2 numbers.*1 data sets"):
         mm.run(config(tmp_path, train, weights=(3.0, 1.0)), toy.objective)
+
+
+def test_a_run_is_not_continued_on_other_shards(tmp_path: Path) -> None:
+    """As many samples in as many shards: the order is the same, the data are not."""
+    train = toy.write_shards(tmp_path / "data")
+    started = config(tmp_path, train)
+    mm.run(replace(started, epochs=1.0), toy.objective)
+    toy.write_shards(tmp_path / "data", seed=1, missing=5)
+    with pytest.raises(ValueError, match=r"are not those .*run was trained on: their fingerprint was"):
+        mm.run(replace(started, allow_change=("epochs",)), toy.objective)
 
 
 def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:

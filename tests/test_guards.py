@@ -1,8 +1,11 @@
 """Faults put into real runs end as documented: nothing lost, nothing hangs, everything explained."""
 
+import itertools
 import json
+import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,10 +64,12 @@ def test_collapse_is_told_apart_and_explained_in_words() -> None:
     torch.manual_seed(0)
     good, other = torch.randn(200, 16), torch.randn(200, 16)
     everyone = {"a": torch.ones(200, dtype=torch.bool), "b": torch.ones(200, dtype=torch.bool)}
-    config = mm.GuardConfig(min_rank=0.15)
+    config = mm.GuardConfig(min_rank=0.15, max_sigreg=4.0)
+    clusters = torch.where(torch.rand(200, 16) < 0.5, -1.0, 1.0) * torch.rand(200, 1).round().add(0.05)
     cases = {
         "a maps everything to nearly one point": (torch.ones(200, 16) + 1e-4 * good, good),
         "a uses 6.2% of its dimensions": (torch.randn(200, 1) * torch.tensor([1.0, -1.0] * 8), good),
+        "a is far from a normal distribution": (clusters, clusters + good),
         "no closer than shuffled ones": (good, other),
     }
     for words, (a, b) in cases.items():
@@ -125,7 +130,7 @@ def test_a_full_disk_keeps_the_run_going_and_the_old_checkpoints(tmp_path: Path,
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, before[1]))
 
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     try:
@@ -150,6 +155,39 @@ def test_minutes_between_checkpoints_are_not_those_of_the_wall_clock(
     time.sleep(0.07)
     assert keeper.due(1)
     keeper.close()
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour forward, a day back, a century forward at every look at the wall clock."""
+    guard = mm.GuardConfig(every=5, stall_warning=20.0, stall_stop=60.0)
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), checkpoint_minutes=0.5, guard=guard)
+    mm.run(config, toy.objective)
+    jumps = itertools.cycle([3600.0, -86400.0, 3.15e9])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    mm.run(replace(config, out=str(tmp_path / "run")), toy.objective)
+    test_resume.assert_same(tmp_path / "whole", tmp_path / "run")
+    assert not (tmp_path / "run/events.jsonl").exists() and not list(tmp_path.glob("run/stacks*"))
+    names = [sorted(path.name for path in tmp_path.glob(f"{run}/checkpoints/*")) for run in ("whole", "run")]
+    assert names[0] == names[1]
+
+
+def test_a_process_whose_partner_died_before_they_met_says_so_and_ends(tmp_path: Path, shards: str) -> None:
+    """Process 1 of 2 never comes; torch itself would wait half an hour."""
+    command = [sys.executable, toy.__file__, "--train", shards, "--out", str(tmp_path / "run")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment = {**os.environ, **ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    done = subprocess.run(
+        [*command, "--guard.meet-stop", "2"], env=environment, capture_output=True, timeout=300, text=True
+    )
+    assert done.returncode == STALLED, done.stderr
+    assert "did not meet within 2 s (--guard.meet-stop): one of them died" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_probe_changes_no_bit_of_training_and_keeps_the_best(tmp_path: Path, shards: str) -> None:

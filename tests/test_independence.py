@@ -60,3 +60,22 @@ def test_the_sigreg_statistic_has_its_known_limits():
     healthy = [ind.sigreg_statistic(normal(500, 32, seed=s)) for s in range(3)]
     assert np.mean(healthy) == pytest.approx(1.06, abs=0.1)
     assert ind.sigreg_statistic(torch.zeros(500, 32)) == pytest.approx(0.41 * 500, rel=0.05)
+
+
+def test_one_look_has_all_of_them_and_small_inputs_have_what_can_be_had():
+    z = normal(600, 8)
+    found = ind.independence(z, rows=300)
+    rows = z[torch.linspace(0, 599, 300).round().long()]
+    assert found.rows == 300 and found.pairs == 28
+    assert found.pairwise_hsic == pytest.approx(ind.pairwise_hsic(rows))
+    assert abs(found.pairwise_hsic) < 1e-3 and 0.5 < found.sigreg < 2
+    dependent = ind.independence(torch.cat([z[:, :4], z[:, :4].square()], 1), rows=300)
+    assert dependent.pairwise_hsic > 3e-3 and dependent.dhsic > 1.5 * found.dhsic
+    alone = ind.independence(z[:3])
+    assert np.isnan(alone.pairwise_hsic) and np.isfinite(alone.sigreg)
+    assert np.isnan(ind.independence(z[:, :1]).dhsic)
+
+
+def test_group_dhsic_of_all_dimensions_is_dhsic():
+    z = normal(50, 3)
+    assert ind.group_dhsic(z, size=3, groups=2) == pytest.approx(ind.dhsic(z))

@@ -27,7 +27,7 @@ def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
     """The toy run as a user starts it."""
     launcher = (sys.executable,)
     if processes > 1:
-        launcher = ("accelerate", "launch", "--num_processes", str(processes), "--num_machines", "1", "--cpu",
+        launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
                     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
     command = (*launcher, str(HERE / "toy_missing.py"), "--train", str(folder / "train-*.tar"),
                "--words.encoder", f"transformers/{text_folder()}", "--out", str(folder / out), *options)  # fmt: skip
@@ -35,6 +35,8 @@ def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    states = [json.loads(path.read_text()) for path in (folder / out).glob("checkpoints/*/state.json")]
+    assert {state["processes"] for state in states} == {processes}
     return folder / out
 
 
@@ -85,7 +87,12 @@ def test_every_weight_that_should_move_moves(runs: tuple[Path, Path]) -> None:
 
 def test_one_process_and_two_end_with_the_same_weights(runs: tuple[Path, Path]) -> None:
     one, two = (weights(run, -1) for run in runs)
+    # A bias that a batch normalisation takes away again has a gradient of rounding errors, of which Adam makes full
+    # steps; the running means follow it.
+    free = ("mix.0.bias", "encoder.norm.bias", "layers.13.bias", "0.output.LayerNorm.bias", "running_mean")
     for name, value in one.items():
+        if name.endswith(free):
+            continue
         torch.testing.assert_close(
             two[name], value, rtol=2e-2, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
         )

@@ -79,3 +79,19 @@ def test_coverage_is_what_was_streamed(parts):
         found = coverage(plan, steps)
         assert (found.seen, found.unique) == (len(seen), len(set(seen)))
         assert found.never_seen == 40 - len(set(seen))
+
+
+def test_coverage_of_a_mixture_counts_each_data_set_by_its_own_epochs(parts):
+    index = join(parts)
+    even = [
+        Part(part.index, 1.0) for part in parts
+    ]  # the small one begins again long before the large one ends
+    for start in (0, 7):
+        mixture = Mixture(even, seed=2, global_batch=50, lanes=4)
+        mixture = Mixture(even, seed=2, global_batch=50, lanes=4, start=mixture.cursor(start))
+        whole = rows(Mixture(even, seed=2, global_batch=50, lanes=4), 0, 450)
+        for steps in (start, start + 1, start + 3, 420):
+            found = coverage(mixture, steps)
+            different = len({(shard, row) for _, shard, row in whole[: steps * 50]})
+            assert (found.seen, found.unique) == (steps * 50, different)
+            assert (found.duplicate, found.never_seen) == (steps * 50 - different, len(index) - different)

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 from processes import pool
@@ -67,6 +68,26 @@ def test_synchronizing_keeps_weights_and_result() -> None:
     assert sum(isinstance(module, SyncBatchNorm) for module in synced.modules()) == 2
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(synced(x), net(x))
+
+
+def test_what_timm_puts_behind_a_normalisation_stays() -> None:
+    """Its BatchNormAct2d holds the activation: a network whose normalisation is replaced must keep it."""
+    torch.manual_seed(0)
+    net = timm.create_model("test_efficientnet", num_classes=0)
+    synced = synchronize_batch_norm(copy.deepcopy(net))
+    assert list(synced.state_dict()) == list(net.state_dict())
+    x = torch.randn(4, 3, 64, 64)
+    for training in (True, False):
+        torch.testing.assert_close(synced.train(training)(x), net.train(training)(x))
+
+
+def test_a_normalisation_that_does_more_is_refused() -> None:
+    class Shifted(nn.BatchNorm1d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    with pytest.raises(ValueError, match="Shifted is a batch normalisation with a forward of its own"):
+        Branch(nn.Sequential(Shifted(4)), nn.Sequential())
 
 
 def test_the_projector_is_the_papers() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +13,20 @@ from processes import pool
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from mmvicreg import Coefficients, InfoNCE, Invariance, Objective, Terms, VarianceCovariance, distributed
+from mmvicreg import Coefficients, Objective, Terms, distributed
+from mmvicreg.alignments import (
+    Alignment,
+    Cosine,
+    InfoNCE,
+    Invariance,
+    MomentumQueue,
+    Prediction,
+    Prototypes,
+    Sigmoid,
+    Sum,
+    WhitenedMSE,
+)
+from mmvicreg.regularizers import HSIC, SIGReg, SlicedWasserstein, VarianceCovariance, VISReg
 
 BRANCHES = {"image": "image", "text": "text"}
 
@@ -97,6 +112,66 @@ def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
         Objective(Invariance(), {"imgae": VarianceCovariance()})(z, present, branches=BRANCHES, seed=0)
     with pytest.raises(KeyError, match=r"audio.*image.*text"):
         Objective(Invariance(), {}, pairs=[("image", "audio")])(z, present, branches=BRANCHES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SIGReg(knots=1), r"SIGReg.knots is 1; expected at least 2"),
+        (lambda: SIGReg(slices=0), r"SIGReg.slices is 0; expected a number above 0"),
+        (lambda: SlicedWasserstein(chunk=0), r"SlicedWasserstein.chunk is 0"),
+        (lambda: VISReg(epsilon=0.0), r"VISReg.epsilon is 0.0"),
+        (lambda: HSIC(bandwidth=0.0), r"HSIC.bandwidth is 0.0"),
+        (lambda: VarianceCovariance(form="gramm"), r"form is 'gramm'; expected one of \('auto', 'gram'"),
+        (lambda: VarianceCovariance(epsilon=-1.0), r"epsilon is -1.0"),
+        (lambda: InfoNCE(temperature=0.001, learn_scale=False), r"temperature is 0.001; expected 0.01 to 1"),
+        (lambda: Prediction((4, 4), distance="l1"), r"distance is 'l1'; expected one of \('mse', 'cosine'\)"),
+        (lambda: Prediction((4, 4), momentum=2.0), r"momentum is 2.0"),
+        (lambda: MomentumQueue(4, size=0), r"size is 0; expected at least 1 key"),
+        (lambda: Prototypes(4, count=1), r"count is 1; expected at least 2"),
+        (lambda: WhitenedMSE(size=1), r"size is 1; expected at least 2"),
+        (lambda: Sigmoid(scale=0.0), r"scale is 0.0; expected above 0"),
+        (Sum, r"no parts"),
+        (lambda: Objective(Invariance(weight=math.nan), {}), r"Invariance's invariance is nan"),
+        (lambda: Objective(Cosine(), {"image": VISReg(shape=math.inf)}), r"VISReg's shape is inf"),
+        (lambda: Objective(Cosine(), {}, pairs=[("image", "image")]), r"'image' with itself"),
+    ],
+)
+def test_settings_that_make_no_objective_are_refused_by_name(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("alignment", "shapes", "message"),
+    [
+        (Cosine(), ((4, 8), (4, 1), (4,)), r"Cosine of image-text expects widths equal ones, found \(8, 1\)"),
+        (Prediction((8, 5)), ((4, 5), (4, 8), (4,)), r"expects widths \(8, 5\), found \(5, 8\)"),
+        (Sum(Prediction((8, 5)), Cosine()), ((4, 8), (4, 5), (4,)), r"Sum of image-text"),
+        (Prototypes(8), ((4, 6), (4, 6), (4,)), r"Prototypes of image-text expects widths \(8, 8\)"),
+        (Cosine(), ((4, 8), (1, 8), (4,)), r"B of the views: \{'image': \(4,\), 'text': \(1,\)\}"),
+        (Cosine(), ((4, 8), (4, 8), (3,)), r"z \(4, 8\), present \(3,\)"),
+        (Cosine(), ((8,), (8,), (8,)), r"expected \(B, D\) and \(B,\) bool"),
+    ],
+)
+def test_shapes_that_would_be_broadcast_are_refused(
+    alignment: Alignment, shapes: tuple[tuple[int, ...], ...], message: str
+) -> None:
+    z = {"image": torch.zeros(shapes[0]), "text": torch.zeros(shapes[1])}
+    present = dict.fromkeys(z, torch.ones(shapes[2], dtype=torch.bool))
+    with pytest.raises(ValueError, match=message):
+        Objective(alignment, {})(z, present, branches=BRANCHES, seed=0)
+
+
+def test_no_pairs_align_nothing() -> None:
+    z, present = batch(4)
+    for objective in (Objective(Invariance(), {}, pairs=[]), Objective({}, {})):
+        assert objective(z, present, branches=BRANCHES, seed=0).parts == {}
+
+
+def test_whitening_what_is_not_finite_gives_nan_and_no_exception() -> None:
+    z = torch.ones(8, 3).index_fill_(0, torch.tensor([2]), torch.nan)
+    assert WhitenedMSE(size=4)(z, z, seed=0)["whitened"].isnan()
 
 
 def published(style: str, a: Tensor, b: Tensor) -> Tensor:

@@ -189,6 +189,15 @@ def test_a_regularizer_is_the_same_without_a_gradient(name: str) -> None:
         assert value == terms[term]
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1e-3, 0.0), (100.0, 0.0), (0.5, 100.0)])
+def test_hsic_does_not_cancel_in_fp32(scale: float, offset: float) -> None:
+    z = shards((60,), 12)[0][0].mul(scale).add(offset).float()
+    terms, gradient = regularize("hsic", z)
+    exact, exact_gradient = regularize("hsic", z.double())
+    assert relative(terms["hsic"], exact["hsic"]) < 1e-4
+    assert relative(gradient, exact_gradient) < 1e-3
+
+
 @pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize(("rows", "width"), [(60, 24), (30, 200)])
 def test_a_regularizer_in_fp32_is_as_precise_as_fp32(name: str, rows: int, width: int) -> None:

@@ -1,7 +1,12 @@
-"""Ours against other people's code, value and gradient: open_clip's losses and lightly's."""
+"""Ours against other people's code, value and gradient: losses of open_clip, lightly and stable-pretraining.
+
+stable-pretraining brings a hundred packages, so it is not among the test requirements:
+``pip install stable-pretraining`` to run its part.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -120,7 +125,7 @@ def test_sigreg_equals_lightly(lightly: object, monkeypatch: pytest.MonkeyPatch)
     from lightly.loss.lejepa_loss import SIGReg as Theirs
 
     a, _ = views()
-    drawn = directions(a, slices=64, seed=3).double()
+    drawn = directions(a, slices=64, seed=3).double().T
     monkeypatch.setattr(Theirs, "_generate_unit_vectors", lambda *_: drawn)
     assert_equal(SIGReg(slices=64)(a, seed=3)["sigreg"], Theirs(num_vectors=64).double()(a), (a,))
 
@@ -132,3 +137,36 @@ def test_visreg_scale_and_center_equal_lightly(lightly: object) -> None:
     regularizer = VISReg(slices=8)
     assert_equal(regularizer(a, seed=0)["scale"], visreg_scale_loss(a), (a,), within=1e-5)
     assert_equal(regularizer(a, seed=0)["center"], visreg_center_loss(a), (a,))
+
+
+@pytest.fixture
+def stable() -> object:
+    # Its import warns of what its own dependencies deprecate.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("stable_pretraining.losses")
+
+
+def test_vicreg_equals_stable_pretraining(stable: object) -> None:
+    from stable_pretraining.losses import VICRegLoss
+
+    a, b = views()
+    weights = Coefficients.from_stable_pretraining(sim=20.0, std=15.0, cov=3.0)
+    ours = total(Invariance(weight=weights.invariance))(a, b)
+    for x in (a, b):
+        ours = ours + weighted(weights.regularizer(x, seed=0), weights.regularizer.weights())
+    assert_equal(ours, VICRegLoss(sim_coeff=20.0, std_coeff=15.0, cov_coeff=3.0)(a, b), (a, b))
+
+
+def test_cosine_equals_stable_pretrainings_byol(stable: object) -> None:
+    from stable_pretraining.losses import BYOLLoss
+
+    a, b = views()
+    assert_equal(2 * total(Cosine())(a, b), BYOLLoss()(a, b), (a, b))
+
+
+def test_info_nce_equals_stable_pretrainings_clip(stable: object) -> None:
+    from stable_pretraining.losses import CLIPLoss
+
+    a, b = views()
+    assert_equal(total(InfoNCE())(a, b), CLIPLoss(temperature=0.07)(a, b), (a, b))

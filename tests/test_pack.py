@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from photographs import encoded, write_shards
+from photographs import encoded
 from webdataset import WebDataset
 
 from mmvicreg.fetch import Fetcher
@@ -160,12 +160,3 @@ def test_wrong_sources_are_named(tmp_path):
     (tmp_path / "in" / "sub" / "photo_1.jpg").write_bytes(encoded(1))
     with pytest.raises(ValueError, match="two samples have the key 'sub_photo_1'"):
         pack(PackConfig(str(tmp_path / "in"), str(tmp_path / "out3")))
-
-
-def test_img2dataset_output_is_read_as_it_is(tmp_path):
-    """img2dataset names shards 00000.tar, samples 000000000, and puts .parquet and _stats.json beside."""
-    write_shards(tmp_path, [3])
-    os.rename(tmp_path / "train-000000.tar", tmp_path / "00000.tar")
-    (tmp_path / "00000_stats.json").write_text('{"count": 3}')
-    index = open_index(f"{tmp_path}/{{00000..00000}}.tar")
-    assert len(index) == 3 and os.path.exists(tmp_path / "shards.index")

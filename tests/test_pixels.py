@@ -1,8 +1,11 @@
 """Pixels: every documented decoding rule on a real file, and open_clip's pixels within 1 of 255."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from photographs import crop, encoded, photographs
@@ -11,7 +14,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from mmvicreg import BadSample
-from mmvicreg.pixels import Box, centre_box, decode, random_box, resize_crop
+from mmvicreg.pixels import Box, centre_box, decode, random_box, resize_centre, resize_crop
 
 
 def saved(image, format, **options):
@@ -83,10 +86,39 @@ def test_transparent_pixels_become_white(format, mode):
     assert (array[10:30, 10:30] == 255).all() and array[:10].mean() < 250
 
 
-def test_animation_gives_its_first_frame():
+def deep_png(samples, colour):
+    """A PNG of 16 bits a channel; uint16 (H, W, C), colour type 2 (RGB), 4 (grey and alpha) or 6 (RGBA)."""
+    height, width, _ = samples.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_of_colour_and_alpha_keep_the_high_byte():
+    rgb = np.asarray(crop(7)).astype(np.uint16)
+    opaque = np.full((*rgb.shape[:2], 1), 65535, np.uint16)
+    assert np.array_equal(decode(deep_png(rgb * 256 + 77, 2)).array, rgb)
+    assert np.array_equal(decode(deep_png(np.concatenate([rgb * 256 + 77, opaque], 2), 6)).array, rgb)
+    assert (decode(deep_png(np.concatenate([rgb * 256, 0 * opaque], 2), 6)).array == 255).all()
+    grey = rgb[..., :1]
+    array = decode(deep_png(np.concatenate([grey * 256 + 77, opaque], 2), 4)).array
+    assert np.array_equal(array, np.repeat(grey, 3, 2))
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG", "GIF"])
+def test_animation_gives_its_first_frame(format):
     frames = [crop(n).convert("RGB") for n in (1, 20)]
-    data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert np.array_equal(decode(data).array, np.asarray(frames[0]))
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    still = saved(frames[0], format, **options)
+    assert np.array_equal(decode(data).array, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
 
 
 def test_strict_jpeg_damage_is_recovered_or_rejected_never_silent():
@@ -133,6 +165,27 @@ def test_crops_are_open_clips_pixels_within_one(box, number):
     ours = resize_crop(np.asarray(photo), box, 224)
     assert ours.shape == (3, 224, 224) and ours.dtype == torch.uint8
     assert (ours.permute(1, 2, 0).int() - torch.from_numpy(np.array(theirs)).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("box", [(0, 0, 640, 427), (0, 0, 427, 427), (10, 5, 311, 417), (3, 0, 233, 300)])
+@pytest.mark.parametrize("size", [224, 96])
+def test_evaluation_pixels_are_open_clips_within_one(box, size):
+    left, top, width, height = box
+    for photo in photographs():
+        picture = photo.crop((left, top, left + width, top + height))
+        transform = open_clip.image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+        ours = resize_centre(np.asarray(picture), size)
+        assert ours.shape == (3, size, size) and ours.dtype == torch.uint8
+        assert (ours / 255 - transform(picture)).abs().max() < 1.5 / 255
+
+
+def test_evaluation_of_a_picture_of_that_size_and_of_a_strip():
+    square = photographs()[0].crop((0, 0, 96, 96))
+    assert np.array_equal(resize_centre(np.asarray(square), 96).permute(1, 2, 0), np.asarray(square))
+    strip = np.zeros((100_000, 3, 3), np.uint8)
+    strip[50_000:] = 255
+    cut = resize_centre(strip, 224)
+    assert cut.shape == (3, 224, 224) and cut[:, :60].max() < 20 and cut[:, 164:].min() > 235
 
 
 def test_reduced_decode_stays_close_and_above_the_asked_side():

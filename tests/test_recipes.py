@@ -140,15 +140,19 @@ def toy_demo(
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     one = toy_demo("one", cwd=tmp_path)
-    launcher = ("accelerate", "launch", "--num_processes", "2", "--num_machines", "1", "--cpu",
+    launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
     two = toy_demo("two", launcher=launcher, cwd=tmp_path)
     assert len(one) == len(two) >= 5
+    states = [path.read_text() for path in (tmp_path / "two").glob("checkpoints/*/state.json")]
+    assert states and all(json.loads(state)["processes"] == 2 for state in states)
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"]
         for name, value in a["terms"].items():
-            assert b["terms"][name] == pytest.approx(value, rel=2e-4, abs=1e-5), (a["step"], name)
-        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
+            # Sums of halves round otherwise: 1e-6 at first, and Adam makes it grow.
+            near = 2e-5 if a["step"] <= 3 else 2e-3
+            assert b["terms"][name] == pytest.approx(value, rel=near, abs=1e-5), (a["step"], name)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4 if a["step"] <= 3 else 2e-2)
 
 
 def test_the_baseline_runs(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmvicreg.evaluate.description import Description, PairGeometry
 from mmvicreg.evaluate.geometry import describe, modality_gap, spectrum
+from mmvicreg.evaluate.independence import independence
 from mmvicreg.evaluate.positives import Positives
 from mmvicreg.evaluate.retrieval import retrieval
 from mmvicreg.pictures import Example, Result
@@ -48,13 +50,19 @@ def report():
         config={"train": "a & b.tar", "image": {"encoder": "timm/resnet18", "projector": [8, 8]}},
         environment={"torch": "2.15"},
         scores={"held_out": {"image_to_text": scores, "text_to_image": scores}},
-        geometry={"image": describe(z)},
-        gaps={"image-text": modality_gap(z, z)},
+        description=Description(
+            geometry={"image": describe(z)},
+            representations={"image": describe(z)},
+            independence={"image": independence(z)},
+            representations_independence={"image": independence(z)},
+            gaps={"image_text": modality_gap(z, z)},
+            pairs={"image_text": PairGeometry(30, 0.5, 7.0)},
+            spectra={"image": spectrum(z)},
+        ),
         log=[
             {"step": s, "samples_per_second": 5, "total": 1.0, "terms": {"image/variance": 1.0}}
             for s in range(3)
         ],
-        spectra={"image": spectrum(z)},
         examples={
             "Images to captions": [Example(image, (Result("<script>alert(1)</script>", True, 0.5),), 1.0)]
         },

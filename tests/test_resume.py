@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mmvicreg as mm
-from mmvicreg.checkpoint import complete_checkpoints
+from mmvicreg.checkpoint import SCALER, complete_checkpoints, fill_scaler, read_tensors, scaler_tensors
 from mmvicreg.preemption import Preempted
 from mmvicreg.runs import read_log
 
-TIMES = {"samples_per_second", "data_wait", "memory_gb"}
+TIMES = {"samples_per_second", "data_wait", "memory_gb", "gpu_memory_gb", "mfu"}
 
 
 class Interrupted(RuntimeError):
@@ -153,6 +154,28 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
         assert_same(whole, tmp_path / damage)
 
 
+def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
+    shards: str, whole: Path, tmp_path: Path
+) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=1)
+    at = tmp_path / "run/checkpoints"
+    with pytest.raises(Interrupted):
+        mm.run(
+            replace(config, keep_checkpoints=9), lambda c: Interrupting(toy.objective(c), 11, pull_the_plug)
+        )
+    file = at / "step-00000010/weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.safetensors changed after it was written"):
+        mm.load(tmp_path / "run", recipe=toy.__file__)
+    with pytest.raises(Interrupted):  # two more steps: back from 8, a checkpoint of step 10 or none
+        mm.run(config, lambda c: Interrupting(toy.objective(c), 1, pull_the_plug))
+    assert [path.name for path in complete_checkpoints(at)][-1] == "step-00000008"
+    mm.run(config, toy.objective)
+    assert_same(whole, tmp_path / "run")
+
+
 def test_a_changed_configuration_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
     mm.run(config, toy.objective)
@@ -223,9 +246,62 @@ def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_
     assert sum(float((mine - last).detach().abs().max()) for mine, last in pairs) < 1.0
 
 
+def queue_objective(config: toy.Config) -> mm.Objective:
+    """InfoNCE against queues of momentum embeddings: what it remembers is state of the run."""
+    return mm.Objective(mm.MomentumQueue(16, size=64), {})
+
+
+def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), goal="infonce")
+    mm.run(config, queue_objective)
+    cut = replace(config, out=str(tmp_path / "cut"))
+    with pytest.raises(Interrupted):
+        mm.run(cut, lambda config: Interrupting(queue_objective(config), 8, pull_the_plug))
+    mm.run(cut, queue_objective)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    momentum = [
+        load_file(tmp_path / name / "checkpoints/step-00000012/momentum.safetensors")
+        for name in ("whole", "cut")
+    ]
+    assert all(momentum[0][name].equal(momentum[1][name]) for name in momentum[0])
+    assert any("queue_a" in name for name in final(tmp_path / "whole")[0])
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_newest_checkpoints_are_kept(shards: str, tmp_path: Path, keep: int) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=keep)
     mm.run(config, toy.objective)
     names = [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())]
     assert names == ["step-00000008", "step-00000010", "step-00000012"][-keep:]
+
+
+def test_the_scale_of_an_fp16_run_is_saved_and_put_back(tmp_path: Path) -> None:
+    """A scaler that has met an overflow and one good step."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    for slope in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((parameter * slope).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    save_file(scaler_tensors(scaler), tmp_path / SCALER)
+    again = torch.amp.GradScaler("cpu")
+    fill_scaler(again, read_tensors(tmp_path, SCALER))
+    assert again.state_dict() == scaler.state_dict() and scaler.state_dict()["_growth_tracker"] == 1
+    assert scaler.get_scale() == 32768.0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fp16_on_a_gpu_trains_and_continues_bit_for_bit(shards: str, tmp_path: Path, compiled: bool) -> None:
+    a, b = (toy.Numbers(f"{name}.npy", dropout=0.0) for name in "ab")
+    config = toy.Config(
+        train=shards, out=str(tmp_path / "run"), precision="fp16", cpu=False, a=a, b=b, compile=compiled
+    )
+    mm.run(config, toy.objective)
+    cut = replace(config, out=str(tmp_path / "cut"))
+    with pytest.raises(Interrupted):
+        mm.run(cut, lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+    mm.run(cut, toy.objective)
+    assert_same(tmp_path / "run", tmp_path / "cut")

@@ -5,7 +5,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from processes import pool
 
+from mmvicreg import distributed
 from mmvicreg.evaluate import counts as counts_module
 from mmvicreg.evaluate.positives import Positives
 from mmvicreg.evaluate.ranks import Ranks, rank_both, rank_queries
@@ -66,6 +68,24 @@ def test_both_directions_from_one_pass_equal_each_alone(tile, repeat):
     alone = rank_queries(queries, items, positives), rank_queries(items, queries, positives.transpose())
     for found, expected in zip((there, back), alone, strict=True):
         for name in ("above", "tied", "tied_matches", "matches", "average_precision"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def processes_own_counts():
+    hashes = counts_module._hashes
+    counts_module._hashes = lambda rows: hashes(rows) * (-1) ** distributed.rank()
+    try:
+        queries, items, positives = random_problem(3)
+        items, queries = items[np.arange(60) % 20], queries[np.arange(40) % 9]
+        return counts_module.count_matches(queries, items, positives, both=True, tile=7, sharded=True)
+    finally:
+        counts_module._hashes = hashes
+
+
+def test_processes_agree_on_repeated_rows_though_each_salts_its_hashes():
+    expected = processes_own_counts()
+    for found in pool(2).run(processes_own_counts):
+        for name in ("score", "above", "tied", "queries_above", "queries_tied"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 

@@ -1,6 +1,7 @@
 """Index: every damaged tar is refused with what is wrong; sound ones open fast, anywhere, unchanged."""
 
 import gc
+import gzip
 import io
 import os
 import shutil
@@ -46,6 +47,17 @@ def test_only_the_asked_members_are_read(tmp_path):
     write_shards(tmp_path, [2])
     sample = Fetcher(open_index(str(tmp_path / "*.tar")))(0, 1, {"txt", "flac"})
     assert dict(sample.members) == {"txt": b"photograph 1"} and sample.number == 1
+
+
+def test_indices_stay_good_when_shards_are_added_beside_theirs(tmp_path):
+    paths = write_shards(tmp_path, [5, 3, 4])
+    first = open_index(paths[2:])
+    every = open_index(paths)  # its first lines are old, the rest are new: the sidecar was written again
+    for index, keys in ((first, range(8, 12)), (every, range(12))):
+        fetch = Fetcher(index)
+        found = [fetch(*index.place(number), {"txt"}) for number in range(len(index))]
+        assert [sample.key for sample in found] == [f"{key:06d}" for key in keys]
+        assert [sample.members["txt"].decode() for sample in found] == [f"photograph {key}" for key in keys]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -119,6 +131,22 @@ def test_shard_that_changed_after_indexing_is_refused(tmp_path):
         Fetcher(index)(0, 0, {"txt"})
 
 
+def test_shard_that_was_written_again_with_the_same_size_is_refused_and_a_touched_one_is_not(tmp_path):
+    paths = write_shards(tmp_path, [3])
+    index = open_index(paths)
+    os.utime(paths[0], (1, 1))
+    assert Fetcher(index)(0, 0, {"txt"}).members == {"txt": b"photograph 0"}
+    data = Path(paths[0]).read_bytes()
+    with tarfile.open(paths[0], "w") as tar:
+        for key in ("x", "y"):
+            info = tarfile.TarInfo(f"{key}.txt")
+            tar.addfile(info, io.BytesIO(b""))
+    with open(paths[0], "r+b") as file:
+        file.truncate(len(data))
+    with pytest.raises(BadShard, match="changed after it was indexed"):
+        Fetcher(index)(0, 0, {"txt"})
+
+
 def test_patterns(tmp_path):
     paths = write_shards(tmp_path, [1, 1, 1])
     assert expand(f"{tmp_path}/train-*.tar") == paths
@@ -129,6 +157,8 @@ def test_patterns(tmp_path):
         expand(f"{tmp_path}/nowhere/*.tar")
     with pytest.raises(FileNotFoundError, match=r"train-000003\.tar"):
         open_index(f"{tmp_path}/train-{{000000..000003}}.tar")
+    with pytest.raises(ValueError, match=r"is a folder; name the shards in it: .*/\*\.tar"):
+        expand(str(tmp_path))
     with pytest.raises(ValueError, match="listed twice"):
         expand([paths[0], paths[0]])
     for shell in ("pipe:cat x.tar", "cat x.tar |", "| cat x.tar"):
@@ -166,6 +196,11 @@ DAMAGE = {
     "two tars concatenated": (lambda p: Path(p).write_bytes(2 * Path(p).read_bytes()), "data after the end"),
     "zero bytes": (lambda p: os.truncate(p, 0), "empty file"),
     "HTML": (lambda p: Path(p).write_bytes(b"<html>404</html>" * 100), "not a tar"),
+    "zeros only": (lambda p: Path(p).write_bytes(bytes(20480)), "empty file"),
+    "compressed": (
+        lambda p: Path(p).write_bytes(gzip.compress(Path(p).read_bytes())),
+        "not a tar.*compressed: unpack it",
+    ),
     "short HTML": (lambda p: Path(p).write_bytes(b"<html>404</html>"), "not a tar"),
     "sorted by suffix": (sort_by_suffix, "keys not adjacent"),
 }
@@ -179,6 +214,19 @@ def test_damaged_tar_is_refused_with_its_kind(tmp_path, name):
     with pytest.raises(BadShard, match=kind) as raised:
         open_index(paths)
     assert paths[0] in str(raised.value) and "mmvicreg check" in str(raised.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(FileNotFoundError, match="not a regular file"):
+        open_index(str(tmp_path / "x.tar"))
+
+
+def test_more_suffixes_than_an_index_holds_are_refused_by_name(tmp_path):
+    members = [tarfile.TarInfo(f"image.{number}.jpg").tobuf() for number in range(65_537)]
+    (tmp_path / "x.tar").write_bytes(b"".join(members) + bytes(1024))
+    with pytest.raises(BadShard, match=r"65537 different suffixes; dots in keys"):
+        open_index(str(tmp_path / "x.tar"))
 
 
 def test_duplicate_and_returning_keys_are_refused(tmp_path):

@@ -13,10 +13,11 @@ import pytest
 from photographs import Words, encoded, write_shards
 from webdataset import TarWriter
 
+from mmvicreg.check import CheckConfig, main
 from mmvicreg.plan import Plan
 from mmvicreg.sequential import sequential_samples
 from mmvicreg.shards import open_index
-from mmvicreg.spool import RemoteError, Spool
+from mmvicreg.spool import Closed, RemoteError, Spool
 from mmvicreg.stream import Stream
 from mmvicreg.tar import BadShard
 
@@ -64,7 +65,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def do_GET(self):
-        how = self.path.strip("/").removesuffix(".tar")
+        how = self.path.strip("/").partition(".tar")[0]
         turn = Server.seen[how] = Server.seen.get(how, 0) + 1
         data, tag = body(), ("ETag", '"one"')
         start = int(self.headers["Range"].split("=")[1].rstrip("-")) if "Range" in self.headers else 0
@@ -113,6 +114,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         elif how == "garbage":
             self.wfile.write(b"\0\1\2 not http at all\r\n\r\n")
             self.close_connection = True
+        elif how == "drip":
+            self.send(200, data, headers=[tag], cut=3000, pause=0.3)
         elif how == "twice":
             self.send(200, data + data)
         else:
@@ -172,6 +175,25 @@ def test_what_does_not_heal_is_an_error_and_leaves_nothing(server, spool, how):
     assert not [name for name in os.listdir(spool.folder) if not name.endswith(".lock")]
 
 
+def test_a_download_that_nobody_waits_for_any_more_ends(server, spool):
+    asked = iter([False] * 3 + [True] * 99)
+    with pytest.raises(Closed, match="closed while it was read"):
+        spool.get(f"{server}/drip.tar", closed=lambda: next(asked))
+    assert not [name for name in os.listdir(spool.folder) if not name.endswith(".lock")]
+
+
+def test_shards_beyond_the_last_step_are_not_downloaded(server, spool):
+    names = [f"{how}.tar?{n}" for n in range(8) for how in ("sound",)]
+    index = open_index([f"{server}/{name}" for name in names], spool=spool)
+    for path in Path(spool.folder).glob("*.tar"):
+        path.unlink()
+    plan = Plan(index.counts, seed=0, global_batch=4, lanes=1, window=40)
+    wanted = {int(shard) for step in range(3) for shard in plan.locate(step, range(4)).shard}
+    list(Stream(index, plan, readers={"text": Words()}, stop=3, spool=spool))
+    time.sleep(0.1)
+    assert len(list(Path(spool.folder).glob("*.tar"))) == len(wanted) < 8
+
+
 def test_nobody_there(spool):
     with pytest.raises(RemoteError, match="in 4 attempts"):
         spool.get("http://127.0.0.1:9/x.tar")
@@ -213,31 +235,27 @@ def test_a_remote_shard_that_changed_is_refused(server, spool):
         spool.get(f"{server}/sound.tar", size=os.path.getsize(path) + 1)
 
 
-def test_s3_through_fsspec(spool, monkeypatch):
-    s3fs = pytest.importorskip("s3fs")
-    moto = pytest.importorskip("moto.server")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    running = moto.ThreadedMotoServer(port=0, verbose=False)
-    running.start()
-    try:
-        host, port = running.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        files = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
-        files.mkdir("shards")
-        files.pipe("shards/a.tar", body())
-        files.pipe("shards/cut.tar", body()[: boundary()])
-        slow = Spool(spool.folder, stall=20, attempts=2, backoff=0.01)
-        assert Path(slow.get("s3://shards/a.tar")).read_bytes() == body()
-        with pytest.raises(RemoteError, match="not whole"):
-            slow.get("s3://shards/cut.tar")
-        with pytest.raises(RemoteError, match="does not exist"):
-            slow.get("s3://shards/none.tar")
-    finally:
-        running.stop()
+def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, spool):
+    index = open_index(f"{server}/sound.tar", spool=spool)
+    (entry,) = (shard.entry for shard in index.shards)
+    for path in Path(spool.folder).glob("*.tar"):
+        path.unlink()
+    spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    for path in Path(spool.folder).glob("*.tar"):
+        path.unlink()
+    with pytest.raises(BadShard, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"):
+        spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
 
 
-def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path):
+def test_remote_shards_are_checked_too(server, spool, capsys):
+    assert main(CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)) == 0
+    assert "2 shards, 80 samples" in capsys.readouterr().out
+    assert main(CheckConfig(f"{server}/{{missing,html}}.tar", processes=1)) == 1
+    out = capsys.readouterr().out
+    assert "missing file at download" in out and "HTTP 404" in out and "not a tar at download" in out
+
+
+def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path, caplog):
     paths = write_shards(tmp_path, [5, 4])
 
     def opened(data):
@@ -248,6 +266,7 @@ def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path):
         "jpg",
         "txt",
     }
+    assert "cannot be resumed" in caplog.text
     data = Path(paths[0]).read_bytes()
     end = len(data.rstrip(b"\0"))
     for cut in [1, 100, 512, 700, *range(1024, end, 1024), end // 2]:

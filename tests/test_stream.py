@@ -19,7 +19,8 @@ from mmvicreg.ledger import read_ledger
 from mmvicreg.plan import Plan
 from mmvicreg.rows import ReaderError
 from mmvicreg.shards import open_index
-from mmvicreg.stream import Budget, Stream, TooManyRejected
+from mmvicreg.stream import Stream
+from mmvicreg.tally import Budget, TooManyRejected
 from mmvicreg.tar import BadShard
 from mmvicreg.workers import WorkerLost
 
@@ -189,7 +190,7 @@ def test_ledger_of_a_repeated_stretch_is_read_once(tmp_path):
 def test_budget_stops_the_run_and_names_the_worst(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=4)
-    with pytest.raises(TooManyRejected, match=r"of 40 samples .*empty.*'bad-0\.tar', 4"):
+    with pytest.raises(TooManyRejected, match=r"of 40 samples .*empty.*'bad-0\.tar': 4"):
         list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
 
 

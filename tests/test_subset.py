@@ -9,7 +9,7 @@ from webdataset import TarWriter
 from mmvicreg.fetch import Fetcher
 from mmvicreg.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.shards import Index, open_index
-from mmvicreg.subset import having, holds
+from mmvicreg.subset import having, holds, only
 
 
 @pytest.fixture
@@ -73,3 +73,15 @@ def test_shares_that_exclude_each_other_are_an_error(index: Index) -> None:
     members = {"effect": ("effect.ogg",), "depth": ("depth.npy",)}
     with pytest.raises(ValueError, match=r"no weights give these shares together.*effect 10.0%, depth 20.0%"):
         raise_shares([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
+
+
+def test_numbers_choose_samples_of_a_subset_too(index: Index) -> None:
+    rare = having(index, ["effect.ogg"])
+    for whole, numbers in ((index, [99, 0, 50, 7]), (rare, [9, 0, 4])):
+        part = only(whole, numbers)
+        fetch, every = Fetcher(part), Fetcher(whole)
+        found = [fetch(*part.place(number), ()).key for number in range(len(part))]
+        assert found == [every(*whole.place(number), ()).key for number in sorted(numbers)]
+        assert part.fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="sample numbers 3 to 100; the index has samples 0 to 99"):
+        only(index, [3, 100])

@@ -12,7 +12,16 @@ from webdataset import TarWriter
 
 import mmvicreg as mm
 from mmvicreg import tools
-from mmvicreg.evaluate.labelled import label_matrix, labels_of, pack_folder, read_lines, zero_shot_weights
+from mmvicreg.classify import ClassifyConfig, classify
+from mmvicreg.cli import main
+from mmvicreg.evaluate.labelled import (
+    label_matrix,
+    labels_of,
+    open_labelled,
+    pack_folder,
+    read_lines,
+    zero_shot_weights,
+)
 from mmvicreg.evaluate.tables import nearest
 from mmvicreg.export import save_pretrained
 from mmvicreg.modalities.text_reader import write_vocabulary
@@ -91,11 +100,19 @@ def test_nearest_equals_a_full_sort(monkeypatch):
     cosine, places = nearest(queries, rows, k=7)
     torch.testing.assert_close(cosine, full.topk(7).values)
     torch.testing.assert_close(places, full.topk(7).indices)
+    monkeypatch.setattr(tables, "LARGE", 100)  # from here on faiss searches
+    by_faiss = tables._by_faiss(torch.nn.functional.normalize(queries, dim=1), rows, 7)
+    assert by_faiss is not None
+    for found in (by_faiss, nearest(queries, rows, k=7)):
+        torch.testing.assert_close(found[0], full.topk(7).values)
+        torch.testing.assert_close(found[1], full.topk(7).indices)
+    with pytest.raises(ValueError, match="the query has width 4, the rows 5: .* meet in a predictor"):
+        nearest(queries[:, :4], rows)
 
 
 def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
     (tmp_path / "names.txt").write_text("red bird\nblue boat\n")
-    config = tools.ClassifyConfig(
+    config = ClassifyConfig(
         export,
         test=shards,
         train=shards,
@@ -103,7 +120,7 @@ def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
         k=1,
         out=str(tmp_path / "found.json"),
     )
-    tools.classify(config)
+    classify(config)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["knn_1"]["top1"] == 1.0  # the training rows themselves
     assert found["linear"]["top1"] > 0.9
@@ -119,9 +136,7 @@ def test_an_image_folder_is_labelled_by_its_folders(export, tmp_path):
     names = pack_folder(tmp_path / "pictures", tmp_path / "folder-000000.tar")
     assert names == ["birds", "boats"]
     assert labels_of(open_index(str(tmp_path / "folder-000000.tar"))) == [[0], [0], [0], [1], [1], [1]]
-    tools.classify(
-        tools.ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json"))
-    )
+    classify(ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json")))
     assert "zero_shot" in json.loads((tmp_path / "f.json").read_text())
 
 
@@ -139,10 +154,14 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
     model, _, tokenizer = clip_face(run)
     theirs = zero_shot(model, tokenizer, names, templates)
-    ours = zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=templates)
+    ours = zero_shot_weights(
+        run.model.branch("text"), run.modalities["text"].reader(), names, templates=templates
+    )
     torch.testing.assert_close(ours.T, theirs)
     with pytest.raises(ValueError, match="has no {}"):
-        zero_shot_weights(run.model, run.modalities["text"].reader(), names, templates=["photo"])
+        zero_shot_weights(
+            run.model.branch("text"), run.modalities["text"].reader(), names, templates=["photo"]
+        )
 
 
 def test_several_labels_and_lists_of_names(tmp_path):
@@ -156,3 +175,102 @@ def test_several_labels_and_lists_of_names(tmp_path):
     assert read_lines(tmp_path / "names.json") == ["bird", "boat"]
     with pytest.raises(KeyError, match="reads cls; the shards have only json"):
         labels_of(open_index(str(tmp_path / "many-000000.tar")), "cls")
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Photographs with several labels each: which of the two it is of, its half, and one for all."""
+    for name, numbers in (("train", range(0, 40)), ("test", range(40, 60))):
+        with TarWriter(str(tmp_path / f"{name}-000000.tar")) as writer:
+            for n in numbers:
+                labels = [n % 2, 2 + (7 * n % 580 > 290), 4]
+                sample = {"__key__": f"{n:03d}", "png": encoded(n, format="PNG")}
+                writer.write(sample | {"json": json.dumps({"labels": labels if n % 10 else []}).encode()})
+    return tmp_path
+
+
+def test_several_labels_are_scored_by_mean_average_precision(export, many, capsys):
+    data = [
+        "--train",
+        f"{many}/train-000000.tar",
+        "--test",
+        f"{many}/test-000000.tar",
+        "--label",
+        "json:labels",
+    ]
+    assert (
+        main(["classify", export, *data, "--k", "3", "--out", f"{many}/found.json", "--device", "cpu"]) == 0
+    )
+    found = json.loads((many / "found.json").read_text())
+    assert set(found) == {"knn_3", "linear"}
+    for scores in found.values():
+        assert scores["rows"] == 18 and scores["classes"] == 5  # samples without a label are left out
+        assert scores["per_class"]["4"] == pytest.approx(1.0)  # all have it
+        assert min(scores["per_class"]["0"], scores["per_class"]["1"]) > 0.9  # the two photographs differ
+        assert scores["chance"] < 0.65 < scores["mean_average_precision"] <= 1
+    assert "mean_average_precision" in capsys.readouterr().out and not (many / "found.png").exists()
+    assert main(["classify", export, *data, "--solver", "sgd"]) == 1
+    assert "which --solver sgd does not take" in capsys.readouterr().err
+    assert main(["finetune", export, f"{many}/tuned", *data]) == 1
+    assert (
+        "samples have several labels (the first is number 1); this needs one each" in capsys.readouterr().err
+    )
+
+
+def test_the_papers_sgd_is_a_solver_and_other_branches_are_classified_too(export, shards, tmp_path, capsys):
+    data = ["--train", shards, "--test", shards, "--out", f"{tmp_path}/found.json", "--device", "cpu"]
+    assert main(["classify", export, *data, "--solver", "sgd", "--learning-rates", "0.02", "0.1"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["linear"]["top1"] > 0.9 and found["linear"]["learning_rate"] in (0.02, 0.1)
+    assert main(["classify", export, *data, "--branch", "text"]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["linear"]["rows"] == 3  # distinct captions
+    assert main(["classify", export, *data, "--branch", "sound"]) == 1
+    assert "no branch 'sound'; this run has image, text" in capsys.readouterr().err
+    (tmp_path / "one.txt").write_text("bird\n")
+    assert main(["classify", export, *data, "--names", f"{tmp_path}/one.txt"]) == 1
+    assert "a label is 1, and there are 1 class names" in capsys.readouterr().err
+
+
+def test_folders_of_one_name_are_not_mixed_up(tmp_path):
+    for place, number in (("a", 0), ("b", 1)):
+        (tmp_path / place / "pictures" / "bird").mkdir(parents=True)
+        crop(number).save(tmp_path / place / "pictures/bird/x.png")
+    first, second = (open_labelled(str(tmp_path / place / "pictures"), cache=tmp_path) for place in "ab")
+    assert first.index.fingerprint != second.index.fingerprint and first.names == ["bird"]
+    assert first.single().tolist() == [0]
+
+
+def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_path, capsys):
+    with TarWriter(str(tmp_path / "named-000000.tar")) as writer:
+        for n in range(24):
+            label = json.dumps({"is": ["tower", "flower"][n % 2]}).encode()
+            writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": label})
+    (tmp_path / "names.txt").write_text("flower\ntower\n")
+    shard = str(tmp_path / "named-000000.tar")
+    data = ["--train", shard, "--test", shard, "--label", "json:is", "--device", "cpu"]
+    assert main(["classify", export, *data]) == 1
+    assert "'tower' is not among class names: none were given (--names FILE)" in capsys.readouterr().err
+    out = ["--out", f"{tmp_path}/found.json", "--k", "1"]
+    assert main(["classify", export, *data, *out, "--names", f"{tmp_path}/names.txt"]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["knn_1"]["per_class"] == {
+        "flower": 1.0,
+        "tower": 1.0,
+    }
+    names = tuple(read_lines(tmp_path / "names.txt"))
+    assert labels_of(open_index(shard), "json:is", names)[:2] == [[1], [0]]
+    assert main(["classify", export, *data, "--names", f"{tmp_path}/none.txt"]) == 1
+    assert "none.txt: no such file; expected class names" in capsys.readouterr().err
+
+
+def test_a_search_takes_the_rows_that_another_tool_has_embedded(export, shards, tmp_path):
+    tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
+    stores = sorted((tmp_path / "cache/embeddings").iterdir())
+    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    assert sorted((tmp_path / "cache/embeddings").iterdir()) == stores
+
+
+def test_an_export_does_not_take_the_place_of_something_else(export, shards, tmp_path, capsys):
+    assert main(["export", export, shards]) == 1
+    assert "is a file; --format hub writes a folder: choose another name" in capsys.readouterr().err
+    assert main(["export", export, str(tmp_path), "--format", "image"]) == 1
+    assert "is a folder; --format image writes a file" in capsys.readouterr().err

@@ -81,13 +81,17 @@ def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: P
         assert_close(tmp_path / "one", tmp_path / f"{first}-{then}")
 
 
-def test_two_processes_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "stops"), [(2, (3, 8)), (4, (7,))])
+def test_several_processes_resume_bit_for_bit(
+    shards: str, tmp_path: Path, processes: int, stops: tuple[int, ...]
+) -> None:
+    """Four: the order in which a gradient is summed shows from three processes on."""
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9)
-    pool(2).run(train, config)
-    for stop in (3, 8):
+    pool(processes).run(train, config)
+    for stop in stops:
         cut = replace(config, out=str(tmp_path / f"cut-{stop}"))
-        assert pool(2).run(train, cut, stop) == [-1, -1]
-        pool(2).run(train, cut)
+        assert pool(processes).run(train, cut, stop) == [-1] * processes
+        pool(processes).run(train, cut)
         test_resume.assert_same(tmp_path / "whole", tmp_path / f"cut-{stop}")
 
 
@@ -111,6 +115,36 @@ def test_a_sharded_run_continues_bit_for_bit(shards: str, tmp_path: Path) -> Non
     pool(2).run(train, replace(config, out=str(tmp_path / "cut")), 7)
     pool(2).run(train, replace(config, out=str(tmp_path / "cut")))
     test_resume.assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def parameters(config: toy.Config) -> dict[str, torch.Tensor]:
+    """On every process: what a run gives back, used by one process alone."""
+    train(config)
+    model = mm.run(config, toy.objective).model
+    if torch.distributed.get_rank() == 0:
+        assert model.branches["a"](torch.zeros(3, toy.WIDTH)).z.shape == (3, 16)
+    return {name: value.detach() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "columns"])
+def test_probes_of_processes_with_unequal_batches_are_those_of_one(
+    shards: str, tmp_path: Path, parallel: Any
+) -> None:
+    """129 held-out samples: 64 make one batch of a process, 65 two. The model that comes back is whole."""
+    held_out = toy.write_shards(tmp_path / "data", shards=1, samples=129, missing=2, seed=3)
+    a, b = (toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab")
+    probe = mm.ProbeConfig(data=held_out, every=4, label="class")
+    config = plain(shards, tmp_path / "one", a=a, b=b, probe=probe)
+    mm.run(config, toy.objective)
+    both = pool(2).run(parameters, replace(config, out=str(tmp_path / "two"), parallel=parallel))
+    assert_close(tmp_path / "one", tmp_path / "two")
+    for left, right in zip(*(read_log(tmp_path / name) for name in ("one", "two")), strict=True):
+        assert ("probe" in left) == (left["step"] in (4, 8, 12))
+        assert right.get("probe") == pytest.approx(left.get("probe"), abs=0.02)
+    saved = load_file(tmp_path / "two/checkpoints/step-00000012/weights.safetensors")
+    if parallel != "columns":
+        for found in both:
+            assert all(saved[f"model.{name}"].equal(value) for name, value in found.items())
 
 
 def test_encoders_freed_during_the_run_are_the_same_on_both_processes(shards: str, tmp_path: Path) -> None:

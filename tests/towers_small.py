@@ -50,6 +50,8 @@ def text_folder() -> str:
         num_attention_heads=2,
         intermediate_size=16,
         max_position_embeddings=16,
+        hidden_dropout_prob=0.0,  # masks differ between numbers of processes
+        attention_probs_dropout_prob=0.0,
     )
     BertModel(config).save_pretrained(folder)
     words = Tokenizer(

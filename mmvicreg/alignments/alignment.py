@@ -20,6 +20,13 @@ class Alignment(nn.Module, ABC):
     """Where set, the training loop keeps an exponential moving average of the branches with this momentum
     and passes its embeddings as ``targets``."""
 
+    widths: tuple[int, int] | None = None
+    """Where set, the two views' widths that it was made for; where not, any, equal ones."""
+
+    def fits(self, a: int, b: int) -> bool:
+        """Whether embeddings of these widths can be aligned."""
+        return a == b if self.widths is None else (a, b) == self.widths
+
     @abstractmethod
     def weights(self) -> dict[str, float]:
         """Weight of each term that ``forward`` returns."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmvicreg.alignments.alignment import Alignment, Targets
 from mmvicreg.alignments.similarities import similarities
 from mmvicreg.distributed import mean_rows
+from mmvicreg.regularizers.settings import expect
 
 
 class InfoNCE(Alignment):
@@ -30,6 +31,8 @@ class InfoNCE(Alignment):
         largest_scale: float = 100.0,
     ) -> None:
         super().__init__()
+        kept = 1 / largest_scale <= temperature <= 1
+        expect("InfoNCE's temperature", temperature, holds=kept, expected=f"{1 / largest_scale:g} to 1")
         self.weight, self.largest = weight, math.log(largest_scale)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn_scale)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmvicreg.alignments.alignment import Alignment, Targets
 from mmvicreg.distributed import gather_rows, mean_rows, row_counts
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
+from mmvicreg.regularizers.settings import expect
 
 
 class MomentumQueue(Alignment):
@@ -35,6 +36,10 @@ class MomentumQueue(Alignment):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
+        expect("MomentumQueue's size", size, holds=size > 0, expected="at least 1 key")
+        expect("MomentumQueue's temperature", temperature, holds=temperature > 0, expected="above 0")
+        expect("MomentumQueue's momentum", momentum, holds=0 <= momentum < 1, expected="0 to below 1")
+        self.widths = (width, width)
         self.weight, self.temperature, self.momentum = weight, temperature, momentum
         generator = torch.Generator().manual_seed(0)
         for name in ("queue_a", "queue_b"):

@@ -17,6 +17,7 @@ from mmvicreg.alignments.cosine import cosine_distances
 from mmvicreg.distributed import mean_rows
 from mmvicreg.model import projector
 from mmvicreg.regularizers.precision import statistics_dtype
+from mmvicreg.regularizers.settings import expect
 
 
 class Prediction(Alignment):
@@ -37,6 +38,11 @@ class Prediction(Alignment):
         momentum: float | None = None,
     ) -> None:
         super().__init__()
+        known = ("mse", "cosine")
+        expect("Prediction's distance", distance, holds=distance in known, expected=f"one of {known}")
+        moving = momentum is None or 0 <= momentum < 1
+        expect("Prediction's momentum", momentum, holds=moving, expected="None, or 0 to below 1")
+        self.widths = (widths[0], widths[1])
         self.weight, self.distance, self.momentum = weight, distance, momentum
         self.from_a = projector(widths[0], (*hidden, widths[1]))
         self.from_b = projector(widths[1], (*hidden, widths[0]))

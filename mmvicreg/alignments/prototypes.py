@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmvicreg.alignments.alignment import Alignment, Targets
 from mmvicreg.distributed import all_reduce_max, all_reduce_sum, mean_rows, row_counts
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
+from mmvicreg.regularizers.settings import expect
 
 
 class Prototypes(Alignment):
@@ -32,6 +33,11 @@ class Prototypes(Alignment):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
+        expect("Prototypes' count", count, holds=count > 1, expected="at least 2 prototypes")
+        expect("Prototypes' iterations", iterations, holds=iterations > 0, expected="at least 1")
+        heat = min(temperature, sharpness)
+        expect("Prototypes' lower temperature", heat, holds=heat > 0, expected="above 0")
+        self.widths = (width, width)
         self.weight, self.temperature = weight, temperature
         self.sharpness, self.iterations = sharpness, iterations
         self.prototypes = nn.Parameter(F.normalize(torch.randn(count, width), dim=1))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmvicreg.alignments.alignment import Alignment, Targets
 from mmvicreg.alignments.similarities import similarities
 from mmvicreg.distributed import mean_rows
+from mmvicreg.regularizers.settings import expect
 
 
 class Sigmoid(Alignment):
@@ -22,6 +23,7 @@ class Sigmoid(Alignment):
 
     def __init__(self, *, weight: float = 1.0, scale: float = 10.0, bias: float = -10.0) -> None:
         super().__init__()
+        expect("Sigmoid's scale", scale, holds=scale > 0, expected="above 0")
         self.weight = weight
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(bias))

@@ -15,6 +15,8 @@ class Sum(Alignment):
 
     def __init__(self, *parts: Alignment) -> None:
         super().__init__()
+        if not parts:
+            raise ValueError("Sum() has no parts; give it alignments")
         names = [term for part in parts for term in part.weights()]
         if len(set(names)) < len(names):
             raise ValueError(f"the parts have the terms {names}; each name may occur once: give other parts")
@@ -23,6 +25,9 @@ class Sum(Alignment):
             raise ValueError(f"the parts ask for the momenta {sorted(momenta)}; give them one")  # type: ignore[type-var]
         self.momentum = next(iter(momenta), None)
         self.parts = nn.ModuleList(parts)
+
+    def fits(self, a: int, b: int) -> bool:
+        return all(part.fits(a, b) for part in self._parts())
 
     def weights(self) -> dict[str, float]:
         return {term: weight for part in self._parts() for term, weight in part.weights().items()}

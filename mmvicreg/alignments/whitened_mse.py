@@ -12,6 +12,7 @@ from mmvicreg.alignments.alignment import Alignment, Targets
 from mmvicreg.alignments.cosine import cosine_distances
 from mmvicreg.distributed import all_reduce_sum, gather_rows, rank, row_counts, world_size
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
+from mmvicreg.regularizers.settings import expect
 
 
 class WhitenedMSE(Alignment):
@@ -26,7 +27,12 @@ class WhitenedMSE(Alignment):
     def __init__(self, *, weight: float = 1.0, size: int = 256, shrink: float = 1e-3) -> None:
         super().__init__()
         if not 0 < shrink < 1:
-            raise ValueError(f"shrink is {shrink}; choose it between 0 and 1, so that Cholesky cannot fail")
+            raise ValueError(
+                f"shrink is {shrink}; choose it between 0 and 1, so that there is a Cholesky factor"
+            )
+        expect(
+            "WhitenedMSE's size", size, holds=size > 1, expected="at least 2 rows (twice the width is usual)"
+        )
         self.weight, self.size, self.shrink = weight, size, shrink
 
     def weights(self) -> dict[str, float]:
@@ -54,5 +60,8 @@ class WhitenedMSE(Alignment):
         x_swD = x_swD - x_swD.mean(1, keepdim=True)
         covariance_sDD = x_swD.mT @ x_swD * ((1 - self.shrink) / (x_swD.shape[1] - 1))
         identity = torch.eye(x_swD.shape[2], dtype=x_swD.dtype, device=x_swD.device)
-        lower_sDD = torch.linalg.cholesky(covariance_sDD + self.shrink * identity)
+        # Where there is none after all (NaN, or beyond fp32), NaN on this process, as any other loss would be:
+        # an exception here would leave the other processes waiting.
+        lower_sDD, failed_s = torch.linalg.cholesky_ex(covariance_sDD + self.shrink * identity)
+        lower_sDD = torch.where(failed_s[:, None, None] == 0, lower_sDD, torch.nan)
         return torch.linalg.solve_triangular(lower_sDD, x_swD.mT, upper=False).mT

@@ -74,7 +74,7 @@ def score_classes(scores_MC: Tensor | np.ndarray, labels_M: np.ndarray) -> Class
 
 def knn_scores(
     train_ND: Tensor | np.ndarray,
-    labels_N: np.ndarray,
+    targets_N: np.ndarray,
     test_MD: Tensor | np.ndarray,
     *,
     classes: int,
@@ -84,17 +84,22 @@ def knn_scores(
     """Votes (M, C) of the k nearest training rows by cosine, each exp(cosine / temperature).
 
     The weighted protocol of Wu et al. 2018 (arXiv 1805.01978), as DINO and VICReg report it (k 20, 0.07);
-    ``temperature`` inf counts every neighbour once. Memory is bounded by the batch of test rows.
+    ``temperature`` inf counts every neighbour once. ``targets_N``: class numbers, or bool (N, C) for several
+    labels. Memory is bounded by the batch of test rows.
     """
     train = _unit(train_ND)
     if not 1 <= k <= len(train):
         raise ValueError(f"k is {k}; there are {len(train)} training rows")
-    labels = torch.as_tensor(np.asarray(labels_N, dtype=np.int64))
+    targets = torch.as_tensor(np.asarray(targets_N))
     votes = []
     for start in range(0, len(test_MD), BATCH):
         cosine, nearest = (_unit(test_MD[start : start + BATCH]) @ train.T).topk(k, dim=1)
         weight = torch.exp((cosine - 1.0) / temperature)
-        votes.append(torch.zeros(len(cosine), classes).scatter_add_(1, labels[nearest], weight))
+        if targets.ndim == 2:
+            votes.append(torch.einsum("mk,mkc->mc", weight, targets[nearest].float()))
+        else:
+            empty = torch.zeros(len(cosine), classes)
+            votes.append(empty.scatter_add_(1, targets[nearest].long(), weight))
     return torch.cat(votes)
 
 
@@ -211,36 +216,20 @@ def sweep(
     settings: Sequence[float],
     validation_MD: Tensor | np.ndarray,
     labels_M: np.ndarray,
+    *,
+    score: Callable[[Tensor, np.ndarray], float] | None = None,
 ) -> tuple[Probe, dict[float, float]]:
-    """The probe with the best validation top-1, and every setting's. ``make`` takes one setting.
+    """The probe with the best validation score, and every setting's. ``make`` takes one setting.
 
-    Choose on validation rows, then score the test rows once.
+    ``score`` of (scores, labels) is top-1 unless given. Choose on validation rows, then score the test rows
+    once.
     """
     if not settings:
         raise ValueError("no settings to sweep")
+    rate = score or (lambda scores, labels: score_classes(scores, labels).top1)
     probes = {setting: make(setting) for setting in settings}
-    found = {s: score_classes(probe(validation_MD), labels_M).top1 for s, probe in probes.items()}
+    found = {setting: rate(probe(validation_MD), labels_M) for setting, probe in probes.items()}
     return probes[max(found, key=lambda setting: found[setting])], found
-
-
-def average_precision(scores_MC: Tensor | np.ndarray, targets_MC: np.ndarray) -> np.ndarray:
-    """Average precision of each class (C,), as scikit-learn's: sum over thresholds of (R_n - R_n-1) P_n.
-
-    Equal scores are one threshold. nan for a class without positives; its mean over the rest is the mAP of
-    multi-label benchmarks (VOC07 in later use).
-    """
-    scores = np.asarray(scores_MC, dtype=np.float64)
-    targets = np.asarray(targets_MC, dtype=bool)
-    if scores.shape != targets.shape:
-        raise ValueError(f"scores are {scores.shape}, targets {targets.shape}")
-    found = np.full(scores.shape[1], np.nan)
-    for c in np.flatnonzero(targets.any(0)):
-        order = np.argsort(-scores[:, c], kind="stable")
-        hit = np.cumsum(targets[order, c])
-        last = np.flatnonzero(np.r_[np.diff(scores[order, c]) != 0, True])
-        precision, recall = hit[last] / (last + 1), hit[last] / hit[-1]
-        found[c] = (np.diff(np.r_[0.0, recall]) * precision).sum()
-    return found
 
 
 def class_weights(prompts: Sequence[Tensor | np.ndarray]) -> Tensor:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.evaluate.positives import Positives
+from mmvicreg.regularizers.product import product
 
-TILE = {"cpu": 640, "cuda": 16384}
-"""Rows and columns of a tile: 1.6 MB of scores on a CPU, 1 GB on a GPU."""
+TILE = {"cpu": 400, "cuda": 16384}
+"""Rows and columns of a tile: 0.6 MB of scores on a CPU, 1 GB on a GPU."""
 COMPARED = 16
 """Up to this many matches of a row, comparing with each is cheaper than sorting the row."""
 
@@ -49,36 +50,42 @@ class _Side:
         self.name, self.tile, self.device = name, tile, device
         # A GPU holds the rows; a CPU reads them tile by tile, from a memory map too.
         self.rows = rows_ND if device.type == "cpu" else _tensor(rows_ND[:]).to(device)
-        hashes = np.concatenate([_hashes(rows_ND[a : a + 4096]) for a in range(0, len(rows_ND), 4096)])
-        _, first, self.place = np.unique(hashes, return_index=True, return_inverse=True)
-        if len(first) == len(rows_ND):
-            first = self.place = np.arange(len(rows_ND))  # keep the order of the rows: slices, not gathers
-        self.first = first
+        hashes = np.concatenate([_hashes(rows_ND[a : a + tile]) for a in range(0, len(rows_ND), tile)])
+        _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+        # In order of first occurrence, not of hashes: Python salts those, another way in every process.
+        order = np.argsort(first)
+        self.first, self.place = first[order], np.argsort(order)[place]
         self.weight = np.bincount(self.place)
-        self.repeats = len(first) < len(rows_ND)
+        self.repeats = len(self.first) < len(rows_ND)
+        self.inverse_norm = torch.cat([self._inverse_norms(*span) for span in self.tiles()])
 
     def __len__(self) -> int:
         return len(self.first)
 
     def unit(self, start: int, stop: int) -> Tensor:
         """Distinct rows start..stop in fp32 and unit length (a zero row stays zero: it ties with all)."""
-        rows = self.rows[self.first[start:stop]] if self.repeats else self.rows[start:stop]
-        return self._unit(rows, self.first[start:stop])
+        return self._distinct(start, stop) * self.inverse_norm[start:stop, None]
 
     def gather(self, places: np.ndarray) -> Tensor:
         """These distinct rows."""
-        return self._unit(self.rows[self.first[places]], self.first[places])
+        where = torch.from_numpy(places).to(self.device)
+        return self._fp32(self.rows[self.first[places]]) * self.inverse_norm[where, None]
 
-    def _unit(self, rows: Tensor | np.ndarray, numbers: np.ndarray) -> Tensor:
-        x_nD = _tensor(rows).to(self.device, torch.float32)
+    def _fp32(self, rows: Tensor | np.ndarray) -> Tensor:
+        return _tensor(rows).to(self.device, torch.float32)
+
+    def _distinct(self, start: int, stop: int) -> Tensor:
+        return self._fp32(self.rows[self.first[start:stop]] if self.repeats else self.rows[start:stop])
+
+    def _inverse_norms(self, start: int, stop: int) -> Tensor:
         # Not linalg.vector_norm: in fp32 on a CPU it is off by up to 7e-4.
-        norm_n = x_nD.square().sum(1, keepdim=True).sqrt()
+        norm_n = self._distinct(start, stop).square().sum(1).sqrt()
         if not bool(norm_n.isfinite().all()):
-            row = numbers[int((~norm_n.isfinite()).nonzero()[0, 0])]
+            row = self.first[start + int((~norm_n.isfinite()).nonzero()[0, 0])]
             raise ValueError(
                 f"row {row} of the {self.name} is not finite (or overflows fp32); check the checkpoint"
             )
-        return x_nD * torch.where(norm_n > 0, norm_n.reciprocal(), 0.0)
+        return torch.where(norm_n > 0, norm_n.reciprocal(), 0.0)
 
     def tiles(self) -> list[tuple[int, int]]:
         return [(a, min(a + self.tile, len(self))) for a in range(0, len(self), self.tile)]
@@ -138,9 +145,10 @@ def count_matches(
     if sharded:
         rank, size = distributed.rank(), distributed.world_size()
         tiles = tiles[len(tiles) * rank // size : len(tiles) * (rank + 1) // size]
+    columns = _wanted_by_tile(right, v_P, score_P) if both else None
     with torch.autocast(device.type, enabled=False):
         for start, stop in tiles:
-            _count_rows(left, right, (start, stop), u_P, v_P, score_P, total, both=both)
+            _count_rows(left, right, (start, stop), u_P, v_P, score_P, total, columns)
     if sharded:
         total = distributed.all_reduce_sum(total)
     found = total.cpu().numpy()[:, where_P]
@@ -166,6 +174,39 @@ def _own_scores(left: _Side, right: _Side, u_P: np.ndarray, v_P: np.ndarray) -> 
     return torch.cat(parts) if parts else torch.zeros(0, device=left.device)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The scores that each row (or column) of a tile is compared with: ``score_CS``, padded with infinity.
+
+    Pair ``pair[i]`` is that at ``row[i]``, ``slot[i]``.
+    """
+
+    score_CS: Tensor
+    row: Tensor
+    slot: Tensor
+    pair: Tensor
+
+    @staticmethod
+    def of(row_p: np.ndarray, pair_p: np.ndarray, rows: int, score_P: Tensor) -> _Wanted:
+        """``row_p`` is sorted."""
+        counts = np.bincount(row_p, minlength=rows)
+        slot_p = np.arange(len(row_p)) - np.repeat(np.cumsum(counts) - counts, counts)
+        row, slot, pair = (torch.from_numpy(x).to(score_P.device) for x in (row_p, slot_p, pair_p))
+        score_CS = score_P.new_full((rows, int(counts.max(initial=0))), torch.inf)
+        score_CS[row, slot] = score_P[pair]
+        return _Wanted(score_CS, row, slot, pair)
+
+
+def _wanted_by_tile(side: _Side, place_P: np.ndarray, score_P: Tensor) -> list[_Wanted]:
+    order = np.argsort(place_P, kind="stable")
+    sorted_P = place_P[order]
+    found = []
+    for begin, end in side.tiles():
+        low, high = np.searchsorted(sorted_P, [begin, end])
+        found.append(_Wanted.of(sorted_P[low:high] - begin, order[low:high], end - begin, score_P))
+    return found
+
+
 def _count_rows(
     left: _Side,
     right: _Side,
@@ -174,62 +215,34 @@ def _count_rows(
     v_P: np.ndarray,
     score_P: Tensor,
     total: Tensor,
-    *,
-    both: bool,
+    columns: list[_Wanted] | None,
 ) -> None:
-    """Add one row of tiles to ``total`` (4, P): above, tied, queries above, queries tied."""
+    """Add one row of tiles to ``total`` (4, P): above, tied, and, with ``columns``, the same among queries."""
     start, stop = span
     device = left.device
     rows_CD = left.unit(start, stop)
     first, last = np.searchsorted(u_P, [start, stop])  # pairs are sorted by query
     mine = np.arange(first, last)
-    slots = _slots(u_P[first:last] - start, mine, stop - start)
-    by_column = np.argsort(v_P, kind="stable") if both else mine
-    column_of = v_P[by_column]
+    rows = _Wanted.of(u_P[first:last] - start, mine, stop - start, score_P)
     spare = torch.empty(stop - start, right.tile, device=device)
-    for begin, end in right.tiles():
+    for number, (begin, end) in enumerate(right.tiles()):
         spare_CK = spare[:, : end - begin]
-        scores_CK = _product(rows_CD, right.unit(begin, end))
+        scores_CK = product(rows_CD, right.unit(begin, end).T)
         inside = mine[(v_P[mine] >= begin) & (v_P[mine] < end)]
         place = torch.from_numpy(np.stack([u_P[inside] - start, v_P[inside] - begin])).to(device)
         scores_CK[place[0], place[1]] = score_P[torch.from_numpy(inside).to(device)]
-        _add(scores_CK, spare_CK, slots, score_P, total[:2], right.weights(begin, end))
-        if both:
-            low, high = np.searchsorted(column_of, [begin, end])
-            columns = _slots(column_of[low:high] - begin, by_column[low:high], end - begin)
-            _add(scores_CK.T, spare_CK.T, columns, score_P, total[2:], left.weights(start, stop))
-
-
-def _product(rows_CD: Tensor, columns_KD: Tensor) -> Tensor:
-    """All dot products (C, K), in fp32."""
-    if rows_CD.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        # oneDNN uses AVX-512 on every make of CPU; torch's BLAS does not (2.3 times slower on an AMD EPYC).
-        return torch.nn.functional.linear(rows_CD.to_mkldnn(), columns_KD.to_mkldnn()).to_dense()
-    return rows_CD @ columns_KD.T
-
-
-def _slots(row_p: np.ndarray, pair_p: np.ndarray, rows: int) -> np.ndarray:
-    """(rows, S) numbers of the pairs of each row, -1 where it has fewer; ``row_p`` is sorted."""
-    counts = np.bincount(row_p, minlength=rows)
-    slots = np.full((rows, int(counts.max(initial=0))), -1)
-    slots[row_p, np.arange(len(row_p)) - np.repeat(np.cumsum(counts) - counts, counts)] = pair_p
-    return slots
+        _add(scores_CK, spare_CK, rows, total[:2], right.weights(begin, end))
+        if columns is not None:
+            _add(scores_CK.T, spare_CK.T, columns[number], total[2:], left.weights(start, stop))
 
 
 def _add(
-    scores_CK: Tensor,
-    spare_CK: Tensor,
-    slots_CS: np.ndarray,
-    score_P: Tensor,
-    total_2P: Tensor,
-    weight_K: Tensor | None,
+    scores_CK: Tensor, spare_CK: Tensor, wanted: _Wanted, total_2P: Tensor, weight_K: Tensor | None
 ) -> None:
     """Count along each row what lies above its pairs' scores and level with them."""
-    slots = torch.from_numpy(slots_CS).to(score_P.device)
-    used = slots >= 0
-    wanted_CS = torch.where(used, score_P[slots.clamp(min=0)], torch.inf) if len(score_P) else score_P[slots]
-    for row_2P, count_CS in zip(total_2P, _compare(scores_CK, spare_CK, wanted_CS, weight_K), strict=True):
-        row_2P.index_add_(0, slots[used], count_CS[used].long())
+    counts = _compare(scores_CK, spare_CK, wanted.score_CS, weight_K)
+    for row_P, count_CS in zip(total_2P, counts, strict=True):
+        row_P.index_add_(0, wanted.pair, count_CS[wanted.row, wanted.slot].long())
 
 
 def _compare(
@@ -237,7 +250,10 @@ def _compare(
 ) -> Iterator[Tensor]:
     """Entries above and equal, each (C, S)."""
     if wanted_CS.shape[1] > COMPARED and weight_K is None:
-        ordered_CK = scores_CK.sort(dim=1).values
+        ordered_CK = scores_CK.sort(
+            dim=1
+        ).values.contiguous()  # of a transposed tile it is not, and torch warns
+        wanted_CS = wanted_CS.contiguous()
         up_to_CS = torch.searchsorted(ordered_CK, wanted_CS, right=True)
         yield scores_CK.shape[1] - up_to_CS
         yield up_to_CS - torch.searchsorted(ordered_CK, wanted_CS)

@@ -39,6 +39,15 @@ def store_name(model: Model, index: Index, readers: Mapping[str, Reader], *, set
     return digest.hexdigest()[:16]
 
 
+def find(
+    model: Model, index: Index, readers: Mapping[str, Reader], *, folder: str | Path, batch_size: int = 64
+) -> Store | None:
+    """The store that :func:`embed` made with these arguments, or None; every process calls this."""
+    name = store_name(model, index, readers, settings=f"fp32 {BLOCK} {batch_size}")
+    there = distributed.broadcast_object((Path(folder) / name / "store.json").is_file())
+    return open_store(Path(folder) / name) if there else None
+
+
 def embed(
     model: Model,
     index: Index,

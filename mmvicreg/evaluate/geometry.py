@@ -242,8 +242,9 @@ def lidar(views_NQD: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-8) -> f
     within_DD = within.T @ within / (n * (q - 1)) + delta * torch.eye(
         d, device=within.device, dtype=within.dtype
     )
-    values, vectors = torch.linalg.eigh(within_DD)
-    white_ND = between_ND @ (vectors * values.rsqrt())
+    # S_w = L L': the eigenvalues are those of (L^-1 B')(L^-1 B')' / (n - 1), which needs no root of S_w.
+    lower = torch.linalg.cholesky(within_DD)
+    white_ND = torch.linalg.solve_triangular(lower, between_ND.T, upper=False).T
     eigenvalues = np.zeros(d)
     found = _singular_values(white_ND) ** 2 / (n - 1)
     eigenvalues[: len(found)] = found

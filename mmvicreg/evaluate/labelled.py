@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from torch import Tensor
 from mmvicreg.evaluate.classification import class_weights
 from mmvicreg.evaluate.store import Rows
 from mmvicreg.items import RejectedItem, evaluation_items
-from mmvicreg.model import Model
+from mmvicreg.model import Branch
 from mmvicreg.reader import BadSample, Item, Reader, Sample
-from mmvicreg.shards import Index
+from mmvicreg.shards import Index, open_index
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 TEMPLATES = ("a photo of a {}.",)
@@ -26,10 +27,11 @@ TEMPLATES = ("a photo of a {}.",)
 class LabelReader(Reader):
     """A class number, from a member that holds it as text (webdataset's ``cls``) or ``json:FIELD``.
 
-    Several labels (a JSON list) are items of their own.
+    Several labels (a JSON list) are items of their own. A string is the class of that name among ``names``.
     """
 
     label: str = "cls"
+    names: tuple[str, ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -55,22 +57,89 @@ class LabelReader(Reader):
             value = json.loads(sample.members[suffix])
             value = value[field] if field else value
             values = value if isinstance(value, list) else [value]
-            return [Item(torch.tensor(int(v), dtype=torch.int64)) for v in values]
+            return [Item(torch.tensor(self._number(v), dtype=torch.int64)) for v in values]
         except (ValueError, KeyError, TypeError) as error:
             raise BadSample(f"label: {suffix!r} holds no class number ({error})") from None
 
+    def _number(self, value: int | str) -> int:
+        if not isinstance(value, str):
+            return int(value)
+        if value not in self.names:
+            known = (
+                f"the {len(self.names)} class names"
+                if self.names
+                else "class names: none were given (--names FILE)"
+            )
+            raise ValueError(f"{value!r} is not among {known}")
+        return self.names.index(value)
 
-def labels_of(index: Index, label: str = "cls") -> list[list[int]]:
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled data: its index, the class numbers of every sample, the classes' names where it has some, and what
+    reads the labels."""
+
+    index: Index
+    labels: list[list[int]]
+    names: list[str]
+    reader: LabelReader
+
+    def single(self) -> np.ndarray:
+        """The one class number of every sample, int64 (N,), -1 where it has none.
+
+        Raises ValueError where a sample has several.
+        """
+        several = [number for number, found in enumerate(self.labels) if len(found) > 1]
+        if several:
+            raise ValueError(
+                f"{len(several)} samples have several labels (the first is number {several[0]}); this needs one "
+                "each: 'mmvicreg classify' takes several"
+            )
+        return np.array([found[0] if found else -1 for found in self.labels], dtype=np.int64)
+
+
+def open_labelled(data: str, label: str = "cls", *, cache: str | Path, names: Sequence[str] = ()) -> Labelled:
+    """Shards with labels in ``label``, or an image folder CLASS/PICTURE, packed as a shard under ``cache``.
+
+    ``names``: of the classes, for shards, in the order of their numbers. Raises FileNotFoundError or ValueError where
+    there is no data or no label.
+    """
+    named = list(names)
+    if Path(data).is_dir():
+        source = Path(data).resolve()
+        own = hashlib.sha256(str(source).encode()).hexdigest()[:8]  # two folders may both be called "train"
+        packed = Path(cache) / f"{source.name}-{own}-000000.tar"
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        named = pack_folder(data, packed)
+        data, label = str(packed), "cls"
+    index = open_index(data)
+    return Labelled(index, labels_of(index, label, named), named, LabelReader(label, tuple(named)))
+
+
+def check_same_classes(train: Labelled, test: Labelled) -> None:
+    """Raises ValueError where two image folders hold different classes: their numbers would not mean the same."""
+    if train.names and test.names and train.names != test.names:
+        odd = sorted(set(train.names) ^ set(test.names))
+        listed = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+        raise ValueError(
+            f"--train and --test hold different classes ({listed}); give both the same class folders"
+        )
+
+
+def labels_of(index: Index, label: str = "cls", names: Sequence[str] = ()) -> list[list[int]]:
     """Class numbers of every sample, by sample number; an empty list where it has none.
 
     Raises ValueError where no sample has one.
     """
+    reason = ""
     labels: list[list[int]] = [[] for _ in range(len(index))]
-    for item in evaluation_items(index, {"label": LabelReader(label)}):
-        if not isinstance(item, RejectedItem):
+    for item in evaluation_items(index, {"label": LabelReader(label, tuple(names))}):
+        if isinstance(item, RejectedItem):
+            reason = reason or f" (sample {item.key}: {item.reason})"
+        else:
             labels[item.number].append(int(item.value))
     if not any(labels):
-        raise ValueError(f"no sample has a class number in {label!r}; name the member, or json:FIELD")
+        raise ValueError(f"no sample has a class number in {label!r}{reason}; name the member, or json:FIELD")
     return labels
 
 
@@ -93,15 +162,14 @@ def label_matrix(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 @torch.inference_mode()
 def zero_shot_weights(
-    model: Model,
+    branch: Branch,
     reader: Reader,
     names: Sequence[str],
     *,
-    view: str = "text",
     templates: Sequence[str] = TEMPLATES,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Unit rows (C, D), one per class name: the ensemble of its prompts (``{}`` takes the name).
+    """Unit rows (C, D) of the text branch, one per class name: the ensemble of its prompts (``{}`` takes the name).
 
     Raises ValueError for a template without ``{}`` or a text the reader cannot read.
     """
@@ -110,7 +178,6 @@ def zero_shot_weights(
     for template in templates:
         if "{}" not in template:
             raise ValueError(f"template {template!r} has no {{}} for the class name")
-    branch = model.branch(view)
     prompts = []
     for name in names:
         texts = [template.replace("{}", name) for template in templates]
@@ -161,6 +228,10 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
 
 def read_lines(path: str | Path) -> list[str]:
     """Class names or templates, one a line, blank lines left out; a JSON list or {name: number} too."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; expected class names or templates, one a line, or JSON"
+        )
     text = Path(path).read_text(encoding="utf-8")
     if Path(path).suffix == ".json":
         found = json.loads(text)

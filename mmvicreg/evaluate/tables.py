@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmvicreg.evaluate.labelled import IMAGES
 from mmvicreg.evaluate.store import Store
+from mmvicreg.predictors import between
 from mmvicreg.reader import Sample
 from mmvicreg.runs import Run
 
@@ -75,18 +76,19 @@ def _write_parquet(
 
 
 @torch.inference_mode()
-def embed_query(run: Run, query: str, *, device: str | torch.device = "cpu") -> Tensor:
+def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.device = "cpu") -> Tensor:
     """Embedding (D,) of a picture file or, where there is no such file, of a text.
 
-    Raises FileNotFoundError for a missing picture, ValueError where the run has no branch for the query.
+    ``to``: what it predicts of that branch. Raises FileNotFoundError for a missing picture, ValueError where the run
+    has no branch for the query, or no such predictor.
     """
     picture = Path(query).suffix.lower() in IMAGES
     if picture and not Path(query).is_file():
         raise FileNotFoundError(f"{query}: no such picture")
-    view = "image" if picture else "text"
-    if view not in run.model.views:
-        raise ValueError(f"the query is a {view}, the run has the views {', '.join(run.model.views)}")
-    reader = run.modalities[run.model.views[view]].reader()
+    name = "image" if picture else "text"
+    if name not in run.modalities:
+        raise ValueError(f"the query is a {name}, the run has the branches {', '.join(run.modalities)}")
+    reader = run.modalities[name].reader()
     if picture:
         data = Path(query).read_bytes()
         value = reader.items(Sample(query, 0, {Path(query).suffix.lower()[1:]: data}))[0].value
@@ -94,8 +96,9 @@ def embed_query(run: Run, query: str, *, device: str | torch.device = "cpu") -> 
         from mmvicreg.evaluate.labelled import text_item
 
         value = text_item(reader, query)
-    model = run.model.eval().to(device)
-    return model.branch(view)(value[None].to(device)).z[0].float().cpu()
+    branch = run.model.branch_named(name).eval().to(device)
+    predictor = between(run.predictors, name, to).to(device) if to else torch.nn.Identity()
+    return predictor(branch(value[None].to(device)).z)[0].float().cpu()
 
 
 def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Tensor, Tensor]:
@@ -103,6 +106,11 @@ def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Te
 
     Exact, in blocks of rows; from ``LARGE`` rows on by faiss (inner product, exact too) where installed.
     """
+    if queries_QD.shape[1] != rows_MD.shape[1]:
+        raise ValueError(
+            f"the query has width {queries_QD.shape[1]}, the rows {rows_MD.shape[1]}: branches of different widths "
+            "meet in a predictor only (--by-predictor)"
+        )
     k = min(k, len(rows_MD))
     unit = torch.nn.functional.normalize
     queries_QD = unit(queries_QD.float(), dim=1)

@@ -75,13 +75,7 @@ class ImageReader(Reader):
         picture = self._decode(sample)
         if picture is None:
             return []
-        height, width = picture.array.shape[:2]
-        return [
-            Item(
-                pixels.resize_crop(picture.array, pixels.centre_box(width, height), size=self.size),
-                recovered=picture.recovered,
-            )
-        ]
+        return [Item(pixels.resize_centre(picture.array, self.size), recovered=picture.recovered)]
 
     def _decode(self, sample: Sample) -> pixels.Picture | None:
         for suffix in self.suffixes:

@@ -237,13 +237,15 @@ def transformers_tower(encoder: str, *, weights: str, pool: str, takes: Input) -
 
     folder = locate(split(encoder)[1])
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if takes == "audio":
             _prepare_audio(encoder, config)
         if weights == "hub":
-            model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True)
+            model = AutoModel.from_pretrained(
+                folder, config=config, use_safetensors=True, trust_remote_code=False
+            )
         else:
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if isinstance(error, WrongInput):
             raise
@@ -301,7 +303,7 @@ def _normalization(folder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         return tuple(processor.image_mean), tuple(processor.image_std)
     except OSError:
         return (0.5,) * 3, (0.5,) * 3  # no preprocessor_config.json: the model was trained by its own rule

@@ -54,8 +54,8 @@ class WhisperEncoder(nn.Module):
     fit.
     """
 
-    window: Tensor
     filters_MF: Tensor
+    window: Tensor
 
     def __init__(self, size: Size, *, samples: int, weights: str = "") -> None:
         super().__init__()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.distributed import all_reduce_sum, from_feature_shards, to_feature_shards
-from mmvicreg.regularizers.product import rows_by_rows
+from mmvicreg.regularizers.product import add_product, product
 
 GRAM_STRIP = 512
 COVARIANCE_STRIP = 1024
@@ -53,14 +53,14 @@ def gram_energy(x_nD: Tensor, counts: tuple[int, ...], *, need_gradient: bool) -
     rows = x_Nd.shape[0]
     for start in range(0, rows, GRAM_STRIP):
         stop = min(start + GRAM_STRIP, rows)
-        strip = all_reduce_sum(rows_by_rows(x_Nd[start:stop], x_Nd[start:]), overwrite=True)
+        strip = all_reduce_sum(product(x_Nd[start:stop], x_Nd[start:].T), overwrite=True)
         square, rest = strip[:, : stop - start], strip[:, stop - start :]
         energy += (squares(square) + 2 * squares(rest)) * scale**2
         if not need_gradient:
             continue
-        gradient[start:stop].addmm_(strip, x_Nd[start:], alpha=4 * scale**2)
+        add_product(gradient[start:stop], strip, x_Nd[start:], scale=4 * scale**2)
         if stop < rows:
-            gradient[stop:].addmm_(rest.T, x_Nd[start:stop], alpha=4 * scale**2)
+            add_product(gradient[stop:], rest.T, x_Nd[start:stop], scale=4 * scale**2)
     return energy, from_feature_shards(gradient, counts, x_nD.shape[1]) if need_gradient else gradient
 
 
@@ -72,13 +72,13 @@ def covariance_energy(x_nD: Tensor, counts: tuple[int, ...], *, need_gradient: b
     gradient = torch.zeros_like(x_nD) if need_gradient else x_nD.new_zeros(0)
     for start in range(0, features, COVARIANCE_STRIP):
         stop = min(start + COVARIANCE_STRIP, features)
-        strip = all_reduce_sum(x_nD[:, start:stop].T @ x_nD[:, start:], overwrite=True)
+        strip = all_reduce_sum(product(x_nD[:, start:stop].T, x_nD[:, start:]), overwrite=True)
         square, rest = strip[:, : stop - start], strip[:, stop - start :]
         square.fill_diagonal_(0)
         energy += (squares(square) + 2 * squares(rest)) * scale**2
         if not need_gradient:
             continue
-        gradient[:, start:stop].addmm_(x_nD[:, start:], strip.T, alpha=4 * scale**2)
+        add_product(gradient[:, start:stop], x_nD[:, start:], strip.T, scale=4 * scale**2)
         if stop < features:
-            gradient[:, stop:].addmm_(x_nD[:, start:stop], rest, alpha=4 * scale**2)
+            add_product(gradient[:, stop:], x_nD[:, start:stop], rest, scale=4 * scale**2)
     return energy, gradient

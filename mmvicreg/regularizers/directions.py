@@ -9,27 +9,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmvicreg.regularizers.product import rows_by_rows
+from mmvicreg.regularizers.product import add_product, product
 
 
 def directions(z_nD: Tensor, *, slices: int, seed: int) -> Tensor:
-    """(D, K) bf16 columns of unit length (to bf16's precision), equal on all processes with one ``seed``."""
+    """(K, D) bf16 rows of unit length (to bf16's precision), equal on all processes with one ``seed``."""
     generator = torch.Generator(device=z_nD.device).manual_seed(seed)
-    drawn = torch.randn(z_nD.shape[1], slices, generator=generator, device=z_nD.device)
-    return (drawn / torch.linalg.vector_norm(drawn, dim=0)).bfloat16()
+    drawn = torch.randn(slices, z_nD.shape[1], generator=generator, device=z_nD.device)
+    return drawn.div_(torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).bfloat16()
 
 
-def project(z_nD: Tensor, directions_DK: Tensor) -> Tensor:
+def project(z_nD: Tensor, directions_KD: Tensor) -> Tensor:
     """(K, n) projections in fp32 (fp64 for fp64), rows contiguous; bf16 operands are not widened on a GPU."""
     if z_nD.dtype == torch.bfloat16 and z_nD.is_cuda:
-        return torch.mm(directions_DK.T, z_nD.T, out_dtype=torch.float32)
+        return torch.mm(directions_KD, z_nD.T, out_dtype=torch.float32)
     wide = torch.promote_types(z_nD.dtype, torch.float32)
-    return rows_by_rows(directions_DK.T.to(wide), z_nD.to(wide))
+    return product(directions_KD.to(wide), z_nD.to(wide).T)
 
 
-def add_projected_back(gradient_nD: Tensor, slope_Kn: Tensor, directions_DK: Tensor) -> None:
-    """gradient += slope' directions': what the slopes of the projections are to the embeddings."""
-    if gradient_nD.is_cuda:
-        gradient_nD.addmm_(slope_Kn.T, directions_DK.T.to(slope_Kn.dtype))
-    else:
-        gradient_nD += rows_by_rows(slope_Kn.T, directions_DK.to(slope_Kn.dtype))
+def add_projected_back(gradient_nD: Tensor | None, slope_Kn: Tensor, directions_KD: Tensor) -> Tensor:
+    """``gradient_nD`` (in place; None: zero) + slope' directions: the slopes as the embeddings see them."""
+    directions_KD = directions_KD.to(slope_Kn.dtype)
+    if gradient_nD is None:
+        return product(slope_Kn.T, directions_KD)
+    add_product(gradient_nD, slope_Kn.T, directions_KD)
+    return gradient_nD

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mmvicreg.distributed import all_reduce_sum, row_counts, world_size
-from mmvicreg.regularizers.characteristic import characteristic_slopes, characteristic_sums
+from mmvicreg.regularizers.characteristic import characteristic_function
 from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothing, register
 from mmvicreg.regularizers.directions import add_projected_back, directions, project
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect, expect_positive
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class SIGReg(Regularizer):
     sigreg = N * integral |phi_N(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt over [-limit, limit] by the trapezoidal
     rule, ``knots`` of them on [0, limit] (the rest by symmetry). Under a standard normal about 1.06 at any
     N. ``times_rows=False`` leaves N out (eb_jepa), so that the weight does not change with the batch.
-    ``chunk``: slices projected at a time; memory is the gradient and n x chunk values.
+    ``chunk``: slices projected at a time; memory is the gradient and n x chunk values. ``compiled``: on a
+    CPU the passes over the knots are fused by torch.compile, in all about twice as fast after some 20 s of
+    compiling once; it needs a C++ compiler. A GPU's kernels are fused either way.
     """
 
     weight: float = 1.0
@@ -34,6 +37,11 @@ class SIGReg(Regularizer):
     limit: float = 3.0
     times_rows: bool = True
     chunk: int = 256
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "slices", "chunk", "limit")
+        expect("SIGReg.knots", self.knots, holds=self.knots > 1, expected="at least 2 (17 is usual)")
 
     def weights(self) -> dict[str, float]:
         return {"sigreg": self.weight}
@@ -49,6 +57,7 @@ class SIGReg(Regularizer):
                 self.limit,
                 self.times_rows,
                 self.chunk,
+                self.compiled,
                 needs_gradient(z_nD),
             )
         return {"sigreg": values[0]}
@@ -72,6 +81,7 @@ def _sigreg(
     limit: float,
     times_rows: bool,
     chunk: int,
+    compiled: bool,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = sum(row_counts(z_nD))
@@ -83,18 +93,20 @@ def _sigreg(
     slope_T = 2 * weight_T * torch.arange(1, knots, device=z_nD.device)[:, None] * step
     factor = 1.0 if times_rows else 1.0 / rows
     value = torch.zeros((), dtype=torch.float64, device=z_nD.device)
-    gradient = torch.zeros_like(z_nD) if need_gradient else z_nD.new_zeros(0)
-    for directions_DK in directions(z_nD, slices=slices, seed=seed).split(chunk, dim=1):
-        x_Kn = project(z_nD, directions_DK)
-        sums = torch.view_as_real(characteristic_sums(x_Kn, knots=knots - 1, step=step))
+    gradient: Tensor | None = None
+    for directions_KD in directions(z_nD, slices=slices, seed=seed).split(chunk):
+        sums, slopes_of = characteristic_function(
+            project(z_nD, directions_KD), knots=knots - 1, step=step, compiled=compiled
+        )
+        sums = torch.view_as_real(sums)
         real, imaginary = all_reduce_sum(sums, overwrite=True).double().unbind(-1)
         real, imaginary = real / rows - normal_T, imaginary / rows
         value += (weight_T * (real.square() + imaginary.square())).sum() * (rows * factor / slices)
         if need_gradient:
             scaled = slope_T * (factor * world_size() / slices)
             weights_TK = torch.complex(scaled * imaginary, scaled * real).to(sums.dtype.to_complex())
-            slope_Kn = characteristic_slopes(x_Kn, weights_TK, step=step)
-            add_projected_back(gradient, slope_Kn, directions_DK)
+            gradient = add_projected_back(gradient, slopes_of(weights_TK), directions_KD)
+    gradient = z_nD.new_zeros(0) if gradient is None else gradient
     return value.to(z_nD.dtype).reshape(1), gradient, *no_columns(z_nD, 1)
 
 

@@ -6,7 +6,7 @@ n own rows, D features; N rows of all processes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from mmvicreg.regularizers.covariance import (
 )
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect, expect_positive
 
 Form = Literal["auto", "gram", "covariance"]
 
@@ -42,6 +43,11 @@ class VarianceCovariance(Regularizer):
     floor: float = 1.0
     epsilon: float = 1e-4
     form: Form = "auto"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "floor", "epsilon")
+        forms = get_args(Form)
+        expect("VarianceCovariance.form", self.form, holds=self.form in forms, expected=f"one of {forms}")
 
     def weights(self) -> dict[str, float]:
         both = {"variance": self.variance, "covariance": self.covariance}

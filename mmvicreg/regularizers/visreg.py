@@ -14,6 +14,7 @@ from mmvicreg.distributed import all_reduce_sum, row_counts, world_size
 from mmvicreg.regularizers.closed_form import needs_gradient, nothing, register
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect_positive
 from mmvicreg.regularizers.wasserstein import sliced_distance
 
 
@@ -33,6 +34,9 @@ class VISReg(Regularizer):
     slices: int = 1024
     chunk: int = 256
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "slices", "chunk", "epsilon")
 
     def weights(self) -> dict[str, float]:
         return {"scale": self.scale, "center": self.center, "shape": self.shape}

@@ -23,6 +23,7 @@ from mmvicreg.regularizers.closed_form import needs_gradient, no_columns, nothin
 from mmvicreg.regularizers.directions import add_projected_back, directions, project
 from mmvicreg.regularizers.precision import statistics_dtype, without_autocast
 from mmvicreg.regularizers.regularizer import Regularizer
+from mmvicreg.regularizers.settings import expect_positive
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class SlicedWasserstein(Regularizer):
     weight: float = 1.0
     slices: int = 1024
     chunk: int = 256
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "slices", "chunk")
 
     def weights(self) -> dict[str, float]:
         return {"sliced_wasserstein": self.weight}
@@ -59,17 +63,17 @@ def sliced_distance(
     rows = sum(counts)
     quantiles_N = normal_quantiles(rows, z_nD)
     value = torch.zeros((), dtype=torch.float64, device=z_nD.device)
-    gradient = torch.zeros_like(z_nD) if need_gradient else z_nD.new_zeros(0)
-    for directions_DK in directions(z_nD, slices=slices, seed=seed).split(chunk, dim=1):
-        x_kN = to_feature_shards(project(z_nD, directions_DK).T, counts).T.contiguous()
+    gradient: Tensor | None = None
+    for directions_KD in directions(z_nD, slices=slices, seed=seed).split(chunk):
+        x_kN = to_feature_shards(project(z_nD, directions_KD).T, counts).T.contiguous()
         sorted_kN, order_kN = x_kN.sort(dim=1)
         gap_kN = sorted_kN.sub_(quantiles_N)
         value += torch.linalg.vecdot(gap_kN, gap_kN).sum(dtype=torch.float64)
         if need_gradient:
             x_kN.scatter_(1, order_kN, gap_kN)
-            slope_nK = from_feature_shards(x_kN.T, counts, directions_DK.shape[1])
-            add_projected_back(gradient, slope_nK.T, directions_DK)
-    gradient *= 2 * world_size() / (rows * slices)
+            slope_nK = from_feature_shards(x_kN.T, counts, len(directions_KD))
+            gradient = add_projected_back(gradient, slope_nK.T, directions_KD)
+    gradient = z_nD.new_zeros(0) if gradient is None else gradient.mul_(2 * world_size() / (rows * slices))
     return all_reduce_sum(value) / (rows * slices), gradient
 
 

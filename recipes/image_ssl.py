@@ -47,7 +47,7 @@ class Config(mm.TrainConfig):
     out: str = "runs/image-ssl"
     loss: Literal["vicreg", "visreg", "sigreg", "barlow", "simsiam"] = "vicreg"
     """what keeps the two views together and the branch spread out"""
-    epochs: float = 20.0
+    epochs: float = 8.0
     batch_size: int | Literal["auto"] = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-4, warmup_epochs=2.0

@@ -30,7 +30,7 @@ class Config(mm.TrainConfig):
     out: str = "runs/slip-like"
     ssl: float = 12.5
     """weight of the invariance between two crops; 0 leaves pictures and names"""
-    epochs: float = 30.0
+    epochs: float = 12.0
     batch_size: int | Literal["auto"] = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-2, warmup_epochs=2.0

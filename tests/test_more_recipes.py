@@ -69,8 +69,9 @@ def tone(hertz: float) -> bytes:
 
 def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path) -> None:
     shard = spoken_shard(tmp_path)
-    options = ("--batch-size", "16", "--speech.cache", "1", "--effect.cache", "1", "--speech.seconds", "1",
-               "--effect.seconds", "1", "--image.no-frozen", "--image.cache", "0")  # fmt: skip
+    options = ("--batch-size", "16", "--speech.cache", "1", "--speech.seconds", "1", "--effect.encoder", "mel",
+               "--effect.weights", "", "--effect.no-frozen", "--effect.cache", "0", "--effect.seconds", "1",
+               "--image.no-frozen", "--image.cache", "0")  # fmt: skip
     found = start("speech.py", "--train", shard, "--held-out", shard, *SMALL_IMAGE, *options, cwd=tmp_path)
     found = found["held_out"]
     for direction in (

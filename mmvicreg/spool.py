@@ -88,11 +88,15 @@ class Spool:
         name = hashlib.sha256(url.encode()).hexdigest()[:32]  # of the whole URL: base names repeat
         path = Path(self.folder, f"{name}.tar")
         path.parent.mkdir(parents=True, exist_ok=True)
+        table = path.with_suffix(".members")  # the digest of what was downloaded
         with _locked(path.with_suffix(".lock")):
-            if path.exists() and size not in (None, path.stat().st_size):
-                path.unlink()  # a copy from before it was indexed anew
+            had = table.read_text() if digest and table.exists() else ""
+            if path.exists() and (size not in (None, path.stat().st_size) or had != digest):
+                path.unlink()  # a copy from before it was indexed anew, on another machine perhaps
             if not path.exists():
+                table.unlink(missing_ok=True)
                 members = sidecar.digest(sidecar.pack_block(self._download(url, path, closed)))
+                table.write_text(members)
                 found = path.stat().st_size
                 if size not in (None, found) or digest not in ("", members):
                     path.unlink()

@@ -263,7 +263,7 @@ def test_a_claimed_size_is_refused_before_it_is_allocated() -> None:
 @pytest.mark.parametrize(
     ("modality", "message"),
     [
-        (audio(encoder="spectral"), "mel, wave, timm/NAME"),
+        (audio(encoder="spectral"), "mel, wave, whisper/SIZE, timm/NAME"),
         (audio(encoder=f"transformers/{text_folder()}"), "takes no waveform"),
         (audio(seconds=0.001), "set seconds to"),
         (TableModality(), "name them"),

@@ -124,6 +124,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
+    body()  # made before anyone waits for it: the spool under test waits 0.4 s only
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -245,6 +246,19 @@ def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, s
         path.unlink()
     with pytest.raises(BadShard, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"):
         spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
+
+
+def test_a_spooled_copy_of_the_same_size_with_other_members_is_not_used(server, spool):
+    index = open_index(f"{server}/sound.tar", spool=spool)
+    (entry,) = (shard.entry for shard in index.shards)
+    (copy,) = Path(spool.folder).glob("*.tar")
+    sound, turns = copy.read_bytes(), Server.seen["sound"]
+    copy.write_bytes(bytes(entry.bytes))
+    copy.with_suffix(".members").write_text("what another index said")
+    path = spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    assert Path(path).read_bytes() == sound and Server.seen["sound"] == turns + 1
+    spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    assert Server.seen["sound"] == turns + 1  # and the right one is
 
 
 def test_remote_shards_are_checked_too(server, spool, capsys):

@@ -39,7 +39,7 @@ class EmbedConfig:
     data: Positional[str]
     """shards, with {000..009} and * expanded"""
     out: Positional[str]
-    """file to write: .safetensors, .npz or .parquet"""
+    """file to write: .safetensors, .npz, .parquet, or .npy (a file a branch)"""
     output: Literal["z", "h"] = "z"
     """embeddings after the projector, or representations before it"""
     device: str = ""

@@ -55,7 +55,7 @@ def shards(tmp_path):
     return str(tmp_path / "data-000000.tar")
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "npz", "parquet"])
+@pytest.mark.parametrize("suffix", ["safetensors", "npy", "npz", "parquet"])
 def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suffix):
     out = tmp_path / f"rows.{suffix}"
     tools.embed(tools.EmbedConfig(export, shards, str(out)))
@@ -65,6 +65,12 @@ def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suf
         assert (
             json.loads(metadata["text.identities"]) == WORDS and len(json.loads(metadata["image.keys"])) == 24
         )
+    elif suffix == "npy":
+        rows = np.load(tmp_path / "rows.text.npy", mmap_mode="r")
+        lines = [json.loads(line) for line in (tmp_path / "rows.text.jsonl").read_text().splitlines()]
+        assert [line["identity"] for line in lines] == WORDS
+        lines = (tmp_path / "rows.image.jsonl").read_text().splitlines()
+        assert len(lines) == 24 and json.loads(lines[5])["key"] == "005"
     elif suffix == "npz":
         found = np.load(out)
         rows = found["text.z"]

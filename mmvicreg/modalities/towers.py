@@ -284,11 +284,8 @@ def _prepare_audio(encoder: str, config: Any) -> None:
             f"encoder {encoder!r} is a {config.model_type}, which takes no waveform; choose a model such as "
             "wav2vec2, HuBERT or WavLM, or timm/NAME over log-mel"
         )
-    # Their own masking has a parameter that only some steps use, as have layers left out at random: DDP would
-    # wait for the gradient.
-    config.mask_time_prob = config.mask_feature_prob = 0.0
-    if "layerdrop" in config.to_dict():
-        config.layerdrop = 0.0
+    # Masking and dropped layers have parameters that only some steps use: DDP would wait for their gradients.
+    config.mask_time_prob = config.mask_feature_prob = config.layerdrop = 0.0
 
 
 def _freeze_unused(module: nn.Module, example: Tensor) -> None:

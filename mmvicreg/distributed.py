@@ -56,11 +56,13 @@ def all_reduce_max(x: Tensor) -> Tensor:
     return y
 
 
-@torch.compiler.disable
 def row_counts(x_n: Tensor) -> tuple[int, ...]:
     """Rows of ``x_n`` on every process, by rank. Several processes: a small collective and a host sync."""
-    if world_size() == 1:
-        return (x_n.shape[0],)
+    return (x_n.shape[0],) if world_size() == 1 else _gathered_counts(x_n)
+
+
+@torch.compiler.disable
+def _gathered_counts(x_n: Tensor) -> tuple[int, ...]:
     counts = torch.zeros(world_size(), dtype=torch.int64, device=x_n.device)
     counts[rank()] = x_n.shape[0]
     dist.all_reduce(counts)

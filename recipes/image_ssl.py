@@ -5,7 +5,14 @@
     python recipes/image_ssl.py --small-crops 2 --out runs/image-ssl-multi-crop
 
 A small ResNet is trained from nothing on data/demo, then each picture of a style never trained on looks for the
-concept it shows among the training pictures, by cosine of representations; so does the same net untrained.
+concept it shows among the training pictures, by cosine of representations; so does the same net untrained. About one
+minute of CPU time. R@1 in percent of 400 queries among 1,850 pictures, chance 1.6, seeds 0 and 1; a query's 95%
+interval is 4 points either way:
+
+    untrained 14.5 8.2    vicreg 24.2 17.8    visreg 24.0 20.0    sigreg 24.0 18.0    barlow 23.2 17.5
+    simsiam + variance 15.2 18.2              vicreg with two small crops 22.8 18.2 (100 seconds)
+
+Two seeds do not tell the first four losses apart, nor show a gain of small crops.
 """
 
 from __future__ import annotations

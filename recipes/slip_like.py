@@ -4,7 +4,14 @@
     python recipes/slip_like.py --ssl 0 --out runs/slip-like-names-only
 
 A small ResNet is trained from nothing on data/demo. Two strong crops are two views of the image branch; the
-first also meets the name, which a frozen MiniLM has encoded once.
+first also meets the name, which a frozen MiniLM has encoded once. About two minutes of CPU time. R@1 in percent of
+400 pictures of a style never trained on, seed 0 (95% interval over queries; chance 0.25):
+
+                       image -> text          text -> image
+    both tasks         10.5 (7.5 to 13.8)     11.5 (8.2 to 14.8)
+    names only         11.5 (8.2 to 14.8)     11.2 (8.0 to 14.5)
+
+At this size the second task neither helps nor harms.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_encoders_of_pictures_and_words_train_and_load_again(tmp_path: Path) -> 
         ({"log_every": 0}, ValueError, "log_every is 0; it is at least 1"),
         ({"ema": -1.0}, ValueError, "ema is -1.0; it is at least 0"),
         ({"precision": "fp16"}, ValueError, "fp16 needs a GPU; choose bf16"),
-        ({"a": toy.Numbers("a.npy", widths=(32, 8))}, ValueError, "widths: a 8, b 16"),
+        ({"a": toy.Numbers("a.npy", widths=(32, 8))}, ValueError, "expects widths equal ones, found (8, 16)"),
         ({"a": toy.Numbers("z.npy")}, KeyError, "z.npy"),
         ({"a": mm.ImageModality("timm/resnet5")}, ValueError, "did you mean resnet"),
         ({"a": mm.ImageModality("resnet50")}, ValueError, "expected LIBRARY/NAME"),

@@ -6,13 +6,12 @@ import sys
 import pytest
 from photographs import encoded
 from test_export import make_run
+from towers_small import image_and_captions
 from webdataset import TarWriter
 
-import mmvicreg as mm
 from mmvicreg.cli import main
 from mmvicreg.clip_benchmark import main as clip_benchmark
 from mmvicreg.export import save_pretrained
-from mmvicreg.modalities.text_reader import write_vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # CLIP_benchmark's own
 
@@ -36,13 +35,7 @@ def data(tmp_path_factory):
     (folder / "classification/classnames.txt").write_text("red bird\nblue boat\na boat\n")
     (folder / "classification/zeroshot_classification_templates.txt").write_text("a red {c}\nblue {c}\n")
     (folder / "templates.txt").write_text("a red {}\nblue {}\n")
-    write_vocabulary([" ".join(WORDS)], str(folder / "words.json"), min_count=1)
-    image = mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6))
-    text = mm.TextModality(
-        encoder="gru", vocabulary=str(folder / "words.json"), word_width=8, state_width=8, length=9, projector=(8, 6),
-        caption="json:c",
-    )  # fmt: skip
-    save_pretrained(make_run(folder, {"image": image, "text": text}), folder / "export")
+    save_pretrained(make_run(folder, image_and_captions(folder, WORDS)), folder / "export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMVICREG_CACHE", str(folder / "cache"))
         yield folder

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from photographs import encoded
 from test_export import make_run
+from towers_small import image_and_captions
 from webdataset import TarWriter
 
-import mmvicreg as mm
 from mmvicreg.cli import main
 from mmvicreg.export import save_pretrained
-from mmvicreg.modalities.text_reader import write_vocabulary
 
 WORDS = ["a", "red", "bird", "blue", "boat"]
 
@@ -28,13 +27,7 @@ def toy(tmp_path_factory):
             start = f"{WORDS[n % 5]} {WORDS[n // 5]}"
             captions = json.dumps({"c": [start, f"{start} red bird"]}).encode()
             writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": captions})
-    write_vocabulary([" ".join(WORDS)], str(folder / "words.json"), min_count=1)
-    image = mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6))
-    text = mm.TextModality(
-        encoder="gru", vocabulary=str(folder / "words.json"), word_width=8, state_width=8, length=9, projector=(8, 6),
-        caption="json:c",
-    )  # fmt: skip
-    save_pretrained(make_run(folder, {"image": image, "text": text}), folder / "export")
+    save_pretrained(make_run(folder, image_and_captions(folder, WORDS)), folder / "export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMVICREG_CACHE", str(folder / "cache"))
         yield folder

@@ -21,6 +21,9 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+import mmvicreg as mm
+from mmvicreg.modalities.text_reader import write_vocabulary
+
 WORDS = ("[PAD]", "[UNK]", "a", "photograph", "of", "cat", "dog", "small", "large")
 
 
@@ -101,3 +104,16 @@ def audio_folder() -> str:
     )
     Wav2Vec2Model(config).save_pretrained(folder)
     return folder
+
+
+def image_and_captions(folder: Path, words: list[str]) -> dict[str, mm.Modality]:
+    """A small ResNet, and a GRU over ``words`` that reads the captions of the JSON member's field c."""
+    vocabulary = str(folder / "words.json")
+    write_vocabulary([" ".join(words)], vocabulary, min_count=1)
+    size = {"word_width": 8, "state_width": 8, "length": 9}
+    return {
+        "image": mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6)),
+        "text": mm.TextModality(
+            encoder="gru", vocabulary=vocabulary, projector=(8, 6), caption="json:c", **size
+        ),
+    }

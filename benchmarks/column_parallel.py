@@ -20,9 +20,9 @@ from measure import table
 from torch import nn
 
 from mmvicreg import Branch, Model, distributed
-from mmvicreg.column_parallel import split_projectors
+from mmvicreg.branches.column_parallel import split_projectors
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 
 def count(rows: int, features: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmvicreg import distributed
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from objective_cases import ALIGNMENTS, REGULARIZERS, relative, shards, weighted
 from processes import pool

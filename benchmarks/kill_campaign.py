@@ -29,15 +29,15 @@ from pathlib import Path
 import tyro
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 import toy
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-import mmvicreg.train
-from mmvicreg.checkpoint import complete_checkpoints
-from mmvicreg.runs import read_log
-from mmvicreg.watch import STALLED
+import mmvicreg.training.train
+from mmvicreg.runs.checkpoint import complete_checkpoints
+from mmvicreg.runs.run import read_log
+from mmvicreg.training.monitoring.throughput import STALLED
 
 MODES = ("kill one", "kill all", "terminate all")
 TIMES = {"samples_per_second", "data_wait", "memory_gb"}

@@ -19,8 +19,8 @@ from measure import best_times, device, forward_backward, peak_bytes, peak_of, t
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmvicreg import alignments as al
-from mmvicreg import regularizers as reg
+from mmvicreg.objectives import alignments as al
+from mmvicreg.objectives import regularizers as reg
 
 Function = Callable[[Tensor, Tensor], Tensor]
 

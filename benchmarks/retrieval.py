@@ -48,8 +48,8 @@ def load(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(folder: Path, count: int) -> Callable[[], dict[str, float]]:
-    from mmvicreg.evaluate.positives import Positives
-    from mmvicreg.evaluate.retrieval import retrieval_both
+    from mmvicreg.evaluation.positives import Positives
+    from mmvicreg.evaluation.retrieval import retrieval_both
 
     images, captions = load(folder, count)
     image_of = np.arange(count).repeat(CAPTIONS)
@@ -105,8 +105,8 @@ def million(folder: Path, *, whole: bool = False) -> Callable[[], dict[str, floa
     """1M queries among 1M items; by default ``SAMPLED`` queries of them, which need the same memory."""
     import torch
 
-    from mmvicreg.evaluate.positives import Positives
-    from mmvicreg.evaluate.ranks import rank_queries
+    from mmvicreg.evaluation.positives import Positives
+    from mmvicreg.evaluation.ranks import rank_queries
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in ("million-a", "million-b"):

@@ -23,10 +23,10 @@ from measure import table
 from torch.profiler import ProfilerActivity, profile
 
 from mmvicreg import VarianceCovariance, distributed
-from mmvicreg.regularizers.covariance import COVARIANCE_STRIP, GRAM_STRIP, gram_is_cheaper
+from mmvicreg.objectives.regularizers.covariance import COVARIANCE_STRIP, GRAM_STRIP, gram_is_cheaper
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 SHAPES = [(512, 2048), (2048, 512)]  # one of each form
 FLOPS_FP32, FLOPS_TF32 = 50e12, 350e12  # H100, assumed
@@ -47,7 +47,7 @@ def strips(width: int, strip: int) -> float:
 
 
 def ours(rows: int, features: int, size: int) -> Cost:
-    """The forms of ``mmvicreg.regularizers.covariance``: forward and gradient; bytes in fp32."""
+    """The forms of ``mmvicreg.objectives.regularizers.covariance``: forward and gradient; bytes in fp32."""
     side, other, strip = (features, rows, COVARIANCE_STRIP)
     if gram_is_cheaper(rows, features):
         side, other, strip = (rows, features, GRAM_STRIP)

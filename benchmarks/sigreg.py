@@ -16,8 +16,8 @@ import torch
 from measure import best_times, device, forward_backward, peak_bytes, peak_of, table
 from torch import Tensor
 
-from mmvicreg.regularizers import SIGReg
-from mmvicreg.regularizers.directions import directions
+from mmvicreg.objectives.regularizers import SIGReg
+from mmvicreg.objectives.regularizers.directions import directions
 
 SHAPES = [(512, 128, 1024), (2048, 512, 1024)]
 NAMES = ["phases", "phases compiled", "ours", "ours compiled"]

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import mmvicreg as mm
-from mmvicreg.config import import_recipe
-from mmvicreg.evaluate.embeddings import embed
-from mmvicreg.evaluate.ranks import Ranks, rank_both
-from mmvicreg.evaluate.store import Store
+from mmvicreg.evaluation.embed import embed
+from mmvicreg.evaluation.ranks import Ranks, rank_both
+from mmvicreg.evaluation.store import Store
+from mmvicreg.runs.config import import_recipe
 
 DATA = ROOT / "data" / "speech"
 CLAIMED = ("speech_to_image", "speech_to_text", "image_to_text")

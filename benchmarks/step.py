@@ -115,15 +115,15 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     import torch
 
     from mmvicreg import Branch, Model, Plan, TrainConfig
-    from mmvicreg.accelerator import make_accelerator
-    from mmvicreg.assembly import Training
-    from mmvicreg.guards import Alarms, BufferCopies
+    from mmvicreg.branches.model import projector
     from mmvicreg.modalities.image_reader import PixelNormalization
-    from mmvicreg.model import projector
-    from mmvicreg.optim import make_optimizer, parameter_groups
-    from mmvicreg.step import Step
-    from mmvicreg.stream import Batch
-    from mmvicreg.train import Loop
+    from mmvicreg.stream.stream import Batch
+    from mmvicreg.training.accelerator import make_accelerator
+    from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
+    from mmvicreg.training.optimizer import make_optimizer, parameter_groups
+    from mmvicreg.training.setup import Training
+    from mmvicreg.training.step import Step
+    from mmvicreg.training.train import Loop
 
     parts = copy.deepcopy(clip)
     visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(

@@ -43,7 +43,7 @@ def open_clip_epoch(shards: list[str], images: int) -> Callable[[], int]:
 def our_epoch(shards: list[str], images: int) -> Callable[[], int]:
     """The same crops and token ids through this project's stream, one thread."""
     from mmvicreg import ImageModality, Plan, TextModality, open_index
-    from mmvicreg.stream import Stream
+    from mmvicreg.stream.stream import Stream
 
     index = open_index(shards)
     plan = Plan(index.counts, seed=0, global_batch=BATCH)
@@ -65,8 +65,8 @@ def floor_epoch(shards: list[str], images: int) -> Callable[[], int]:
     import numpy as np
 
     from mmvicreg import open_index
-    from mmvicreg.fetch import Fetcher
-    from mmvicreg.pixels import decode, random_box, resize_crop
+    from mmvicreg.modalities.pixels import decode, random_box, resize_crop
+    from mmvicreg.stream.fetch import Fetcher
 
     index = open_index(shards)
     fetch = Fetcher(index)
@@ -98,7 +98,7 @@ def webdataset_read(shards: list[str], images: int) -> Callable[[], int]:
 def our_read(shards: list[str], images: int) -> Callable[[], int]:
     """Planned order, then all members of each sample by positioned reads, nothing decoded."""
     from mmvicreg import Plan, open_index
-    from mmvicreg.fetch import Fetcher
+    from mmvicreg.stream.fetch import Fetcher
 
     index = open_index(shards)
     fetch, members = Fetcher(index), frozenset(index.suffixes)

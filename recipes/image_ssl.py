@@ -28,8 +28,8 @@ import torch
 import tyro
 
 import mmvicreg as mm
-from mmvicreg.fetch import Fetcher
-from mmvicreg.runs import write_json
+from mmvicreg.runs.run import write_json
+from mmvicreg.stream.fetch import Fetcher
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
 WIDTH = 256

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmvicreg.reader import BadSample
+from mmvicreg.stream.reader import BadSample
 
 
 def first_member(members: Mapping[str, bytes], suffixes: tuple[str, ...]) -> tuple[str, bytes] | None:

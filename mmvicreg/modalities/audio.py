@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mmvicreg.model import Branch
+    from mmvicreg.branches.model import Branch
 
 MAX_CHANNELS = 64
 RATES = (1_000, 400_000)
@@ -73,7 +73,7 @@ class AudioModality:
 
     def branch(self) -> Branch:
         """float32 (n, rate * seconds) to h (n, E) and z (n, D)."""
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
 
         encoder, width = self._encoder()
         return Branch(
@@ -86,7 +86,8 @@ class AudioModality:
     def _encoder(self) -> tuple[nn.Module, int]:
         from torch import nn
 
-        from mmvicreg.modalities import networks, towers
+        from mmvicreg.modalities.encoders import convolutions as networks
+        from mmvicreg.modalities.encoders import pretrained as towers
 
         samples = round(self.rate * self.seconds)
         if self.encoder == "wave":
@@ -118,7 +119,7 @@ class AudioModality:
         )
 
     def _whisper(self, samples: int) -> tuple[nn.Module, int]:
-        from mmvicreg.modalities import whisper
+        from mmvicreg.modalities.encoders import whisper
 
         if self.rate != whisper.RATE:
             raise ValueError(f"whisper takes {whisper.RATE} samples a second, found rate {self.rate}")

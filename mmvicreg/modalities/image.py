@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmvicreg.branches.model import Branch
     from mmvicreg.modalities.image_reader import ImageReader
-    from mmvicreg.model import Branch
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class ImageModality:
         """uint8 (n, 3, size, size) to h (n, E) and z (n, D)."""
         from torch import channels_last, nn
 
-        from mmvicreg.modalities import towers
+        from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders import pretrained as towers
         from mmvicreg.modalities.image_reader import PixelNormalization
-        from mmvicreg.model import Branch, projector
 
         library, _ = towers.split(self.encoder)
         if library == "timm":

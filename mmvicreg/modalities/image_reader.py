@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from mmvicreg import pixels
-from mmvicreg.reader import Item, Reader, Sample
+from mmvicreg.modalities import pixels
+from mmvicreg.stream.reader import Item, Reader, Sample
 
 
 class PixelNormalization(nn.Module):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from mmvicreg.model import Branch
-    from mmvicreg.pixels import Box
+    from mmvicreg.branches.model import Branch
+    from mmvicreg.modalities.pixels import Box
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class RasterModality:
 
     def branch(self) -> Branch:
         """float32 (n, channels, size, size) to h (n, E) and z (n, D)."""
-        from mmvicreg.modalities import networks, towers
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders import convolutions as networks
+        from mmvicreg.modalities.encoders import pretrained as towers
 
         if self.encoder == "conv":
             extent = (self.size, self.size)
@@ -114,7 +115,7 @@ class RasterReader(Reader):
         return torch.float32
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        from mmvicreg import pixels
+        from mmvicreg.modalities import pixels
 
         array = self._decode(sample)
         if array is None:
@@ -126,7 +127,7 @@ class RasterReader(Reader):
         return Item(item.value.flip(-1)) if generator.random() < self.flip else item
 
     def items(self, sample: Sample) -> list[Item]:
-        from mmvicreg import pixels
+        from mmvicreg.modalities import pixels
 
         array = self._decode(sample)
         if array is None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from mmvicreg.model import Branch
+    from mmvicreg.branches.model import Branch
 
 MAX_ELEMENTS = 64_000_000
 
@@ -47,8 +47,8 @@ class SeriesModality:
 
     def branch(self) -> Branch:
         """float32 (n, channels, length) to h (n, 8 * width) and z (n, D)."""
-        from mmvicreg.modalities.networks import convolutions_1d
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders.convolutions import convolutions_1d
 
         encoder = convolutions_1d(self.channels, width=self.width, length=self.length)
         made = projector(encoder.width, self.projector, dropout=self.dropout)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from mmvicreg.model import Branch
+    from mmvicreg.branches.model import Branch
 
 MAX_BYTES = 1_000_000
 """A larger record is rejected before it is parsed (chosen)."""
@@ -52,8 +52,8 @@ class TableModality:
 
     def branch(self) -> Branch:
         """float32 (n, numbers + categories) to h (n, width) and z (n, D)."""
-        from mmvicreg.modalities.networks import Columns
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders.convolutions import Columns
 
         self._check()
         encoder = Columns(len(self.numbers), len(self.categories), buckets=self.buckets, width=self.width)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from mmvicreg.branches.model import Branch
     from mmvicreg.modalities.text_reader import TextReader
-    from mmvicreg.model import Branch
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class TextModality:
 
     def branch(self) -> Branch:
         """Token ids int64 (n, length) to h (n, E) and z (n, D)."""
-        from mmvicreg.modalities import towers
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders import pretrained as towers
 
         if self.encoder == "gru":
             tower = self._gru()
@@ -83,8 +83,8 @@ class TextModality:
         )
 
     def _sentences(self) -> towers.Tower:
-        from mmvicreg.modalities import universal
-        from mmvicreg.modalities.towers import Tower
+        from mmvicreg.modalities.encoders import sentence as universal
+        from mmvicreg.modalities.encoders.pretrained import Tower
 
         if not self.frozen or self.weights:
             raise ValueError(
@@ -93,8 +93,8 @@ class TextModality:
         return Tower(universal.UniversalSentenceEncoder(), universal.WIDTH)
 
     def _gru(self) -> towers.Tower:
+        from mmvicreg.modalities.encoders.pretrained import Tower
         from mmvicreg.modalities.text_reader import WordGRU, read_vocabulary
-        from mmvicreg.modalities.towers import Tower
 
         words = read_vocabulary(self.vocabulary)
         gru = WordGRU(len(words), word_width=self.word_width, state_width=self.state_width)
@@ -102,4 +102,4 @@ class TextModality:
 
 
 if TYPE_CHECKING:
-    from mmvicreg.modalities import towers
+    from mmvicreg.modalities.encoders import pretrained as towers

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmvicreg.modalities import towers
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.modalities.encoders import pretrained as towers
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 MAX_CAPTION_BYTES = 1_000_000
 """A longer member is rejected before it is parsed (chosen; captions are below 10 kB)."""

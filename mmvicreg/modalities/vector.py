@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from mmvicreg.model import Branch
+    from mmvicreg.branches.model import Branch
 
 MAX_ELEMENTS = 16_000_000
 
@@ -43,7 +43,7 @@ class VectorModality:
         """float32 (n, width) to h, the same, and z (n, D)."""
         from torch import nn
 
-        from mmvicreg.model import Branch, projector
+        from mmvicreg.branches.model import Branch, projector
 
         made = projector(self.width, self.projector, dropout=self.dropout)
         return Branch(nn.Identity(), made, learning_rate=self.learning_rate)

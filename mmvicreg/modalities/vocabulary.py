@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmvicreg.fetch import Fetcher
 from mmvicreg.modalities.text_reader import captions_of, write_vocabulary
 from mmvicreg.progress import bar
-from mmvicreg.reader import BadSample
-from mmvicreg.shards import open_index
+from mmvicreg.shards.index import open_index
+from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.reader import BadSample
 
 
 def make_vocabulary(shards: str, caption: str, path: str, *, min_count: int = 4) -> int:

@@ -1,0 +1,103 @@
+"""Options of the tools that act on runs, and what each does with them. Heavy imports come after the options."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from mmvicreg.runs.run import Run
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a run on held-out shards: recall both ways beside chance, geometry, modality gap."""
+
+    run: Positional[str]
+    """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
+    data: tuple[str, ...] = ()
+    """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
+    out: str = ""
+    """JSON file to write; empty for RUN/evaluation.json"""
+    caption: str = ""
+    """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
+    folds: int = 0
+    """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to score: its step, or best (see --best of training); the newest if not given"""
+    average: bool = False
+    """score the moving average of the weights, where the run kept one (--ema)"""
+    recipe: str | None = None
+    """recipe file that defines the run's own modalities; it is executed"""
+    device: str = ""
+    """cpu, cuda, ...; empty for a GPU where there is one"""
+    threads: int = 2
+    """threads that read and decode"""
+
+
+def named_splits(data: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises ValueError for none or a name twice."""
+    if not data:
+        raise ValueError(
+            "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
+        )
+    splits: dict[str, str] = {}
+    for entry in data:
+        name, equals, shards = entry.partition("=")
+        if not equals:
+            name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
+        if name in splits:
+            raise ValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
+        splits[name] = shards
+    return splits
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Print the table and write the JSON file. Under a launcher its processes share the work."""
+    splits = named_splits(config.data)
+    from mmvicreg import distributed
+    from mmvicreg.evaluation.score import print_scores, score_splits, write_summary
+    from mmvicreg.interop.pretrained import load_subject
+
+    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
+    if config.caption:
+        run = _captions_at(run, config.caption)
+    _join_group(config.device)
+    scores = score_splits(run, splits, device=config.device, threads=config.threads, folds=config.folds)
+    if distributed.rank() > 0:
+        return 0
+    print_scores(scores)
+    path = Path(config.out) if config.out else run.folder / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_summary(run, scores, path)
+    print(f"written: {path}")
+    return 0
+
+
+def _join_group(device: str) -> None:
+    """The process group of ``accelerate launch`` or torchrun, where one of them started this process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+
+
+def _captions_at(run: Run, caption: str) -> Run:
+    """The run with every text branch reading its captions there."""
+    from dataclasses import replace
+
+    from mmvicreg.modalities.text import TextModality
+
+    moved = {
+        name: replace(m, caption=caption) for name, m in run.modalities.items() if isinstance(m, TextModality)
+    }
+    if not moved:
+        raise ValueError(
+            f"--caption {caption}: this run has no text branch; it has {', '.join(run.modalities)}"
+        )
+    return replace(run, modalities={**run.modalities, **moved})

@@ -1,0 +1,166 @@
+"""`mmvicreg segment`: a linear probe on the patch features of an image encoder, scored by mIoU.
+
+Heavy imports come after the options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmvicreg.evaluation.transfer.segmentation import DenseProbe, Maps
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Dense linear probe: classify every pixel from the frozen features of its place; mean intersection over union.
+
+    Samples hold a picture and a mask: a PNG of class numbers (grey values or palette entries), 255 to be ignored.
+    """
+
+    model: Positional[str]
+    """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
+    train: str = ""
+    """shards with pictures and masks"""
+    test: str = ""
+    """the same, to score on"""
+    mask: str = "mask.png"
+    """member suffix of the mask"""
+    names: str = ""
+    """file of class names, one a line or JSON; numbers if empty"""
+    branch: str = "image"
+    """branch whose encoder is probed"""
+    size: int = 0
+    """side of the picture in pixels; 0 for that of the run (only convolutional encoders take another)"""
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    """to try; chosen on a fifth of the training pictures"""
+    epochs: int = 20
+    """passes over the training pictures"""
+    batch_size: int = 16
+    """pictures of a step"""
+    seed: int = 0
+    """order of the pictures"""
+    out: str = ""
+    """JSON file to write; a picture of masks goes beside it"""
+    device: str = ""
+    """cpu, cuda, ...; empty for a GPU where there is one"""
+    recipe: str | None = None
+    """recipe file that defines the run's own modalities; it is executed"""
+
+
+def segment(config: SegmentConfig) -> int:
+    """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
+    if not config.train or not config.test:
+        raise ValueError("a dense probe needs --train and --test: shards with pictures and masks")
+    import numpy as np
+    import torch
+
+    from mmvicreg.evaluation.transfer import segmentation as dense
+    from mmvicreg.evaluation.transfer.labels import read_lines
+
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    train, test = _maps(config, device)
+    names = read_lines(config.names) if config.names else []
+    classes = max(len(names), _classes(train), _classes(test))
+    if names and classes > len(names):
+        raise ValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
+    probe, rate = _probe(config, train, classes, device)
+    called = dense.segment(probe, test, np.arange(len(test.masks)), device=device).numpy()
+    scores = dense.score_masks(called, np.asarray(test.masks), classes=classes)
+    result: dict[str, Any] = scores.to_json() | {
+        "learning_rate": rate,
+        "pictures": len(test.masks),
+        "training_pictures": len(train.masks),
+        "skipped": train.skipped + test.skipped,
+    }
+    print(f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}")
+    if config.out:
+        named = names or [str(number) for number in range(classes)]
+        by_class = {
+            name: None if value != value else float(value)
+            for name, value in zip(named, scores.per_class, strict=True)
+        }
+        _write(config, result | {"per_class": by_class}, test, called)
+    return 0
+
+
+def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
+    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
+    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.modalities.image import ImageModality
+    from mmvicreg.shards.index import open_index
+
+    run = load_subject(config.model, recipe=config.recipe)
+    branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
+    if not isinstance(modality, ImageModality):
+        raise ValueError(
+            f"branch {config.branch!r} is a {type(modality).__name__}; a dense probe takes an ImageModality"
+        )
+    reader = MaskedReader(replace(modality, size=config.size or modality.size).reader(), config.mask)
+    folder = embeddings_folder(run)
+    train, test = (
+        feature_maps(branch, open_index(data), reader, folder=folder, device=device)
+        for data in (config.train, config.test)
+    )
+    return train, test
+
+
+def _classes(maps: Maps) -> int:
+    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+
+    known = [int(value) for mask in maps.masks for value in (mask[mask != IGNORED].max(initial=0),)]
+    return 1 + max(known)
+
+
+def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tuple[DenseProbe, float]:
+    """The best of the sweep on a fifth of the pictures, trained again on all of them."""
+    import numpy as np
+
+    from mmvicreg.evaluation.transfer.segmentation import dense_probe, score_masks
+    from mmvicreg.evaluation.transfer.segmentation import segment as call
+
+    def train(rows: np.ndarray, rates: tuple[float, ...]) -> list[DenseProbe]:
+        options: dict[str, Any] = {
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+        }
+        return dense_probe(maps, rows, classes=classes, learning_rates=rates, device=device, **options)
+
+    order = np.random.default_rng(config.seed).permutation(len(maps.masks))
+    held = np.sort(order[: len(order) // 5])
+    best = config.learning_rates[0]
+    if len(config.learning_rates) > 1 and len(held):
+        probes = train(np.sort(order[len(held) :]), config.learning_rates)
+        truth = np.asarray(maps.masks[held])
+        found = [
+            score_masks(call(probe, maps, held, device=device).numpy(), truth, classes=classes).mean_iou
+            for probe in probes
+        ]
+        best = config.learning_rates[int(np.argmax(found))]
+    return train(np.sort(order), (best,))[0], best
+
+
+def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
+    from mmvicreg.evaluation.report import figures as pictures
+    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+    from mmvicreg.runs.run import write_json
+
+    path = Path(config.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+    import numpy as np
+
+    shown = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
+    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in shown]
+    pictures.save(
+        pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
+    )
+    print(f"written: {path}")

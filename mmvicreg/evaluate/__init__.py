@@ -1,5 +1,0 @@
-"""Numbers about trained encoders: retrieval, geometry, classification, and the store of embeddings.
-
-Import the modules themselves (``from mmvicreg.evaluate.retrieval import retrieval``); this file imports
-nothing, so that configurations can be read without loading torch.
-"""

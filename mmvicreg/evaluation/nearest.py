@@ -1,0 +1,162 @@
+"""Embeddings as files for other tools, and the nearest rows of a query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmvicreg.evaluation.store import Store
+from mmvicreg.evaluation.transfer.labels import IMAGES
+from mmvicreg.objectives.predictors import between
+from mmvicreg.runs.run import Run
+from mmvicreg.stream.reader import Sample
+
+BLOCK = 65_536
+LARGE = 1_000_000
+"""From this many rows on, faiss searches where it is installed."""
+
+
+def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
+    """All views' rows in one file by its suffix: .safetensors, .npz, or .parquet (needs pyarrow).
+
+    Per view: float32 rows, identities, and for each row the key of the first sample it occurs in. For .npy a file a
+    view, ``STEM.VIEW.npy``, which NumPy maps into memory, and ``STEM.VIEW.jsonl`` with a row's key and identity a
+    line. Gives the file, for .npy the first. Raises ValueError for another suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matrices = {view: np.asarray(rows.z if output == "z" else rows.h) for view, rows in store.views.items()}
+    first = {view: [store.keys[s[0]] for s in rows.samples] for view, rows in store.views.items()}
+    names = {view: rows.identities for view, rows in store.views.items()}
+    if path.suffix == ".safetensors":
+        _write_safetensors(path, matrices, first, names)
+    elif path.suffix == ".npz":
+        columns = {f"{view}.{output}": rows for view, rows in matrices.items()}
+        columns |= {f"{view}.keys": np.array(keys, dtype=str) for view, keys in first.items()}
+        columns |= {f"{view}.identities": np.array(found, dtype=str) for view, found in names.items()}
+        np.savez(path, **columns)  # type: ignore[arg-type]
+    elif path.suffix == ".npy":
+        return _write_npy(path, matrices, first, names)
+    elif path.suffix == ".parquet":
+        _write_parquet(path, matrices, first, names)
+    else:
+        raise ValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
+    return path
+
+
+def _write_npy(
+    path: Path, matrices: dict[str, np.ndarray], keys: dict[str, list[str]], names: dict[str, list[str]]
+) -> Path:
+    import json
+
+    files = [path.with_name(f"{path.stem}.{view}.npy") for view in matrices]
+    for file, (view, rows) in zip(files, matrices.items(), strict=True):
+        np.save(file, np.ascontiguousarray(rows))
+        lines = [
+            json.dumps({"key": key, "identity": name}, ensure_ascii=False)
+            for key, name in zip(keys[view], names[view], strict=True)
+        ]
+        file.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return files[0]
+
+
+def _write_safetensors(
+    path: Path, matrices: dict[str, np.ndarray], keys: dict[str, list[str]], names: dict[str, list[str]]
+) -> None:
+    import json
+
+    from safetensors.numpy import save_file
+
+    metadata = {f"{view}.keys": json.dumps(found) for view, found in keys.items()}
+    metadata |= {f"{view}.identities": json.dumps(found, ensure_ascii=False) for view, found in names.items()}
+    save_file({view: np.ascontiguousarray(rows) for view, rows in matrices.items()}, path, metadata=metadata)
+
+
+def _write_parquet(
+    path: Path, matrices: dict[str, np.ndarray], keys: dict[str, list[str]], names: dict[str, list[str]]
+) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(
+            f"{path}: parquet needs pyarrow; install it, or write .npz or .safetensors"
+        ) from None
+    columns = {
+        "view": [view for view, rows in matrices.items() for _ in rows],
+        "key": [key for found in keys.values() for key in found],
+        "identity": [name for found in names.values() for name in found],
+        "embedding": [row for rows in matrices.values() for row in rows],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+@torch.inference_mode()
+def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.device = "cpu") -> Tensor:
+    """Embedding (D,) of a picture file or, where there is no such file, of a text.
+
+    ``to``: what it predicts of that branch. Raises FileNotFoundError for a missing picture, ValueError where the run
+    has no branch for the query, or no such predictor.
+    """
+    picture = Path(query).suffix.lower() in IMAGES
+    if picture and not Path(query).is_file():
+        raise FileNotFoundError(f"{query}: no such picture")
+    name = "image" if picture else "text"
+    if name not in run.modalities:
+        raise ValueError(f"the query is a {name}, the run has the branches {', '.join(run.modalities)}")
+    reader = run.modalities[name].reader()
+    if picture:
+        data = Path(query).read_bytes()
+        value = reader.items(Sample(query, 0, {Path(query).suffix.lower()[1:]: data}))[0].value
+    else:
+        from mmvicreg.evaluation.transfer.labels import text_item
+
+        value = text_item(reader, query)
+    branch = run.model.branch_named(name).eval().to(device)
+    predictor = between(run.predictors, name, to).to(device) if to else torch.nn.Identity()
+    return predictor(branch(value[None].to(device)).z)[0].float().cpu()
+
+
+def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Tensor, Tensor]:
+    """(cosine, row) of the k nearest rows, both (Q, k), best first.
+
+    Exact, in blocks of rows; from ``LARGE`` rows on by faiss (inner product, exact too) where installed.
+    """
+    if queries_QD.shape[1] != rows_MD.shape[1]:
+        raise ValueError(
+            f"the query has width {queries_QD.shape[1]}, the rows {rows_MD.shape[1]}: branches of different widths "
+            "meet in a predictor only (--by-predictor)"
+        )
+    k = min(k, len(rows_MD))
+    unit = torch.nn.functional.normalize
+    queries_QD = unit(queries_QD.float(), dim=1)
+    if len(rows_MD) >= LARGE:
+        found = _by_faiss(queries_QD, rows_MD, k)
+        if found is not None:
+            return found
+    best = queries_QD.new_full((len(queries_QD), 0), 0.0)
+    places = torch.zeros((len(queries_QD), 0), dtype=torch.int64)
+    for start in range(0, len(rows_MD), BLOCK):
+        block = torch.from_numpy(np.array(rows_MD[start : start + BLOCK]))
+        cosine = queries_QD @ unit(block, dim=1).T
+        number = torch.arange(start, start + len(block)).expand_as(cosine)
+        best, chosen = torch.cat([best, cosine], dim=1).topk(min(k, best.shape[1] + len(block)), dim=1)
+        places = torch.cat([places, number], dim=1).gather(1, chosen)
+    return best, places
+
+
+def _by_faiss(queries_QD: Tensor, rows_MD: np.ndarray, k: int) -> tuple[Tensor, Tensor] | None:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    index = faiss.IndexFlatIP(rows_MD.shape[1])
+    for start in range(0, len(rows_MD), BLOCK):
+        block = np.array(rows_MD[start : start + BLOCK])
+        faiss.normalize_L2(block)
+        index.add(block)
+    cosine, places = index.search(queries_QD.numpy(), k)
+    return torch.from_numpy(cosine), torch.from_numpy(places)

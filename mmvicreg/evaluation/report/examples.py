@@ -1,0 +1,98 @@
+"""Queries of a split with what they found, as a person sees it: pictures, or captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.ranks import Ranks
+from mmvicreg.evaluation.report import figures as pictures
+from mmvicreg.evaluation.store import Rows, Store
+from mmvicreg.modalities import pixels
+from mmvicreg.shards.index import Index
+from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.reader import Reader
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Queries of one branch looking for items of another."""
+
+    ends: tuple[str, str]
+    queries: Rows
+    items: Rows
+    positives: Positives
+    ranks: Ranks
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One query's best items, by row."""
+
+    query: int
+    items: list[int]
+    right: list[bool]
+    cosine: list[float]
+    rank: float
+
+
+def examples_of(
+    direction: Direction, store: Store, readers: Mapping[str, Reader], index: Index, *, count: int
+) -> list[pictures.Example]:
+    """``count`` queries spread evenly over the split, whatever their rank: failures are shown too."""
+    return _draw(_best(direction, count=count), direction.ends, store, readers, index)
+
+
+def _best(direction: Direction, *, count: int, best: int = 5) -> list[_Found]:
+    queries, items, positives = direction.queries, direction.items, direction.positives
+    rank_Q = direction.ranks.rank()
+    matched = np.flatnonzero(positives.counts)  # the queries that rank_Q is about
+    chosen = np.unique(np.linspace(0, len(matched) - 1, count).round().astype(int))
+    unit = torch.nn.functional.normalize
+    queries_QD = unit(torch.from_numpy(queries.z[matched[chosen]]), dim=1)
+    blocks = [
+        unit(torch.from_numpy(items.z[a : a + 4096].copy()), dim=1) for a in range(0, len(items.z), 4096)
+    ]
+    cosine_QM = torch.cat([queries_QD @ block.T for block in blocks], dim=1)
+    found = []
+    for place, row, cosine_M in zip(chosen, matched[chosen], cosine_QM, strict=True):
+        values, items_best = cosine_M.topk(min(best, len(cosine_M)))
+        matching = set(positives.indices[positives.offsets[row] : positives.offsets[row + 1]].tolist())
+        right = [item in matching for item in items_best.tolist()]
+        found.append(_Found(int(row), items_best.tolist(), right, values.tolist(), float(rank_Q[place])))
+    return found
+
+
+def _draw(
+    found: Sequence[_Found],
+    pair: tuple[str, str],
+    store: Store,
+    readers: Mapping[str, Reader],
+    index: Index,
+) -> list[pictures.Example]:
+    """What a person sees: pictures of samples for images, identities (captions) for the rest."""
+    fetch = Fetcher(index)
+
+    def content(name: str, row: int) -> np.ndarray | str:
+        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
+        sample = fetch(*index.place(number), readers[name].members)
+        for suffix, data in sample.members.items():
+            if suffix in ("jpg", "jpeg", "png", "webp"):
+                return pixels.decode(data, max_pixels=100_000_000).array
+        return identity or sample.key
+
+    return [
+        pictures.Example(
+            content(pair[0], one.query),
+            tuple(
+                pictures.Result(content(pair[1], item), right, cosine)
+                for item, right, cosine in zip(one.items, one.right, one.cosine, strict=True)
+            ),
+            one.rank,
+        )
+        for one in found
+    ]

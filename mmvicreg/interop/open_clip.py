@@ -1,0 +1,168 @@
+"""Runs behind the faces other tools know: open_clip's methods and checkpoints, timm weights, ONNX."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmvicreg.branches.model import Branch
+from mmvicreg.objectives.predictors import between
+from mmvicreg.runs.config import to_json
+from mmvicreg.runs.run import Run
+from mmvicreg.stream.reader import Reader, Sample
+
+
+class ClipFace(nn.Module):
+    """A run with open_clip's face: ``encode_image``, ``encode_text``; see :func:`clip_face`."""
+
+    def __init__(
+        self, run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
+    ) -> None:
+        super().__init__()
+        self.image = run.model.branch_named(image)
+        self.text = run.model.branch_named(text)
+        self.predictor = between(run.predictors, image, text) if predicted else nn.Identity()
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """uint8 (n, 3, H, W) from the transform, to (n, D)."""
+        return _maybe_unit(self.predictor(self.image(images).z), normalize)
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        """Token ids (n, L) from the tokenizer, to (n, D)."""
+        return _maybe_unit(self.text(tokens).z, normalize)
+
+
+def _maybe_unit(z_nD: Tensor, normalize: bool) -> Tensor:
+    return nn.functional.normalize(z_nD, dim=-1) if normalize else z_nD
+
+
+class ImageTransform:
+    """A PIL image to what the run's image reader makes of it, uint8 (3, H, W)."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=0)
+        return self.reader.items(Sample("", 0, {"png": buffer.getvalue()}))[0].value
+
+
+class Tokenizer:
+    """Texts to token ids int64 (n, L), by the run's text reader."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        return torch.stack(
+            [self.reader.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        )
+
+
+def clip_face(
+    run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
+) -> tuple[ClipFace, ImageTransform, Tokenizer]:
+    """(model, transform, tokenizer) of two branches, as CLIP_benchmark and open_clip users expect them.
+
+    ``predicted``: images become what they predict of the text, where the run has such a predictor.
+    """
+    model = ClipFace(run, image=image, text=text, predicted=predicted).eval()
+    readers = {name: run.modalities[name].reader() for name in (image, text)}
+    return model, ImageTransform(readers[image]), Tokenizer(readers[text])
+
+
+def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: str = "text") -> Path:
+    """An open_clip checkpoint of a run whose towers are open_clip's: load ``local-dir:FOLDER`` there.
+
+    Raises ValueError where the towers are not of one open_clip model or have projectors behind them.
+    """
+    import open_clip
+
+    from mmvicreg.modalities.encoders import pretrained as towers
+
+    modalities: dict[str, Any] = {name: run.modalities[name] for name in (image, text)}
+    names = {view: to_json(modality).get("encoder", "") for view, modality in modalities.items()}
+    if len(set(names.values())) != 1 or not names[image].startswith("open_clip/"):
+        raise ValueError(f"an open_clip checkpoint needs both towers of one open_clip model, found {names}")
+    for view in (image, text):
+        if len(list(run.model.branch_named(view).projector.parameters())):
+            raise ValueError(
+                f"branch {view!r} has a projector, which an open_clip model has no place for; train with "
+                "projector () or hand the run on with save_pretrained"
+            )
+    model: Any = towers.open_clip_model(names[image], weights="")
+    visual = run.model.branch_named(image).encoder
+    assert isinstance(visual, nn.Sequential)  # pixel normalisation, tower
+    model.visual.load_state_dict(visual[1].state_dict())
+    model.text.load_state_dict(run.model.branch_named(text).encoder.state_dict())
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = open_clip.get_model_config(towers.split(names[image])[1])
+    assert found is not None
+    preprocess = {"mean": model.visual.image_mean, "std": model.visual.image_std}
+    content = {"model_cfg": found | {"custom_text": True}, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=1))
+    tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(tensors, str(folder / "open_clip_model.safetensors"))
+    return folder
+
+
+def save_image_encoder(run: Run, file: str | Path, *, image: str = "image") -> Path:
+    """The image encoder's weights under the names its library gives them, as safetensors.
+
+    ``timm.create_model(NAME, num_classes=0).load_state_dict(load_file(FILE))`` takes them, and so do
+    detection and segmentation code bases that start from timm or torchvision weights.
+    """
+    branch = run.model.branch_named(image)
+    encoder = branch.encoder[1] if isinstance(branch.encoder, nn.Sequential) else branch.encoder
+    assert isinstance(encoder, nn.Module)
+    tensors = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(file))
+    return Path(file)
+
+
+class _Embed(nn.Module):
+    def __init__(self, branch: Branch) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x).z
+
+
+def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
+    """A branch as ONNX, inputs as its reader gives them to embeddings z; any number of rows.
+
+    Needs the ``onnx`` extra. Raises ValueError where the encoder cannot be exported.
+    """
+    embed = _Embed(run.model.branch_named(branch)).eval()
+    reader = run.modalities[branch].reader()
+    example = torch.zeros((2, *reader.shape), dtype=reader.dtype)
+    rows = torch.export.Dim("rows", min=1)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.onnx.export(
+            embed,
+            (example,),
+            str(file),
+            input_names=["x"],
+            output_names=["z"],
+            dynamic_shapes=({0: rows},),
+            dynamo=True,
+            verbose=False,
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX export needs the onnx extra (pip install 'mmvicreg[onnx]'): {error}"
+        ) from None
+    return Path(file)

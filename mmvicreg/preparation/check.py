@@ -1,0 +1,231 @@
+"""``mmvicreg check``: everything that is wrong with shards, before a run meets it; and their sidecar index.
+
+Exit status: 0 clean, 1 something makes a shard or a sample unusable, 2 the command cannot be run. Shards that
+did not change since the last check with the same limits are not looked at again, so a check that was
+interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from tyro.conf import Positional
+
+from mmvicreg.preparation.check_members import (
+    CONTENT_KINDS,
+    KEPT,
+    NOTES,
+    Depth,
+    Limits,
+    ShardReport,
+    ShardTask,
+    look,
+)
+from mmvicreg.preparation.jobs import run_all
+from mmvicreg.progress import bar
+from mmvicreg.shards import index_file as sidecar
+from mmvicreg.shards.index import expand, save_blocks, sidecar_paths, stat_of
+from mmvicreg.shards.remote_cache import cache_folder
+from mmvicreg.shards.tar import KINDS, Problem
+
+SAVE_EVERY = 30.0
+"""Seconds of work that an interrupted check may lose."""
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Look for everything that is wrong with shards, and index them."""
+
+    shards: Positional[str]
+    """pattern of tar files: braces, globs, and :: between patterns"""
+    depth: Depth = "content"
+    """headers: the tar structure; content: also captions and picture headers; decode: every pixel"""
+    require: tuple[str, ...] = ()
+    """what every sample must have, alternatives with commas: --require jpg,png,webp txt,json"""
+    report: str = ""
+    """write the whole report here, as JSON"""
+    quarantine: str = ""
+    """write what to leave out here: the exclusion list that a run takes"""
+    max_pixels: int = 64_000_000
+    """larger pictures are findings"""
+    min_side: int = 8
+    """pictures with a shorter side are findings"""
+    max_caption: int = 100_000
+    """longer captions (bytes) are findings"""
+    processes: int = 0
+    """worker processes; 0 for all cores"""
+    cluster: str = ""
+    """address of a Dask scheduler to run on instead"""
+    again: bool = False
+    """look at every shard, also those that did not change since the last check"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All shards' reports in order, and the notes that concern several shards."""
+
+    shards: tuple[ShardReport, ...]
+    notes: tuple[Problem, ...]
+
+    @property
+    def unusable(self) -> int:
+        """Shards and samples that cannot be used; where there is not one sample, the shards."""
+        found = sum(bool(s.problems) + len(s.bad) for s in self.shards)
+        return found if found or any(s.count for s in self.shards) else len(self.shards)
+
+    def totals(self) -> dict[str, int]:
+        total = Counter[str]()
+        for shard in self.shards:
+            total.update(shard.totals)
+        total.update(p.kind for p in self.notes)
+        return dict(total)
+
+
+def main(config: CheckConfig) -> int:
+    """Run the tool: print the report, write the files asked for, return the exit status."""
+    try:
+        for file in filter(None, (config.report, config.quarantine)):
+            if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+                raise FileNotFoundError(f"{file!r} cannot be written: its folder does not exist")
+        report = check(config)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mmvicreg check: {error}", file=sys.stderr)
+        return 2
+    _print(report)
+    if config.report:
+        _write(config.report, {"totals": report.totals(), **asdict(report)})
+    if config.quarantine:
+        _write(config.quarantine, exclusions(report))
+    return 1 if report.unusable else 0
+
+
+def check(config: CheckConfig) -> Report:
+    """Look at all shards of ``config``, in parallel; save the sidecar of the usable ones as they finish.
+
+    A pattern with braces may name shards that are not there: they are findings, not an exception.
+    """
+    paths = expand(config.shards)
+    limits = Limits(config.depth, config.require, config.max_pixels, config.min_side, config.max_caption)
+    reports = {} if config.again else _known(paths, limits)
+    todo = [path for path in paths if path not in reports]
+    fresh: list[tuple[ShardReport, bytes]] = []
+    saved = time.monotonic()
+    with bar("checking", len(paths), unit="shards") as advance:
+        advance(len(reports), "")
+        tasks = [ShardTask(path, limits) for path in todo]
+        for number, (report, block) in run_all(
+            look, tasks, processes=config.processes, cluster=config.cluster
+        ):
+            fresh.append((report, block))
+            reports[todo[number]] = report
+            advance(1, "")
+            if time.monotonic() - saved > SAVE_EVERY:
+                saved = _save(fresh, limits)
+        _save(fresh, limits)
+    shards = tuple(reports[path] for path in paths)
+    return Report(shards, tuple(_across(shards)))
+
+
+def exclusions(report: Report) -> dict[str, object]:
+    """What ``open_index(..., exclude=)`` reads: unusable shards, and unusable samples of the others."""
+    whole = [os.path.basename(s.path) for s in report.shards if s.problems]
+    samples = {os.path.basename(s.path): s.bad for s in report.shards if s.bad and not s.problems}
+    return {"shards": whole, "samples": samples}
+
+
+def _state(path: str, limits: Limits) -> str:
+    own = repr((os.path.abspath(path), limits)).encode("utf-8", "surrogateescape")
+    name = hashlib.sha256(own).hexdigest()
+    return os.path.join(cache_folder(), "check", name[:2], f"{name[2:32]}.json")
+
+
+def _save(fresh: list[tuple[ShardReport, bytes]], limits: Limits) -> float:
+    """Write blocks of usable shards to their sidecars, then the reports, and empty the list; gives the time."""
+    save_blocks([(r.path, block, r.bytes, r.stamp) for r, block in fresh if block])
+    for report, _ in fresh:
+        path = _state(report.path, limits)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _write(path, asdict(report))
+    fresh.clear()
+    return time.monotonic()
+
+
+def _known(paths: Sequence[str], limits: Limits) -> dict[str, ShardReport]:
+    known = {}
+    for path in paths:
+        try:
+            with open(_state(path, limits), encoding="utf-8") as file:
+                content = json.load(file)
+        except (OSError, ValueError):
+            continue
+        for name in ("problems", "findings"):
+            content[name] = [Problem(**p) for p in content[name]]
+        report = ShardReport(**content)
+        if (report.bytes, report.stamp) == stat_of(path) and (report.problems or _indexed(path)):
+            known[path] = report
+    return known
+
+
+def _indexed(path: str) -> bool:
+    name = os.path.basename(path)
+    return any(
+        name in sidecar.read_footer(side) for side in sidecar_paths(path) if glob.glob(glob.escape(side))
+    )
+
+
+def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
+    """Keys that appear in more than one shard; keys are compared by a 16-byte hash."""
+    seen: dict[bytes, str] = {}
+    for shard in shards:
+        if shard.problems:
+            continue
+        for side in sidecar_paths(shard.path):
+            entry = sidecar.read_footer(side).get(os.path.basename(shard.path))
+            if entry is not None:
+                for key in sidecar.read_block(side, entry).keys:
+                    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+                    if digest in seen:
+                        yield Problem("key in two shards", shard.path, key, f"also in {seen[digest]}")
+                    seen[digest] = shard.path
+                break
+
+
+def _write(path: str, content: object) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    fd, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(content, file, indent=1)
+    os.replace(temporary, path)
+
+
+def _print(report: Report) -> None:
+    samples, size = sum(s.count for s in report.shards), sum(s.bytes for s in report.shards)
+    statistics = Counter[str]()
+    for shard in report.shards:
+        statistics.update(shard.statistics)
+    print(f"{len(report.shards)} shards, {samples:,} samples, {size:,} bytes")
+    for name, count in sorted(statistics.items()):
+        if count:
+            print(f"  {name:<24} {count:>12,}")
+    meanings = {**KINDS, **CONTENT_KINDS, **NOTES}
+    for kind, count in sorted(report.totals().items()):
+        word = "note" if kind in NOTES else "UNUSABLE"
+        print(f"{word}: {kind}, {count:,} times ({meanings[kind]})")
+        examples = [p for s in report.shards for p in (*s.problems, *s.findings) if p.kind == kind]
+        for problem in (examples + [p for p in report.notes if p.kind == kind])[:5]:
+            print(f"    {problem}")
+    if report.unusable:
+        print(f"not clean: {report.unusable:,} shards and samples cannot be used")
+    else:
+        print("clean")
+    if any(count > KEPT for count in report.totals().values()):
+        print(f"(the report keeps the first {KEPT} of a kind and shard)")

@@ -1,0 +1,212 @@
+"""What a run is told, as frozen dataclasses of plain fields: the command line, the help and the saved JSON."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mmvicreg.modalities.modality import modalities_of
+from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ProbeConfig, StreamConfig
+
+CLASS = "class"
+"""Key under which a saved dataclass names its class, as ``module:Name``."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every run is told; a recipe adds its modalities as fields."""
+
+    train: str = ""
+    """shards to train on: a path, with {000..099} and * expanded"""
+    out: str = "runs/run"
+    """run directory"""
+    batch_size: int | Literal["auto"] = 256
+    """samples of a step over all processes; auto tries powers of two and takes the largest that fits"""
+    chunk: int = 0
+    """rows a process encodes at once; 0 for all. The gradient is that of the whole batch either way: encoders
+    run twice, objectives see every row"""
+    epochs: float = 10.0
+    """passes over the data"""
+    seed: int = 0
+    """initial weights, order of the data, augmentation, random directions"""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """optimizer and schedule"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """precision of the encoders; statistics of objectives are fp32 in any case"""
+    recompute: bool = False
+    """gradient checkpointing: forget activations inside blocks of the encoders and compute them again"""
+    compile: bool = False
+    """torch.compile the encoders"""
+    parallel: Literal["ddp", "fsdp", "columns"] = "ddp"
+    """several processes: a copy of the weights on each, a share of them (FSDP2), or a copy but for the last layers
+    of the projectors, of whose outputs each process owns a share"""
+    ema: float = 0.0
+    """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
+    order: Literal["lanes", "global"] = "lanes"
+    """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of everything"""
+    features: str = ""
+    """folder for the representations of frozen towers, shared by runs one after another (their readings are then
+    the same for every seed); empty for the run's own"""
+    threads: int = 2
+    """threads that read and decode, per process"""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """mixtures, exclusions, remote shards, bad samples"""
+    log_every: int = 10
+    """steps between lines of the log"""
+    checkpoint_every: int = 1000
+    """steps between checkpoints; one is written at the end in any case"""
+    checkpoint_minutes: float = 0.0
+    """minutes between checkpoints, beside the steps; 0 for none"""
+    keep_checkpoints: int = 2
+    """checkpoints kept, newest first"""
+    best: str = ""
+    """a number of the probe, such as image_to_text/recall_at_1 (or image_to_text_by_predictor/...): every probe is
+    followed by a checkpoint, and the one where it was highest is kept"""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """what is watched, and what is done about it"""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """scores on held-out samples while training"""
+    trackers: tuple[str, ...] = ()
+    """Accelerate's trackers beside the log: tensorboard, wandb, trackio, ..."""
+    peak_tflops: float = 0.0
+    """of one device in this precision, for the share of it that is used (MFU); 0 looks known GPUs up"""
+    resume: Literal["auto", "never", "restart"] = "auto"
+    """a run directory that holds a run: continue it, refuse, or move it aside and start again"""
+    allow_change: tuple[str, ...] = ()
+    """fields that may differ from those of the run that is continued, such as epochs or optimizer.learning_rate"""
+    cpu: bool = False
+    """train on the CPU even where there is a GPU"""
+
+    def views(self) -> dict[str, str]:
+        """Each view's modality; a recipe overrides this for several views of one modality."""
+        return {name: name for name in modalities_of(self)}
+
+    def readers(self) -> dict[str, str]:
+        """The modality that reads each view: its own, unless a recipe overrides this, as for the small crops of
+        multi-crop, which another size of crop reads and the same branch encodes."""
+        return self.views()
+
+
+RESUMABLE = frozenset(
+    "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
+    "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
+    "guard.stall_warning guard.stall_stop guard.meet_stop guard.compare_every".split()
+)
+"""Fields that may differ when a run is continued: they change neither data nor mathematics."""
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as JSON values, each nested dataclass with the import path of its class."""
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
+        return {CLASS: f"{type(value).__module__}:{type(value).__qualname__}", **plain}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a configuration holds plain values; found {value!r} of type {type(value).__name__}")
+
+
+def from_json(value: Any, *, recipe: types.ModuleType | None = None) -> Any:
+    """The dataclass that :func:`to_json` saved.
+
+    Only classes of this package are imported, unless ``recipe`` is given: the module of the recipe that made
+    the run, for classes defined there (see :func:`import_recipe`). Raises ValueError for any other class.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item, recipe=recipe) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if CLASS not in value:
+        return {key: from_json(item, recipe=recipe) for key, item in value.items()}
+    cls = _find_class(value[CLASS], recipe)
+    known = {item.name for item in fields(cls)}
+    extra = sorted(set(value) - known - {CLASS})
+    if extra:
+        raise ValueError(
+            f"{value[CLASS]} has no field {extra}; it has {sorted(known)}. Was it saved by a newer version?"
+        )
+    plain = {key: from_json(item, recipe=recipe) for key, item in value.items() if key != CLASS}
+    return cls(**_checked(cls, plain))
+
+
+def _find_class(path: str, recipe: types.ModuleType | None) -> Any:
+    module_name, _, name = path.partition(":")
+    if module_name.partition(".")[0] == "mmvicreg":
+        module: Any = importlib.import_module(module_name)
+    elif recipe is not None:
+        module = recipe
+    else:
+        raise ValueError(
+            f"the saved configuration uses {path}, which this package does not have; name the recipe file that "
+            "defines it (load(run, recipe='recipes/mine.py'), or --recipe): it will be executed"
+        )
+    cls = vars(module).get(name)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ValueError(
+            f"{module.__name__} defines no dataclass {name!r}, which the saved configuration uses"
+        )
+    return cls
+
+
+def _checked(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """Literal fields hold one of their choices: saved files come from strangers and from older versions."""
+    hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
+    for name, value in plain.items():
+        if get_origin(hints.get(name)) is Literal and value not in get_args(hints[name]):
+            raise ValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
+    return plain
+
+
+def import_recipe(path: str | Path) -> types.ModuleType:
+    """Execute a recipe file as a module, without running its main part."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"recipe {str(path)!r}: no such file")
+    name = f"recipe_{file.stem}"  # not the file's own name: that may be a module of this process
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def differences(saved: Any, given: Any, *, allowed: Iterable[str] = ()) -> list[str]:
+    """Lines ``field: saved -> given`` for every field that a continued run may not change.
+
+    ``allowed`` names further fields that may differ, whole or nested: "optimizer", "optimizer.clip".
+    """
+    before, after = flatten(saved), flatten(given)
+    free = RESUMABLE | set(allowed)
+    return [
+        f"{name}: {before.get(name, '(none)')!r} -> {after.get(name, '(none)')!r}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and not free & set(_parents(name))
+    ]
+
+
+def _parents(name: str) -> list[str]:
+    """ "a.b.c" to ["a", "a.b", "a.b.c"]."""
+    parts = name.split(".")
+    return [".".join(parts[:number]) for number in range(1, len(parts) + 1)]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Saved values by dotted path: {"optimizer": {"clip": 1}} to {"optimizer.clip": 1}."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        # A recipe run as a script and the same recipe imported are one class.
+        plain = item.rpartition(":")[2] if key == CLASS and isinstance(item, str) else item
+        flat.update(flatten(plain, f"{prefix}.{key}" if prefix else key))
+    return flat

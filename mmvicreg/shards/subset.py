@@ -1,0 +1,65 @@
+"""Some of the samples of an index: those that have certain members, or those of given numbers.
+
+    rare = having(index, ("effect.ogg",))
+    mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
+
+gives a quarter of every 10,000 slots to samples with a sound effect, beside those that come by themselves.
+A configuration's ``stream.at_least`` finds such weights itself (:func:`mmvicreg.plan.mixture.raise_shares`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from mmvicreg.shards.index import Index
+from mmvicreg.shards.index_file import read_block
+
+
+def having(index: Index, members: Collection[str]) -> Index:
+    """The index of those samples that have every one of ``members``; only sidecars are read.
+
+    Raises ValueError where no sample has them.
+    """
+    every = [holds(index, (member,)) for member in members]
+    return keep(index, np.logical_and.reduce(every), wanted=", ".join(sorted(members)))
+
+
+def holds(index: Index, members: Collection[str]) -> np.ndarray:
+    """Bool (N,): which samples have any of ``members``, as a reader that takes the first of them would find."""
+    wanted = set(members)
+    found = []
+    for shard in index.shards:
+        block = read_block(shard.sidecar, shard.entry)
+        excluded = set(shard.excluded)
+        rows = (row for row in range(shard.entry.count) if row not in excluded)
+        found.append(np.fromiter((not wanted.isdisjoint(block.members(row)) for row in rows), bool))
+    return np.concatenate(found)
+
+
+def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
+    """The index of the samples where ``kept``, bool (N,), is True; ValueError, naming ``wanted``, where none is."""
+    if not kept.any():
+        raise ValueError(f"no sample of {len(index)} has {wanted}; members are {', '.join(index.suffixes)}")
+    shards = []
+    for shard, mask in zip(index.shards, np.split(kept, index.starts[1:-1]), strict=True):
+        rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded)
+        left_out = {*shard.excluded, *rows[~mask].tolist()}
+        shards.append(replace(shard, excluded=tuple(sorted(left_out))))
+    return Index(tuple(shards))
+
+
+def only(index: Index, numbers: Collection[int]) -> Index:
+    """The index of the samples of these numbers, in the order they have in ``index``.
+
+    Raises ValueError for no numbers, or one that is not there.
+    """
+    wanted = np.unique(np.fromiter(numbers, np.int64, len(numbers)))
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
+        found = f"{wanted[0]} to {wanted[-1]}" if len(wanted) else "none"
+        raise ValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
+    mask = np.zeros(len(index), bool)
+    mask[wanted] = True
+    return keep(index, mask, wanted="these numbers")

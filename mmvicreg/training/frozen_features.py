@@ -1,0 +1,158 @@
+"""Representations of a frozen encoder, computed once and read at every step.
+
+A frozen tower gives the same representation for the same reading of a sample. ``draws`` training readings
+(crops, captions) of every sample are encoded once into a memory-mapped file; a step then draws one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmvicreg import distributed
+from mmvicreg.branches.model import Branch
+from mmvicreg.modalities.modality import Modality
+from mmvicreg.randomness import generator
+from mmvicreg.runs.config import to_json
+from mmvicreg.shards.index import Index
+from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+
+BATCH = 64
+"""Readings encoded together (chosen; the result does not depend on it)."""
+
+
+@dataclass(frozen=True)
+class FeatureReader(Reader):
+    """Reads one of the stored representations of a sample; nothing is read from the shard."""
+
+    folder: str
+    width: int
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        draw = int(generator.integers(self._present.shape[1]))
+        if not self._present[sample.number, draw]:
+            return None
+        return Item(torch.from_numpy(np.array(self._features[sample.number, draw])))
+
+    def items(self, sample: Sample) -> list[Item]:
+        draws = np.flatnonzero(self._present[sample.number])
+        return [Item(torch.from_numpy(np.array(self._features[sample.number, draw]))) for draw in draws]
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        return np.load(Path(self.folder) / "features.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def _present(self) -> np.ndarray:
+        return np.load(Path(self.folder) / "present.npy", mmap_mode="r", allow_pickle=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "width": self.width}
+
+
+def precompute(
+    modality: Modality,
+    branch: Branch,
+    index: Index,
+    *,
+    name: str,
+    draws: int,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    threads: int,
+    progress: Any,
+) -> FeatureReader:
+    """Encode ``draws`` readings of every sample of ``index`` into ``folder``, or find them there.
+
+    Each process encodes a contiguous range of samples. ``progress`` is called with the number of samples done.
+    """
+    identity = json.dumps([to_json(modality), index.fingerprint, draws, seed], sort_keys=True)
+    home = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    done = home / "done.json"
+    width = _width(branch, modality.reader(), device)
+    if not done.is_file():
+        if distributed.rank() == 0:
+            _allocate(home, samples=len(index), draws=draws, width=width)
+        distributed.barrier()
+        features = np.load(home / "features.npy", mmap_mode="r+", allow_pickle=False)
+        present = np.load(home / "present.npy", mmap_mode="r+", allow_pickle=False)
+        rank, world = distributed.rank(), distributed.world_size()
+        low, high = rank * len(index) // world, (rank + 1) * len(index) // world
+        readings = _readings(
+            modality.reader(), index, range(low, high), draws=draws, seed=seed, threads=threads
+        )
+        for numbers, values in readings:
+            rows = [row for row, value in enumerate(values) if value is not None]
+            if rows:
+                x = torch.stack([values[row] for row in rows if values[row] is not None]).to(device)  # type: ignore[misc]
+                with torch.no_grad():
+                    h = branch.represent(x).float().cpu().numpy()
+                for row, vector in zip(rows, h, strict=True):
+                    features[numbers[row]] = vector
+                    present[numbers[row]] = True
+            progress(len(numbers))
+        features.flush()
+        present.flush()
+        distributed.barrier()
+        if distributed.rank() == 0:
+            done.write_text(identity)
+        distributed.barrier()
+    return FeatureReader(str(home), width)
+
+
+def _width(branch: Branch, reader: Reader, device: torch.device) -> int:
+    with torch.no_grad():
+        return branch.represent(torch.zeros((2, *reader.shape), dtype=reader.dtype, device=device)).shape[1]
+
+
+def _allocate(home: Path, *, samples: int, draws: int, width: int) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    create = np.lib.format.open_memmap
+    create(home / "features.npy", mode="w+", dtype=np.float32, shape=(samples, draws, width)).flush()
+    create(home / "present.npy", mode="w+", dtype=bool, shape=(samples, draws)).flush()
+
+
+def _readings(
+    reader: Reader, index: Index, numbers: range, *, draws: int, seed: int, threads: int
+) -> Iterator[tuple[list[tuple[int, int]], list[Tensor | None]]]:
+    """Batches of ((sample, draw), value): the same readings on any number of processes and threads."""
+    fetch = Fetcher(index)
+
+    def read(place: tuple[int, int]) -> Tensor | None:
+        number, draw = place
+        sample = fetch(*index.place(number), reader.members)
+        try:
+            item = reader.read(sample, generator(seed, draw, number, "features"))
+        except BadSample:
+            return None  # absent from then on, as a sample without this modality is
+        return None if item is None else item.value
+
+    places = [(number, draw) for number in numbers for draw in range(draws)]
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(places), BATCH):
+            chosen = places[start : start + BATCH]
+            yield chosen, list(pool.map(read, chosen))

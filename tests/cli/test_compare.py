@@ -1,0 +1,38 @@
+"""Runs are understood afterwards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toy
+from PIL import Image
+
+import mmvicreg as mm
+from mmvicreg.cli.compare import CompareConfig, compare, compare_runs
+
+
+def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = toy.write_shards(tmp_path / "data")
+    probe = mm.ProbeConfig(data=shards, every=6)
+    config = toy.Config(train=shards, out=str(tmp_path / "first"), epochs=1.0, probe=probe)
+    mm.run(config, toy.objective)
+    other = mm.OptimizerConfig(learning_rate=1e-2)
+    mm.run(replace(config, out=str(tmp_path / "second"), optimizer=other, goal="vicreg"), toy.objective)
+    runs = (str(tmp_path / "first"), str(tmp_path / "second"))
+    found = compare_runs(runs)
+    assert found.names == ("first", "second")
+    assert found.differences == {"optimizer.learning_rate": [1e-3, 1e-2], "goal": ["sigreg", "vicreg"]}
+    assert found.scores["steps"] == [6.0, 6.0]
+    assert found.scores["term/a/variance"][0] is None and found.scores["term/a/variance"][1] is not None
+    assert None not in found.scores["probe/a_to_b/recall_at_1"]
+    assert compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png"))) == 0
+    assert "optimizer.learning_rate" in capsys.readouterr().out
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 800
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two runs or more"):
+        compare_runs(["one"])
+    with pytest.raises(FileNotFoundError, match="no such run directory"):
+        compare_runs([tmp_path / "no", tmp_path / "no"])

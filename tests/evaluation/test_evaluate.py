@@ -1,0 +1,86 @@
+"""`mmvicreg evaluate` as a user runs it: folds, several processes, and what it says where it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from photographs import encoded
+from small_runs import make_run
+from towers_small import image_and_captions
+from webdataset import TarWriter
+
+from mmvicreg.cli.main import main
+from mmvicreg.interop.hub import save_pretrained
+
+WORDS = ["a", "red", "bird", "blue", "boat"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """An export, and 20 pictures of two captions each."""
+    folder = tmp_path_factory.mktemp("toy")
+    with TarWriter(str(folder / "pairs-000000.tar")) as writer:
+        for n in range(20):
+            start = f"{WORDS[n % 5]} {WORDS[n // 5]}"
+            captions = json.dumps({"c": [start, f"{start} red bird"]}).encode()
+            writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": captions})
+    save_pretrained(make_run(folder, image_and_captions(folder, WORDS)), folder / "export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMVICREG_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def arguments(toy, out, *options):
+    return ["evaluate", str(toy / "export"), "--data", f"toy={toy}/pairs-000000.tar", "--out", str(toy / out),
+            "--device", "cpu", *options]  # fmt: skip
+
+
+def test_folds_and_every_number_of_geometry_are_in_the_file(toy, capsys):
+    assert main(arguments(toy, "one.json", "--folds", "5")) == 0
+    found = json.loads((toy / "one.json").read_text())["toy"]
+    folded = found["image_to_text_5_folds"]
+    assert (
+        folded["num_queries"] == 20 and folded["num_items"] == 8 and found["image_to_text"]["num_items"] == 40
+    )
+    assert folded["recall_at_1"] >= found["image_to_text"]["recall_at_1"]
+    for rows in ("geometry", "representations"):
+        assert set(found[rows]) == {"image", "text"} and found[rows]["image"]["effective_rank"] > 1
+    for rows in ("independence", "representations_independence"):
+        assert set(found[rows]["text"]) == {"rows", "pairs", "pairwise_hsic", "dhsic", "sigreg"}
+    assert found["matching_pairs"]["image_text"]["pairs"] == 20
+    assert found["modality_gap"]["image_text"]["centroid"] > 0
+    assert "image to text 5 folds" in capsys.readouterr().out
+    assert main(arguments(toy, "none.json", "--folds", "7")) == 1
+    assert "20 images do not divide into 7 folds" in capsys.readouterr().err
+
+
+def test_two_launched_processes_write_the_numbers_of_one(toy):
+    assert main(arguments(toy, "alone.json")) == 0
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "MMVICREG_CACHE": str(toy / "cache-of-two"),
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "mmvicreg.cli.main", *arguments(toy, "both.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written: ") == 1
+    one, two = (json.loads((toy / name).read_text())["toy"] for name in ("alone.json", "both.json"))
+    assert len(one["proof"].pop("ranges")) == 1 and len(two["proof"].pop("ranges")) == 2
+    assert one == two
+
+
+def test_bad_input_is_answered_with_what_to_do(toy, capsys):
+    for options, message in (
+        (["evaluate", str(toy / "export")], "give --data"),
+        (["evaluate", str(toy / "export"), "--data", str(toy / "no.tar")], "missing file at open"),
+        (arguments(toy, "x.json", "--caption", "json:title"), "'mmvicreg check'"),
+        (arguments(toy, "x.json", "--caption", "txt"), "reads txt"),
+    ):
+        assert main(options) == 1
+        assert message in capsys.readouterr().err

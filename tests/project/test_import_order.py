@@ -1,0 +1,64 @@
+"""The folders of the package are the stages of the data flow, and imports point one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import mmvicreg
+
+PACKAGE = Path(mmvicreg.__file__).parent
+
+LAYERS = [
+    {"errors", "files", "numerics", "progress", "randomness"},
+    {"distributed"},
+    {"shards"},
+    {"plan"},
+    {"stream"},
+    {"branches"},
+    {"modalities"},
+    {"objectives"},
+    {"runs"},
+    {"evaluation"},
+    {"interop"},
+    {"training"},
+    {"preparation"},
+    {"cli"},
+]
+"""A folder imports only from itself and from the layers before it."""
+
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mmvicreg"):
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mmvicreg.")}
+    return names
+
+
+def test_a_folder_imports_only_from_the_layers_before_it() -> None:
+    wrong = []
+    for file in PACKAGE.rglob("*.py"):
+        stage = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if stage == "__init__":
+            continue
+        assert stage in LEVEL, f"{file}: add {stage!r} to its layer"
+        wrong += [f"{file} imports {name}" for name in imported(file) if LEVEL[name] > LEVEL[stage]]
+    assert not wrong
+
+
+def test_import_and_help_do_not_load_torch() -> None:
+    code = "import sys, mmvicreg as mm, mmvicreg.runs.config; from mmvicreg.cli.main import main; "
+    code += "mm.ImageModality(); main(['--help'])"
+    code += "; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in mmvicreg.__all__:
+        assert getattr(mmvicreg, name) is not None

@@ -17,7 +17,7 @@ from measure import best_times, device, forward_backward, peak_bytes, peak_of, t
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from mmvicreg import Coefficients, Invariance, Objective, VarianceCovariance
+from mmvicreg import Invariance, Objective, VICReg, VICRegCoefficients
 
 SHAPES = [(256, 2048), (1024, 1024), (2048, 512), (256, 8192), (2048, 8192)]
 Function = Callable[[Tensor], Tensor]
@@ -48,7 +48,7 @@ def difference(z: Tensor) -> Tensor:
 
 
 def ours(z: Tensor) -> Tensor:
-    return VarianceCovariance()(z, seed=0)["covariance"]
+    return VICReg()(z, seed=0)["covariance"]
 
 
 METHODS: dict[str, Function] = {"meta": meta, "masked": masked, "difference": difference, "ours": ours}
@@ -67,7 +67,7 @@ def meta_vicreg(a: Tensor, b: Tensor) -> Tensor:
 
 
 def our_vicreg(a: Tensor, b: Tensor) -> Tensor:
-    weights = Coefficients.from_meta()
+    weights = VICRegCoefficients.from_meta()
     objective = Objective(
         Invariance(weight=weights.invariance), {"a": weights.regularizer, "b": weights.regularizer}
     )

@@ -65,7 +65,7 @@ def train(config: toy.Config, rank: int, world: int, port: int) -> None:
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if world == 1:
         del os.environ["WORLD_SIZE"], os.environ["RANK"], os.environ["LOCAL_RANK"]
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
 
 
 def start(config: toy.Config, world: int) -> list[BaseProcess]:
@@ -140,7 +140,7 @@ def dump(members: list[BaseProcess]) -> None:
 
 
 @dataclass
-class Tally:
+class SampleCounts:
     """What has happened so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -158,7 +158,7 @@ class Tally:
         )
 
 
-def finish(config: toy.Config, world: int, tally: Tally, draw: random.Random, patience: float) -> None:
+def finish(config: toy.Config, world: int, tally: SampleCounts, draw: random.Random, patience: float) -> None:
     """Start one run again and again, each time under attack, until it ends by itself."""
     while True:
         members = start(config, world)
@@ -178,7 +178,7 @@ def finish(config: toy.Config, world: int, tally: Tally, draw: random.Random, pa
 
 def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     """Kills, finished runs, differences and hangs."""
-    draw, began, tally = random.Random(options.seed), time.monotonic(), Tally()
+    draw, began, tally = random.Random(options.seed), time.monotonic(), SampleCounts()
     base = toy.Config(
         train=toy.write_shards(folder / "data"),
         epochs=options.epochs,

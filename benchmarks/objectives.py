@@ -59,7 +59,7 @@ def plain_info_nce(a: Tensor, b: Tensor) -> Tensor:
 def methods(features: int) -> dict[str, Callable[[], Function]]:
     d = features
     return {
-        "VarianceCovariance": lambda: regularizer(reg.VarianceCovariance()),
+        "VICReg": lambda: regularizer(reg.VICReg()),
         "SIGReg": lambda: regularizer(reg.SIGReg()),
         "SlicedWasserstein": lambda: regularizer(reg.SlicedWasserstein()),
         "VISReg": lambda: regularizer(reg.VISReg()),

@@ -49,7 +49,7 @@ def load(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(folder: Path, count: int) -> Callable[[], dict[str, float]]:
     from mmvicreg.evaluation.positives import Positives
-    from mmvicreg.evaluation.retrieval import retrieval_both
+    from mmvicreg.evaluation.retrieval import cross_modal_metrics
 
     images, captions = load(folder, count)
     image_of = np.arange(count).repeat(CAPTIONS)
@@ -57,7 +57,7 @@ def ours(folder: Path, count: int) -> Callable[[], dict[str, float]]:
     positives = Positives.from_pairs(image_of, np.arange(len(captions)), **sizes)
 
     def run() -> dict[str, float]:
-        there, back = retrieval_both(images, captions, positives, ks=KS)
+        there, back = cross_modal_metrics(images, captions, positives, ks=KS)
         return {f"i2t@{k}": there.recall[k] for k in KS} | {f"t2i@{k}": back.recall[k] for k in KS}
 
     return run

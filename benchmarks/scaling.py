@@ -22,7 +22,7 @@ import torch.distributed as dist
 from measure import table
 from torch.profiler import ProfilerActivity, profile
 
-from mmvicreg import VarianceCovariance, distributed
+from mmvicreg import VICReg, distributed
 from mmvicreg.objectives.regularizers.covariance import COVARIANCE_STRIP, GRAM_STRIP, gram_is_cheaper
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def count(rows: int, features: int) -> tuple[float, float]:
     z = torch.randn(own, features, generator=generator).requires_grad_()
     counter = _Bytes()
     with counter, profile(activities=[ProfilerActivity.CPU], record_shapes=True) as trace:
-        VarianceCovariance()(z, seed=0)["covariance"].backward()
+        VICReg()(z, seed=0)["covariance"].backward()
     return sum(_flops(event.name, event.input_shapes) for event in trace.events()), counter.bytes
 
 

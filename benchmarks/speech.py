@@ -50,7 +50,7 @@ def main(options: Options) -> None:
     found: dict[str, list[Ranks]] = {}
     store: Store | None = None
     for seed in options.seeds:
-        run = mm.run(replace(base, seed=seed, out=f"{options.out}/seed-{seed}"), recipe.objective)
+        run = mm.train(replace(base, seed=seed, out=f"{options.out}/seed-{seed}"), recipe.objective)
         store = store or held_out(run, options)
         for direction, ranks in scores(run, store).items():
             found.setdefault(direction, []).append(ranks)

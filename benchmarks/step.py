@@ -196,7 +196,7 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
         )
         for _ in range(options.steps)
     ]
-    regularizers = dict(zip(REGULARIZERS, (mm.VarianceCovariance(), mm.VISReg(), mm.SIGReg()), strict=True))
+    regularizers = dict(zip(REGULARIZERS, (mm.VICReg(), mm.VISReg(), mm.SIGReg()), strict=True))
     goals = {
         name: mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
         for name, each in regularizers.items()

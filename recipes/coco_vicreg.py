@@ -60,10 +60,8 @@ def objective(config: Config) -> mm.Objective:
     return mm.Objective(
         mm.Invariance(weight=config.invariance),
         {
-            "image": mm.VarianceCovariance(
-                variance=config.image_variance, covariance=config.image_covariance
-            ),
-            "text": mm.VarianceCovariance(variance=config.text_variance, covariance=config.text_covariance),
+            "image": mm.VICReg(variance=config.image_variance, covariance=config.image_covariance),
+            "text": mm.VICReg(variance=config.text_variance, covariance=config.text_covariance),
         },
     )
 
@@ -72,7 +70,7 @@ def main(config: Config) -> None:
     """Make the vocabulary of the training captions if there is none, then train."""
     if config.text.vocabulary and not Path(config.text.vocabulary).is_file():
         mm.make_vocabulary(config.train, config.text.caption, config.text.vocabulary)
-    mm.run(config, objective)
+    mm.train(config, objective)
 
 
 if __name__ == "__main__":

@@ -71,14 +71,14 @@ def objective(config: Config) -> mm.Objective:
     """VICReg: invariance across branches, variance and covariance of each. Or InfoNCE alone."""
     if config.alignment == "infonce":
         return mm.Objective(mm.InfoNCE(), {})
-    regularizer = mm.VarianceCovariance(variance=config.variance, covariance=config.covariance)
+    regularizer = mm.VICReg(variance=config.variance, covariance=config.covariance)
     return mm.Objective(mm.Invariance(weight=25.0), {"image": regularizer, "text": regularizer})
 
 
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
-    run = mm.run(config, objective)
-    mm.score_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
+    run = mm.train(config, objective)
+    mm.evaluate_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
 
 
 if __name__ == "__main__":

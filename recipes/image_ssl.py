@@ -90,7 +90,7 @@ def objective(config: Config) -> mm.Objective:
         return mm.Objective(mm.BarlowTwins(weight=0.1 * share), {}, pairs=pairs)
     if config.loss == "simsiam":
         alignment: mm.Alignment = mm.Prediction((WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share)
-        regularizer: mm.Regularizer = mm.VarianceCovariance(variance=1.0, covariance=0.0)
+        regularizer: mm.Regularizer = mm.VICReg(variance=1.0, covariance=0.0)
     elif config.loss == "visreg":
         alignment, regularizer = (
             mm.Invariance(weight=0.4 * share),
@@ -99,7 +99,7 @@ def objective(config: Config) -> mm.Objective:
     elif config.loss == "sigreg":
         alignment, regularizer = mm.Invariance(weight=share), mm.SIGReg(weight=0.05)
     else:
-        alignment, regularizer = mm.Invariance(weight=25.0 * share), mm.VarianceCovariance()
+        alignment, regularizer = mm.Invariance(weight=25.0 * share), mm.VICReg()
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 
@@ -117,7 +117,7 @@ def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torc
 
 def main(config: Config) -> None:
     """Train; then held-out pictures look for their concept among the training pictures."""
-    run = mm.run(config, objective)
+    run = mm.train(config, objective)
     torch.manual_seed(config.seed)
     scores = {}
     for name, branch in (("untrained", config.image.branch()), ("held_out", run.model.branch("crop"))):
@@ -125,7 +125,7 @@ def main(config: Config) -> None:
             embed(branch, config.image, shards) for shards in (config.held_out, config.train)
         )
         positives = mm.Positives.from_identities(wanted, shown)
-        found = mm.retrieval(queries, items, positives, skip_unmatched=True, resamples=1000)
+        found = mm.retrieval_metrics(queries, items, positives, skip_unmatched=True, resamples=1000)
         scores[name] = {"image_to_image": found.to_json()}
         print(
             f"{name}: R@1 {found.recall[1]:.1%} (chance {found.chance[1]:.1%}), R@10 {found.recall[10]:.1%}"

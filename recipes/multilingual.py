@@ -73,16 +73,16 @@ class Config(mm.TrainConfig):
 def objective(config: Config) -> mm.Objective:
     """VICReg over the chosen graph: a branch in several pairs gives each its share of one pair's weight."""
     languages = ("english", "german", "spanish", "french")
-    pairs = None if config.pairs == "all" else mm.star("image", languages)
-    regularizer = mm.VarianceCovariance(variance=25.0, covariance=1.0)
+    pairs = None if config.pairs == "all" else mm.star_pairs("image", languages)
+    regularizer = mm.VICReg(variance=25.0, covariance=1.0)
     branches = {name: regularizer for name in ("image", *languages)}
     return mm.Objective(mm.Invariance(weight=25.0 / len(languages)), branches, pairs=pairs)
 
 
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
-    run = mm.run(config, objective)
-    mm.score_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
+    run = mm.train(config, objective)
+    mm.evaluate_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
 
 
 if __name__ == "__main__":

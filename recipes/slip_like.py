@@ -73,14 +73,14 @@ def objective(config: Config) -> mm.Objective:
     pairs: dict[tuple[str, str], mm.Alignment] = {("image", "text"): names}
     if config.ssl:
         pairs["image", "crop"] = mm.Invariance(weight=config.ssl)
-    regularizer = mm.VarianceCovariance(variance=25.0, covariance=1.0)
+    regularizer = mm.VICReg(variance=25.0, covariance=1.0)
     return mm.Objective(pairs, {"image": regularizer, "text": regularizer})
 
 
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
-    run = mm.run(config, objective)
-    mm.score_run(run, {"held_out": config.style})
+    run = mm.train(config, objective)
+    mm.evaluate_run(run, {"held_out": config.style})
 
 
 if __name__ == "__main__":

@@ -102,14 +102,14 @@ def objective(config: Config) -> mm.Objective:
         ("text", "speech"): both,
         ("image", "effect"): few,
     }
-    regularizer = mm.VarianceCovariance(variance=25.0, covariance=config.covariance)
+    regularizer = mm.VICReg(variance=25.0, covariance=config.covariance)
     return mm.Objective(pairs, {name: regularizer for name in ("image", "text", "speech", "effect")})
 
 
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
-    run = mm.run(config, objective)
-    mm.score_run(run, {"held_out": config.held_out})
+    run = mm.train(config, objective)
+    mm.evaluate_run(run, {"held_out": config.held_out})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from mmvicreg import distributed
 from mmvicreg.branches.model import Model
 from mmvicreg.evaluation.store import Block, Store, join, open_store, write_block
 from mmvicreg.progress import bar
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.reader import Reader
 
@@ -28,7 +28,7 @@ BLOCK = 256
 """Samples of a block."""
 
 
-def store_name(model: Model, index: Index, readers: Mapping[str, Reader], *, settings: str = "") -> str:
+def store_name(model: Model, index: ShardIndex, readers: Mapping[str, Reader], *, settings: str = "") -> str:
     """Name of the store of these weights and this data: 16 hex digits that change when either does."""
     digest = hashlib.sha256(f"{settings} {index.fingerprint} {model.views}".encode())
     for view in sorted(readers):
@@ -40,7 +40,12 @@ def store_name(model: Model, index: Index, readers: Mapping[str, Reader], *, set
 
 
 def find(
-    model: Model, index: Index, readers: Mapping[str, Reader], *, folder: str | Path, batch_size: int = 64
+    model: Model,
+    index: ShardIndex,
+    readers: Mapping[str, Reader],
+    *,
+    folder: str | Path,
+    batch_size: int = 64,
 ) -> Store | None:
     """The store that :func:`embed` made with these arguments, or None; every process calls this."""
     name = store_name(model, index, readers, settings=f"fp32 {BLOCK} {batch_size}")
@@ -50,7 +55,7 @@ def find(
 
 def embed(
     model: Model,
-    index: Index,
+    index: ShardIndex,
     readers: Mapping[str, Reader],
     *,
     folder: str | Path,

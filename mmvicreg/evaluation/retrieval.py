@@ -47,7 +47,7 @@ class RetrievalScores:
         return flat | {name: rest[name] for name in names}
 
 
-def retrieval(
+def retrieval_metrics(
     queries_QD: Tensor | np.ndarray,
     items_MD: Tensor | np.ndarray,
     positives: Positives,
@@ -76,7 +76,7 @@ def retrieval(
     return summarize(ranks, ks=ks, resamples=resamples)
 
 
-def retrieval_both(
+def cross_modal_metrics(
     a_QD: Tensor | np.ndarray,
     b_MD: Tensor | np.ndarray,
     positives: Positives,
@@ -134,7 +134,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def folded_retrieval(
+def folded_metrics(
     images_ND: Tensor | np.ndarray,
     captions_MD: Tensor | np.ndarray,
     positives: Positives,
@@ -159,7 +159,7 @@ def folded_retrieval(
         caption_rows = np.flatnonzero(mine.counts)
         part = positives.select(image_rows, caption_rows)
         rows = _take(images_ND, image_rows), _take(captions_MD, caption_rows)
-        found = retrieval_both(rows[0], rows[1], part, ks=ks, device=device)
+        found = cross_modal_metrics(rows[0], rows[1], part, ks=ks, device=device)
         there.append(found[0])
         back.append(found[1])
     return _average(there), _average(back)

@@ -24,11 +24,11 @@ from mmvicreg.evaluation.ranks import rank_both, rank_queries
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.examples import Direction, examples_of
 from mmvicreg.evaluation.report.html import Report, write_report
-from mmvicreg.evaluation.retrieval import RetrievalScores, folded_retrieval, summarize
+from mmvicreg.evaluation.retrieval import RetrievalScores, summarize
 from mmvicreg.evaluation.store import Proof, Rows, Store
 from mmvicreg.objectives.predictors import Predictors, predict
 from mmvicreg.runs.run import CHECKPOINTS, Run, read_log, write_json
-from mmvicreg.shards.index import Index, cache_folder, open_index
+from mmvicreg.shards.index import ShardIndex, cache_folder, open_index
 from mmvicreg.stream.reader import Reader
 
 
@@ -61,7 +61,7 @@ def embeddings_folder(run: Run) -> Path:
     return own if (run.folder / CHECKPOINTS).is_dir() else Path(cache_folder()) / "embeddings"
 
 
-def score_run(
+def evaluate_run(
     run: Run, data: Mapping[str, str | Sequence[str]], *, device: str = ""
 ) -> dict[str, SplitScores]:
     """Score every split of ``data`` {name: shards}, print a table, and write summary, pictures and report.
@@ -105,7 +105,12 @@ def score_splits(
 
 
 def embedded(
-    run: Run, index: Index, *branches: str, device: str = "", threads: int | None = None, title: str = "embed"
+    run: Run,
+    index: ShardIndex,
+    *branches: str,
+    device: str = "",
+    threads: int | None = None,
+    title: str = "embed",
 ) -> Store:
     """The rows of these branches on ``index`` (a view per branch), computed once and kept.
 
@@ -129,7 +134,9 @@ def _view_per_branch(run: Run, branches: Sequence[str]) -> tuple[Model, dict[str
     return model, {name: run.modalities[name].reader() for name in branches}
 
 
-def _score_split(store: Store, run: Run, index: Index, *, device: torch.device, examples: int) -> SplitScores:
+def _score_split(
+    store: Store, run: Run, index: ShardIndex, *, device: torch.device, examples: int
+) -> SplitScores:
     branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
     if len(branches) < 2:
         rejected = sum(store.proof.rejected.values())
@@ -182,7 +189,7 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
         a, b = sorted(pair, key=lambda name: name != "image")
         rows = store.rows(a), store.rows(b)
         if rows[0].z.shape[1] == rows[1].z.shape[1]:
-            both = folded_retrieval(rows[0].z, rows[1].z, store.positives(a, b), folds=folds, device=device)
+            both = folded_metrics(rows[0].z, rows[1].z, store.positives(a, b), folds=folds, device=device)
             found |= {f"{a}_to_{b}_{folds}_folds": both[0], f"{b}_to_{a}_{folds}_folds": both[1]}
     return found
 

@@ -21,7 +21,7 @@ from mmvicreg.stream.reader import Reader, Sample
 
 
 class ClipFace(nn.Module):
-    """A run with open_clip's face: ``encode_image``, ``encode_text``; see :func:`clip_face`."""
+    """A run with open_clip's face: ``encode_image``, ``encode_text``; see :func:`to_open_clip`."""
 
     def __init__(
         self, run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
@@ -68,7 +68,7 @@ class Tokenizer:
         )
 
 
-def clip_face(
+def to_open_clip(
     run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
 ) -> tuple[ClipFace, ImageTransform, Tokenizer]:
     """(model, transform, tokenizer) of two branches, as CLIP_benchmark and open_clip users expect them.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmvicreg.stream.reader import BadSample
+from mmvicreg.stream.reader import BadSampleError
 
 
 def first_member(members: Mapping[str, bytes], suffixes: tuple[str, ...]) -> tuple[str, bytes] | None:
@@ -25,7 +25,7 @@ def read_array(data: bytes, suffix: str, *, name: str = "", max_elements: int) -
 
     The suffix says how: ``npy``, ``safetensors`` (tensor ``name``, or its only one), or ``png``.
 
-    Raises BadSample for bytes that are no such file, hold objects or text, hold more than ``max_elements``, or
+    Raises BadSampleError for bytes that are no such file, hold objects or text, hold more than ``max_elements``, or
     hold a value that is not finite.
     """
     kind = suffix.rpartition(".")[2]
@@ -39,17 +39,17 @@ def read_array(data: bytes, suffix: str, *, name: str = "", max_elements: int) -
         raise ValueError(f"member {suffix!r}: expected a suffix ending in npy, safetensors or png")
     _check_elements(array.shape, max_elements)
     if array.dtype.kind not in "fiub":
-        raise BadSample(f"an array of {array.dtype}; expected real numbers")
+        raise BadSampleError(f"an array of {array.dtype}; expected real numbers")
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
     if not np.isfinite(values).all():
-        raise BadSample(f"an array with {int((~np.isfinite(values)).sum())} values that are not finite")
+        raise BadSampleError(f"an array with {int((~np.isfinite(values)).sum())} values that are not finite")
     return values
 
 
 def _check_elements(shape: tuple[int, ...], limit: int) -> None:
     if math.prod(shape) > limit:
-        raise BadSample(f"an array of shape {shape}; at most {limit} elements are read")
+        raise BadSampleError(f"an array of shape {shape}; at most {limit} elements are read")
 
 
 def _read_npy(data: bytes, limit: int) -> np.ndarray:
@@ -58,15 +58,15 @@ def _read_npy(data: bytes, limit: int) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
-            raise BadSample(f"npy version {version}; expected 1.0 or 2.0")
+            raise BadSampleError(f"npy version {version}; expected 1.0 or 2.0")
         shape, _, _ = readers[version](file)
         _check_elements(shape, limit)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
-    except BadSample:
+    except BadSampleError:
         raise
     except (ValueError, EOFError, MemoryError, SyntaxError) as error:
-        raise BadSample(f"not an npy array of numbers: {error}") from None
+        raise BadSampleError(f"not an npy array of numbers: {error}") from None
 
 
 def _read_safetensors(data: bytes, name: str) -> np.ndarray:
@@ -76,11 +76,11 @@ def _read_safetensors(data: bytes, name: str) -> np.ndarray:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise BadSample(f"not a safetensors file: {error}") from None
+        raise BadSampleError(f"not a safetensors file: {error}") from None
     if name in tensors:
         return tensors[name]
     if name or len(tensors) != 1:
-        raise BadSample(f"no tensor {name!r}; the member has {', '.join(sorted(tensors)) or 'none'}")
+        raise BadSampleError(f"no tensor {name!r}; the member has {', '.join(sorted(tensors)) or 'none'}")
     return next(iter(tensors.values()))
 
 
@@ -92,9 +92,9 @@ def _read_png(data: bytes, limit: int) -> np.ndarray:
             _check_elements((picture.height, picture.width, len(picture.getbands())), limit)
             if data[24] == 16 and not picture.mode.startswith("I"):
                 # Pillow would cut them to 8 bits without a word.
-                raise BadSample(f"a 16-bit PNG of mode {picture.mode}; only grey ones are read, use npy")
+                raise BadSampleError(f"a 16-bit PNG of mode {picture.mode}; only grey ones are read, use npy")
             return np.asarray(picture)
-    except BadSample:
+    except BadSampleError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise BadSample(f"not a PNG: {error}") from None
+        raise BadSampleError(f"not a PNG: {error}") from None

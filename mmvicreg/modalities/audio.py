@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ def decode(data: bytes, *, seconds: float, place: float) -> tuple[np.ndarray, in
     """At most ``seconds`` of a recording as float32 (T,), its rate, and what was recovered from.
 
     ``place`` 0 to 1 says which stretch of a longer recording: from its beginning to its end. Only the stretch
-    is decoded. Raises BadSample for bytes that libsndfile cannot read, or without sound in them.
+    is decoded. Raises BadSampleError for bytes that libsndfile cannot read, or without sound in them.
     """
     import soundfile
 
@@ -191,19 +191,19 @@ def decode(data: bytes, *, seconds: float, place: float) -> tuple[np.ndarray, in
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, total = file.samplerate, file.frames
             if not RATES[0] <= rate <= RATES[1] or file.channels > MAX_CHANNELS:
-                raise BadSample(f"a recording of {file.channels} channels at {rate} Hz")
+                raise BadSampleError(f"a recording of {file.channels} channels at {rate} Hz")
             wanted = min(total, max(1, round(seconds * rate)))
             if total > wanted:
                 file.seek(round((total - wanted) * place))
             wave = file.read(wanted, dtype="float32", always_2d=True).mean(1)
-    except BadSample:
+    except BadSampleError:
         raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
-        raise BadSample(f"not a recording: {error}") from None
+        raise BadSampleError(f"not a recording: {error}") from None
     if not len(wave):
-        raise BadSample("a recording without sound")
+        raise BadSampleError("a recording without sound")
     if not np.isfinite(wave).all():
-        raise BadSample("a recording with samples that are not finite")
+        raise BadSampleError("a recording with samples that are not finite")
     return wave, rate, "" if len(wave) == wanted else f"{len(wave)} of {wanted} samples"
 
 

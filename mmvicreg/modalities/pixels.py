@@ -31,7 +31,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmvicreg.stream.reader import BadSample
+from mmvicreg.stream.reader import BadSampleError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
@@ -61,15 +61,15 @@ class Box(NamedTuple):
 def decode(
     data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, reduce_to: int | None = None
 ) -> Picture:
-    """Decode one picture by the rules of this module; raises BadSample with the reason.
+    """Decode one picture by the rules of this module; raises BadSampleError with the reason.
 
     ``reduce_to`` lets a large JPEG be decoded at 1/2, 1/4 or 1/8 by its DCT, never below that shorter side:
     1.1 to 1.4 times faster on large pictures, 36 to 50 dB from the full decode.
     """
     if not data:
-        raise BadSample("empty: a picture of 0 bytes")
+        raise BadSampleError("empty: a picture of 0 bytes")
     if len(data) > max_bytes:
-        raise BadSample(f"too many bytes: {len(data)}, the limit is {max_bytes}")
+        raise BadSampleError(f"too many bytes: {len(data)}, the limit is {max_bytes}")
     if not data.startswith(b"\xff\xd8"):
         return _by_pillow(data, max_pixels=max_pixels)
     try:
@@ -83,7 +83,7 @@ def decode(
             array = simplejpeg.decode_jpeg(
                 data, "RGB", min_height=reduce_to, min_width=reduce_to, min_factor=1
             )
-    except BadSample:
+    except BadSampleError:
         raise
     except (ValueError, KeyError) as error:  # KeyError: a header whose colour space has no number
         return Picture(_by_pillow(data, max_pixels=max_pixels).array, f"damaged JPEG: {error}")
@@ -92,9 +92,9 @@ def decode(
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise BadSample(f"too many pixels: {width} x {height}, the limit is {max_pixels}")
+        raise BadSampleError(f"too many pixels: {width} x {height}, the limit is {max_pixels}")
     if width < 1 or height < 1:
-        raise BadSample(f"no pixels: {width} x {height}")
+        raise BadSampleError(f"no pixels: {width} x {height}")
 
 
 def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
@@ -104,15 +104,17 @@ def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
             image.load()
             return Picture(np.asarray(_rgb(ImageOps.exif_transpose(image))))
     except UnidentifiedImageError:
-        raise BadSample(f"not a picture: none of {', '.join(FORMATS)}; it begins {data[:12]!r}") from None
+        raise BadSampleError(
+            f"not a picture: none of {', '.join(FORMATS)}; it begins {data[:12]!r}"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadSample(f"too many pixels: {error}") from None
-    except BadSample:
+        raise BadSampleError(f"too many pixels: {error}") from None
+    except BadSampleError:
         raise
     except (
         Exception
     ) as error:  # Pillow's plugins raise anything on damaged bytes: OSError, SyntaxError, struct...
-        raise BadSample(f"damaged picture: {type(error).__name__}: {error}") from None
+        raise BadSampleError(f"damaged picture: {type(error).__name__}: {error}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class RasterReader(Reader):
         array = read_array(found[1], found[0], max_elements=self.max_pixels * self.channels)
         array = array[:, :, None] if array.ndim == 2 else array
         if array.ndim != 3 or array.shape[2] != self.channels or 0 in array.shape:
-            raise BadSample(
+            raise BadSampleError(
                 f"a raster of shape {array.shape}; expected (rows, columns) or (rows, columns, {self.channels})"
             )
         low, high = self.clip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ class SeriesReader(Reader):
         array = read_array(found[1], found[0], max_elements=MAX_ELEMENTS)
         array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2 or array.shape[1] != self.channels or not len(array):
-            raise BadSample(f"a series of shape {array.shape}; expected (times, {self.channels})")
+            raise BadSampleError(f"a series of shape {array.shape}; expected (times, {self.channels})")
         if self.standardize:
             array = (array - array.mean(0)) / (array.std(0) + 1e-6)
         start = round(max(0, len(array) - self.length) * place)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -112,18 +112,18 @@ class TableReader(Reader):
         if data is None:
             return None
         if len(data) > MAX_BYTES:
-            raise BadSample(f"a record of {len(data)} bytes; at most {MAX_BYTES} are read")
+            raise BadSampleError(f"a record of {len(data)} bytes; at most {MAX_BYTES} are read")
         try:
             text = data.decode("utf-8-sig")
             found = next(csv.DictReader(text.splitlines()), None) if kind == "csv" else json.loads(text)
         except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
-            raise BadSample(f"not a {kind} record: {error}") from None
+            raise BadSampleError(f"not a {kind} record: {error}") from None
         if field and isinstance(found, dict):
             found = found.get(field)
             if found is None:
                 return None
         if not isinstance(found, dict):
-            raise BadSample(f"the {kind} member holds {type(found).__name__}, expected one record")
+            raise BadSampleError(f"the {kind} member holds {type(found).__name__}, expected one record")
         return found
 
 

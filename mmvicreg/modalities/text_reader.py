@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvicreg.modalities.encoders import pretrained as towers
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 MAX_CAPTION_BYTES = 1_000_000
 """A longer member is rejected before it is parsed (chosen; captions are below 10 kB)."""
@@ -34,21 +34,21 @@ WORDS = 100_000
 def captions_of(members: Mapping[str, bytes], caption: str, languages: tuple[str, ...] = ()) -> list[str]:
     """Every caption of a sample, blanks left out; an empty list where the member or field is missing.
 
-    ``caption`` is a member suffix, or ``json:FIELD``. Raises BadSample for bytes that are no UTF-8 or JSON.
+    ``caption`` is a member suffix, or ``json:FIELD``. Raises BadSampleError for bytes that are no UTF-8 or JSON.
     """
     suffix, _, field = caption.partition(":")
     data = members.get(suffix)
     if data is None:
         return []
     if len(data) > MAX_CAPTION_BYTES:
-        raise BadSample(f"caption of {len(data)} bytes; at most {MAX_CAPTION_BYTES} are read")
+        raise BadSampleError(f"caption of {len(data)} bytes; at most {MAX_CAPTION_BYTES} are read")
     try:
         text = data.decode("utf-8")
         value: Any = json.loads(text).get(field) if field else text
     except UnicodeDecodeError as error:
-        raise BadSample(f"caption is not UTF-8: {error}") from None
+        raise BadSampleError(f"caption is not UTF-8: {error}") from None
     except (json.JSONDecodeError, AttributeError, RecursionError) as error:
-        raise BadSample(f"member {suffix!r} is not a JSON object: {error}") from None
+        raise BadSampleError(f"member {suffix!r} is not a JSON object: {error}") from None
     if isinstance(value, dict):
         value = [value[name] for name in (languages or value) if name in value]
     found = value if isinstance(value, list) else [value]

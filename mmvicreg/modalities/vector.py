@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.arrays import first_member, read_array
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ class VectorReader(Reader):
             return None
         array = read_array(found[1], found[0], name=self.tensor, max_elements=MAX_ELEMENTS)
         if array.ndim not in (1, 2) or array.shape[-1] != self.width:
-            raise BadSample(
+            raise BadSampleError(
                 f"features of shape {array.shape}; expected ({self.width},) or (.., {self.width})"
             )
         return array.reshape(-1, self.width)

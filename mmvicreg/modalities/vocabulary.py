@@ -8,7 +8,7 @@ from mmvicreg.modalities.text_reader import captions_of, write_vocabulary
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.reader import BadSample
+from mmvicreg.stream.reader import BadSampleError
 
 
 def make_vocabulary(shards: str, caption: str, path: str, *, min_count: int = 4) -> int:
@@ -31,6 +31,6 @@ def _captions(shards: str, caption: str) -> Iterator[str]:
         for number in range(len(index)):
             try:
                 yield from captions_of(fetch(*index.place(number), (suffix,)).members, caption)
-            except BadSample:
+            except BadSampleError:
                 pass  # the stream rejects it too, and says so
             advance(1, "")

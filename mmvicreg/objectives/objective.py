@@ -17,7 +17,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """``total``: the weighted sum to differentiate. ``parts``: every term, unweighted, detached, on the
     device, named "view/term" and "view-view/term"."""
 
@@ -65,7 +65,7 @@ class Objective(nn.Module):
         branches: Mapping[str, str],
         seed: int,
         targets: Mapping[str, Tensor] | None = None,
-    ) -> Terms:
+    ) -> LossTerms:
         """``z``: (B, D) per view, D free per branch where the alignment allows. ``present``: (B,) bool per
         view; on the CPU it costs no device sync. ``branches``: the branch of each view. ``seed``: of this
         step, equal on all processes. ``targets``: (B, D) per view from momentum branches.
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         else:  # nothing is asked for: zero, but of the embeddings, so that backward still runs
             total = torch.stack([x.sum() * 0.0 for x in z.values()]).sum()
-        return Terms(total, {name: value.detach() for name, (_, value) in terms.items()})
+        return LossTerms(total, {name: value.detach() for name, (_, value) in terms.items()})
 
     def alignments(self, views: Sequence[str]) -> dict[Pair, Alignment]:
         """The alignment of every pair that is aligned, of all pairs of ``views`` unless pairs were given."""
@@ -143,7 +143,7 @@ class _Rows:
         return x if self.index is None else x.index_select(0, self.index)
 
 
-def star(centre: str, others: Iterable[str]) -> tuple[Pair, ...]:
+def star_pairs(centre: str, others: Iterable[str]) -> tuple[Pair, ...]:
     """Pairs of one view with each of the others, and of no two others."""
     return tuple((centre, other) for other in others)
 

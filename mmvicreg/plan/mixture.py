@@ -17,7 +17,7 @@ import numpy as np
 
 from mmvicreg.plan.plan import Cursor, Order, Places, Plan
 from mmvicreg.randomness import generator
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.subset import holds, keep
 
 BLOCK = 10_000
@@ -27,13 +27,13 @@ BLOCK = 10_000
 class Part:
     """One data set of a mixture and its share of the slots (weights need not sum to 1)."""
 
-    index: Index
+    index: ShardIndex
     weight: float
 
 
-def join(parts: Sequence[Part]) -> Index:
+def join(parts: Sequence[Part]) -> ShardIndex:
     """One index over the shards of all parts, in order: what ``stream`` reads a mixture from."""
-    return Index(tuple(shard for part in parts for shard in part.index.shards))
+    return ShardIndex(tuple(shard for part in parts for shard in part.index.shards))
 
 
 class Mixture(Plan):

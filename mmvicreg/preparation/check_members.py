@@ -12,7 +12,7 @@ from typing import IO, Literal, cast
 from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.shards.index_file import pack_block
-from mmvicreg.shards.remote_cache import RemoteError, Spool, is_remote
+from mmvicreg.shards.remote_cache import RemoteError, ShardCache, is_remote
 from mmvicreg.shards.tar import BadShard, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
@@ -95,7 +95,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     local = task.path
     if is_remote(task.path):
         try:
-            local = Spool().get(task.path)
+            local = ShardCache().get(task.path)
         except (RemoteError, BadShard) as error:
             kind = "missing file" if isinstance(error, RemoteError) else "not a tar"
             problem = Problem(kind, task.path, "download", str(error))
@@ -231,11 +231,11 @@ def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect:
 
 def _decode(key: str, data: bytes, limits: Limits, *, collect: _Look) -> None:
     from mmvicreg.modalities.pixels import decode
-    from mmvicreg.stream.reader import BadSample
+    from mmvicreg.stream.reader import BadSampleError
 
     try:
         recovered = decode(data, max_pixels=limits.max_pixels).recovered
-    except BadSample as error:
+    except BadSampleError as error:
         collect.find("damaged picture", key, str(error))
         return
     if recovered:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmvicreg.runs.checkpoint import Snapshot, remove_old, write
 
 
-class Keeper:
+class CheckpointWriter:
     """One checkpoint is written at a time, in a thread; a second one waits for it. One process has a keeper.
 
     A checkpoint that cannot be written (disk full) leaves those before it in place and the run going; the

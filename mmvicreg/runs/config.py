@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmvicreg.modalities.modality import modalities_of
-from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ProbeConfig, StreamConfig
+from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ValidationConfig, StreamConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
@@ -70,7 +70,7 @@ class TrainConfig:
     followed by a checkpoint, and the one where it was highest is kept"""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """what is watched, and what is done about it"""
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    probe: ValidationConfig = field(default_factory=ValidationConfig)
     """scores on held-out samples while training"""
     trackers: tuple[str, ...] = ()
     """Accelerate's trackers beside the log: tensorboard, wandb, trackio, ..."""

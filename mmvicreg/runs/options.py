@@ -103,7 +103,7 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
+class ValidationConfig:
     """Scores on held-out samples while training; training itself is bit for bit the same with and without."""
 
     data: str = ""

@@ -1,4 +1,4 @@
-"""Tar files -> Index: which shards there are, how many samples each holds, and where their members lie.
+"""Tar files -> ShardIndex: which shards there are, how many samples each holds, and where their members lie.
 
 Plain webdataset tars, as webdataset, open_clip and img2dataset write them; nothing is converted. The first
 opening reads the headers of every shard (about 30 us a sample) and writes a sidecar beside them, or under
@@ -25,7 +25,7 @@ from braceexpand import braceexpand
 from mmvicreg.progress import bar
 from mmvicreg.shards import index_file as sidecar
 from mmvicreg.shards.index_file import Entry
-from mmvicreg.shards.remote_cache import Spool, cache_folder, is_remote
+from mmvicreg.shards.remote_cache import ShardCache, cache_folder, is_remote
 from mmvicreg.shards.tar import BadShard, Problem, Scan, scan_file
 
 SHOWN = 10
@@ -54,7 +54,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Index:
+class ShardIndex:
     """The shards of a data set, in order. A sample's number is its place in that order, from 0."""
 
     shards: tuple[Shard, ...]
@@ -177,9 +177,9 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
 
 
 def open_index(
-    shards: str | Sequence[str], *, exclude: str | None = None, spool: Spool | None = None
-) -> Index:
-    """Index of the shards of a pattern (braces, globs) or of a sequence of them.
+    shards: str | Sequence[str], *, exclude: str | None = None, spool: ShardCache | None = None
+) -> ShardIndex:
+    """The index of the shards of a pattern (braces, globs) or of a sequence of them.
 
     ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
     fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
@@ -192,7 +192,7 @@ def open_index(
     known = _known(paths)
     missing = [p for p in paths if p not in known]
     if missing:
-        scanned = list(_scan_all(missing, spool or Spool()))
+        scanned = list(_scan_all(missing, spool or ShardCache()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
         save_blocks(
             [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
@@ -203,7 +203,7 @@ def open_index(
             raise BadShard(
                 f"{lost[0]} changed while it was indexed; wait until it is written, then open it again"
             )
-    index = Index(tuple(_without(known[p], samples) for p in paths))
+    index = ShardIndex(tuple(_without(known[p], samples) for p in paths))
     if not len(index):
         raise BadShard(f"the {len(paths)} shards of {shards!r} hold no samples")
     return index
@@ -230,7 +230,7 @@ def _without(shard: Shard, samples: dict[str, list[str]]) -> Shard:
     return replace(shard, excluded=rows)
 
 
-def _scan_all(paths: Sequence[str], spool: Spool) -> Iterator[tuple[str, Scan, int, int]]:
+def _scan_all(paths: Sequence[str], spool: ShardCache) -> Iterator[tuple[str, Scan, int, int]]:
     """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
 
     def scan_one(path: str) -> tuple[Scan, int, int]:

@@ -62,7 +62,7 @@ def is_remote(path: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Spool:
+class ShardCache:
     """A folder of whole shards, shared by the processes of a machine. ``limit``: bytes it may hold."""
 
     folder: str = field(default_factory=lambda: os.path.join(cache_folder(), "spool"))

@@ -1,6 +1,6 @@
 """Some of the samples of an index: those that have certain members, or those of given numbers.
 
-    rare = having(index, ("effect.ogg",))
+    rare = with_members(index, ("effect.ogg",))
     mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
 
 gives a quarter of every 10,000 slots to samples with a sound effect, beside those that come by themselves.
@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.index_file import read_block
 
 
-def having(index: Index, members: Collection[str]) -> Index:
+def with_members(index: ShardIndex, members: Collection[str]) -> ShardIndex:
     """The index of those samples that have every one of ``members``; only sidecars are read.
 
     Raises ValueError where no sample has them.
@@ -27,7 +27,7 @@ def having(index: Index, members: Collection[str]) -> Index:
     return keep(index, np.logical_and.reduce(every), wanted=", ".join(sorted(members)))
 
 
-def holds(index: Index, members: Collection[str]) -> np.ndarray:
+def holds(index: ShardIndex, members: Collection[str]) -> np.ndarray:
     """Bool (N,): which samples have any of ``members``, as a reader that takes the first of them would find."""
     wanted = set(members)
     found = []
@@ -39,7 +39,7 @@ def holds(index: Index, members: Collection[str]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
+def keep(index: ShardIndex, kept: np.ndarray, *, wanted: str) -> ShardIndex:
     """The index of the samples where ``kept``, bool (N,), is True; ValueError, naming ``wanted``, where none is."""
     if not kept.any():
         raise ValueError(f"no sample of {len(index)} has {wanted}; members are {', '.join(index.suffixes)}")
@@ -48,10 +48,10 @@ def keep(index: Index, kept: np.ndarray, *, wanted: str) -> Index:
         rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded)
         left_out = {*shard.excluded, *rows[~mask].tolist()}
         shards.append(replace(shard, excluded=tuple(sorted(left_out))))
-    return Index(tuple(shards))
+    return ShardIndex(tuple(shards))
 
 
-def only(index: Index, numbers: Collection[int]) -> Index:
+def only(index: ShardIndex, numbers: Collection[int]) -> ShardIndex:
     """The index of the samples of these numbers, in the order they have in ``index``.
 
     Raises ValueError for no numbers, or one that is not there.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.reader import BadSample, Reader
+from mmvicreg.stream.reader import BadSampleError, Reader
 from mmvicreg.stream.rows import RowReader, check_members
 from mmvicreg.stream.stream import default_threads, start_threads
 
@@ -40,7 +40,7 @@ class RejectedItem:
 
 
 def evaluation_items(
-    index: Index,
+    index: ShardIndex,
     readers: Mapping[str, Reader],
     *,
     start: int = 0,
@@ -78,7 +78,7 @@ def _read(rows: RowReader, numbers: range) -> list[EvaluationItem | RejectedItem
         for view, reader in rows.readers.items():
             try:
                 items = reader.items(sample)
-            except BadSample as error:
+            except BadSampleError as error:
                 found.append(RejectedItem(number, sample.key, view, str(error)))
                 continue
             except Exception as error:

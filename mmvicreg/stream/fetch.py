@@ -9,9 +9,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from mmvicreg.shards.index import Index, Shard
+from mmvicreg.shards.index import Shard, ShardIndex
 from mmvicreg.shards.index_file import Block, digest, pack_block, read_block
-from mmvicreg.shards.remote_cache import Spool, is_remote
+from mmvicreg.shards.remote_cache import ShardCache, is_remote
 from mmvicreg.shards.tar import BadShard, scan_file
 from mmvicreg.stream.reader import Sample
 
@@ -48,9 +48,9 @@ class Fetcher:
     Raises BadShard where a shard is no longer what was indexed, OSError where storage fails.
     """
 
-    def __init__(self, index: Index, *, keep: int = 512, spool: Spool | None = None) -> None:
+    def __init__(self, index: ShardIndex, *, keep: int = 512, spool: ShardCache | None = None) -> None:
         self.index = index
-        self._spool = spool or Spool()
+        self._spool = spool or ShardCache()
         self._keep = keep
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._starts = index.starts.tolist()

@@ -1,6 +1,6 @@
 """Every sample that was recovered or rejected, one JSON line each, and the counts of a run.
 
-A reader says why it rejects a sample in ``BadSample("reason: details")``; what stands before the first colon
+A reader says why it rejects a sample in ``BadSampleError("reason: details")``; what stands before the first colon
 is the reason that counts are kept by. Lines are written in step order when a batch is handed over, so they
 do not depend on threads; a run that goes on from a checkpoint repeats the steps after it, and
 ``read_ledger`` keeps one line for each (step, number, view), whatever rank wrote it.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from mmvicreg.shards.index import Index
-from mmvicreg.shards.remote_cache import Spool, is_remote
+from mmvicreg.shards.index import ShardIndex
+from mmvicreg.shards.remote_cache import ShardCache, is_remote
 
 
 class Lookahead:
     """Downloads remote shards before they are read, a few at a time, in the order they are asked for."""
 
-    def __init__(self, index: Index, spool: Spool, *, threads: int = 4) -> None:
+    def __init__(self, index: ShardIndex, spool: ShardCache, *, threads: int = 4) -> None:
         self._shards, self._spool = index.shards, spool
         self.wanted = any(is_remote(shard.path) for shard in index.shards)
         self._asked: set[int] = set()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class BadSample(ValueError):
+class BadSampleError(ValueError):
     """The sample's bytes cannot be used: it is rejected, counted and written to the ledger."""
 
 

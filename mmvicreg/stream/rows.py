@@ -1,6 +1,6 @@
 """One sample through every reader: the unit of work of a loader thread or worker process.
 
-Nothing that a user's reader does ends silently: an exception that is not BadSample, or a value of another
+Nothing that a user's reader does ends silently: an exception that is not BadSampleError, or a value of another
 shape or dtype than the reader declares, becomes a ReaderError naming view, key, shard, found and expected.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 from mmvicreg.randomness import generator
 from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 
 class ReaderError(RuntimeError):
@@ -91,7 +91,7 @@ class RowReader:
             items[view] = None
             try:
                 item = reader.read(sample, generator(self.seed, place.epoch, sample.number, view))
-            except BadSample as error:
+            except BadSampleError as error:
                 notes.append(Note(view, True, str(error), sample.key, sample.number, place.shard))
                 continue
             except Exception as error:
@@ -107,7 +107,7 @@ class RowReader:
         """Raise ReaderError for an exception that is not about the data."""
         raise ReaderError(
             f"{self._where(view, sample, shard)}: it raised {type(error).__name__}: {error}. "
-            'Raise BadSample("reason: details") where the data is at fault'
+            'Raise BadSampleError("reason: details") where the data is at fault'
         ) from error
 
     def check(self, view: str, sample: Sample, shard: int, *, item: Item) -> None:

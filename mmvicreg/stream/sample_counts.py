@@ -13,7 +13,7 @@ NAMED = 5
 """Shards that the message of a spent budget names."""
 
 
-class TooManyRejected(RuntimeError):
+class TooManyRejectedError(RuntimeError):
     """More samples were rejected than the budget allows; the message names the worst shards and reasons."""
 
 
@@ -25,18 +25,18 @@ class Budget:
     after: int = 10_000
 
     def check(self, counts: Counts) -> None:
-        """Raise TooManyRejected where ``counts`` are above the budget."""
+        """Raise TooManyRejectedError where ``counts`` are above the budget."""
         if counts.seen < self.after or counts.rejections <= self.share * counts.seen:
             return
         reasons = dict(sorted(counts.rejected.items(), key=lambda pair: -pair[1]))
-        raise TooManyRejected(
+        raise TooManyRejectedError(
             f"{counts.rejections} of {counts.seen} samples were rejected, the budget is {self.share:.2%}. "
             f"By reason: {reasons}. Worst shards: {counts.worst(NAMED)}. "
             "Run `mmvicreg check --quarantine`, or raise the budget"
         )
 
 
-class Tally:
+class SampleCounts:
     """What all processes have handed over in all starts of a run, and whether that is within the ``budget``.
 
     ``before`` is what a checkpoint says of earlier starts. ``device``: where the process group takes tensors.
@@ -78,5 +78,5 @@ class Tally:
         return self.summed
 
     def check(self) -> None:
-        """Raise TooManyRejected, on every process, where the sums last made are above the budget."""
+        """Raise TooManyRejectedError, on every process, where the sums last made are above the budget."""
         self.budget.check(self.summed)

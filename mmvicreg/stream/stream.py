@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from mmvicreg.plan.plan import Places, Plan
-from mmvicreg.shards.index import Index
-from mmvicreg.shards.remote_cache import Spool
+from mmvicreg.shards.index import ShardIndex
+from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.buffers import Buffers, Sender
 from mmvicreg.stream.ledger import Counts, Finding, Ledger
 from mmvicreg.stream.lookahead import Lookahead
@@ -91,12 +91,12 @@ class Stream(Iterator[Batch]):
     ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
-    that a view reads); from iteration ReaderError, BadShard, TooManyRejected and OSError.
+    that a view reads); from iteration ReaderError, BadShard, TooManyRejectedError and OSError.
     """
 
     def __init__(
         self,
-        index: Index,
+        index: ShardIndex,
         plan: Plan,
         *,
         readers: Mapping[str, Reader],
@@ -112,7 +112,7 @@ class Stream(Iterator[Batch]):
         patience: float = 60.0,
         device: torch.device | None = None,
         workers: int = 0,
-        spool: Spool = Spool(),  # noqa: B008  frozen
+        spool: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
@@ -258,7 +258,7 @@ class Stream(Iterator[Batch]):
             self._budget.check(counts)
 
 
-def _check(index: Index, plan: Plan, *, rank: int, world: int) -> None:
+def _check(index: ShardIndex, plan: Plan, *, rank: int, world: int) -> None:
     if not np.array_equal(plan.counts, index.counts):
         raise ValueError(
             f"the plan is for {plan.samples} samples in {len(plan.counts)} shards, the index {len(index)} "

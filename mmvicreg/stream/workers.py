@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mmvicreg.shards.index import Index
-from mmvicreg.shards.remote_cache import Spool
+from mmvicreg.shards.index import ShardIndex
+from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import Item, Reader
 from mmvicreg.stream.rows import Place, Row, RowReader
@@ -26,18 +26,18 @@ from mmvicreg.stream.rows import Place, Row, RowReader
 class WorkerSetup:
     """What a worker needs to read any row."""
 
-    index: Index
+    index: ShardIndex
     readers: Mapping[str, Reader]
     seed: int
     substitutes: int
-    spool: Spool
+    spool: ShardCache
 
     def rows(self) -> RowReader:
         fetch = Fetcher(self.index, spool=self.spool)
         return RowReader(fetch, self.readers, seed=self.seed, substitutes=self.substitutes)
 
 
-class WorkerLost(RuntimeError):
+class WorkerLostError(RuntimeError):
     """A worker process died: out of memory, or a crash in native code."""
 
 
@@ -52,11 +52,11 @@ class Workers:
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(setup,))
 
     def __call__(self, places: Sequence[Place]) -> list[Row]:
-        """Rows of ``places``, in order. Raises what a reader raised, or WorkerLost."""
+        """Rows of ``places``, in order. Raises what a reader raised, or WorkerLostError."""
         try:
             return [_thaw(row) for row in self._pool.submit(_read, places).result()]
         except BrokenProcessPool as error:
-            raise WorkerLost(
+            raise WorkerLostError(
                 f"a worker process died while it read rows such as {places[0]}: out of memory, or a crash in "
                 "native code of a reader. Readers must be importable, and the script guarded by "
                 'if __name__ == "__main__"'

@@ -9,7 +9,7 @@ from mmvicreg import distributed
 from mmvicreg.plan.plan import Cursor
 from mmvicreg.runs.run import CHECKPOINTS, CONFIG, checkpoint, cut_log, read_config
 from mmvicreg.stream.ledger import Counts
-from mmvicreg.stream.sample_counts import Tally
+from mmvicreg.stream.sample_counts import SampleCounts
 from mmvicreg.training.setup import Training
 
 
@@ -133,6 +133,6 @@ def restore(training: Training, path: Path) -> None:
     training.continue_at(Cursor(position.step, position.consumed))
     training.learning_rate_scale, training.rollbacks = position.learning_rate_scale, position.rollbacks
     training.seconds, training.skipped = position.seconds, 0
-    training.tally = Tally(
+    training.tally = SampleCounts(
         Counts(**position.counts), training.tally.budget, device=training.accelerator.device
     )

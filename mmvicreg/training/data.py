@@ -11,17 +11,17 @@ from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.runs.run import write_json
-from mmvicreg.shards.index import Index, open_index
-from mmvicreg.shards.remote_cache import Spool
+from mmvicreg.shards.index import ShardIndex, open_index
+from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.ledger import KINDS, Counts, coverage
 
 SUMMARY = "data.json"
 
 
-def spool_of(config: TrainConfig) -> Spool:
+def spool_of(config: TrainConfig) -> ShardCache:
     """Where remote shards are kept on this machine."""
     limit = int(config.stream.spool_gigabytes * 1e9)
-    return Spool(config.stream.spool, limit=limit) if config.stream.spool else Spool(limit=limit)
+    return ShardCache(config.stream.spool, limit=limit) if config.stream.spool else ShardCache(limit=limit)
 
 
 def open_parts(config: TrainConfig) -> tuple[Part, ...]:
@@ -52,7 +52,7 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
     return raise_shares(parts, wanted, members) if wanted else parts
 
 
-def whole(parts: tuple[Part, ...]) -> Index:
+def whole(parts: tuple[Part, ...]) -> ShardIndex:
     """One index over all data sets."""
     return parts[0].index if len(parts) == 1 else join(parts)
 

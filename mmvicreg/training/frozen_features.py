@@ -24,9 +24,9 @@ from mmvicreg.branches.model import Branch
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.randomness import generator
 from mmvicreg.runs.config import to_json
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 BATCH = 64
 """Readings encoded together (chosen; the result does not depend on it)."""
@@ -76,7 +76,7 @@ class FeatureReader(Reader):
 def precompute(
     modality: Modality,
     branch: Branch,
-    index: Index,
+    index: ShardIndex,
     *,
     name: str,
     draws: int,
@@ -137,7 +137,7 @@ def _allocate(home: Path, *, samples: int, draws: int, width: int) -> None:
 
 
 def _readings(
-    reader: Reader, index: Index, numbers: range, *, draws: int, seed: int, threads: int
+    reader: Reader, index: ShardIndex, numbers: range, *, draws: int, seed: int, threads: int
 ) -> Iterator[tuple[list[tuple[int, int]], list[Tensor | None]]]:
     """Batches of ((sample, draw), value): the same readings on any number of processes and threads."""
     fetch = Fetcher(index)
@@ -147,7 +147,7 @@ def _readings(
         sample = fetch(*index.place(number), reader.members)
         try:
             item = reader.read(sample, generator(seed, draw, number, "features"))
-        except BadSample:
+        except BadSampleError:
             return None  # absent from then on, as a sample without this modality is
         return None if item is None else item.value
 

@@ -8,7 +8,7 @@ import torch
 
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs.config import TrainConfig
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.reader import Reader
 from mmvicreg.training.step import Step
 
@@ -69,7 +69,7 @@ def modalities_in_use(config: TrainConfig) -> dict[str, Modality]:
     return {name: modality for name, modality in modalities_of(config).items() if name in used}
 
 
-def check_batch(config: TrainConfig, index: Index, batch_size: int) -> None:
+def check_batch(config: TrainConfig, index: ShardIndex, batch_size: int) -> None:
     if len(index) < batch_size:
         raise ValueError(
             f"{config.train!r} has {len(index)} samples, less than one batch of {batch_size}; "

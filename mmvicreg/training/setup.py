@@ -28,20 +28,20 @@ from mmvicreg.plan.mixture import Part
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.progress import bar
 from mmvicreg.randomness import seed_random_state
-from mmvicreg.runs.checkpoint_writer import Keeper
+from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.runs.run import CHECKPOINTS
-from mmvicreg.shards.index import Index, open_index
+from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.ledger import Counts
 from mmvicreg.stream.reader import Reader
-from mmvicreg.stream.sample_counts import Budget, Tally
+from mmvicreg.stream.sample_counts import Budget, SampleCounts
 from mmvicreg.training import frozen_features as features
 from mmvicreg.training.batch_size import search
 from mmvicreg.training.data import make_plan, whole
 from mmvicreg.training.dry_run import rehearse
 from mmvicreg.training.gradient_cache import check_chunkable
 from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
-from mmvicreg.training.monitoring.logger import Journal
+from mmvicreg.training.monitoring.logger import RunLogger
 from mmvicreg.training.monitoring.online_evaluation import Probe
 from mmvicreg.training.monitoring.throughput import Clock
 from mmvicreg.training.optimizer import make_optimizer, parameter_groups
@@ -60,7 +60,7 @@ class Training:
     batch_size: int
     accelerator: Accelerator
     parts: tuple[Part, ...]
-    index: Index
+    index: ShardIndex
     plan: Plan
     readers: dict[str, Reader]
     inner: Step
@@ -71,10 +71,10 @@ class Training:
     average: MovingAverage | None
     momentum: MovingAverage | None
     probe: Probe | None
-    journal: Journal
-    keeper: Keeper | None
+    journal: RunLogger
+    keeper: CheckpointWriter | None
     """of the main process"""
-    tally: Tally
+    tally: SampleCounts
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int
@@ -190,9 +190,9 @@ def assemble(
         average=average,
         momentum=momentum,
         probe=_probe(config, modalities, inner),
-        journal=Journal(Path(config.out), accelerator, trackers=bool(config.trackers)),
+        journal=RunLogger(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
-        tally=Tally(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
+        tally=SampleCounts(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
@@ -201,7 +201,7 @@ def assemble(
 
 
 def _batch_size(
-    config: TrainConfig, inner: Step, readers: dict[str, Reader], accelerator: Accelerator, index: Index
+    config: TrainConfig, inner: Step, readers: dict[str, Reader], accelerator: Accelerator, index: ShardIndex
 ) -> int:
     if config.batch_size != "auto":
         return config.batch_size
@@ -254,8 +254,8 @@ def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) ->
     return probe
 
 
-def _keeper(config: TrainConfig) -> Keeper:
-    return Keeper(
+def _keeper(config: TrainConfig) -> CheckpointWriter:
+    return CheckpointWriter(
         Path(config.out) / CHECKPOINTS,
         keep=config.keep_checkpoints,
         every=config.checkpoint_every,
@@ -264,7 +264,11 @@ def _keeper(config: TrainConfig) -> Keeper:
 
 
 def _readers(
-    config: TrainConfig, modalities: dict[str, Modality], model: Model, accelerator: Accelerator, index: Index
+    config: TrainConfig,
+    modalities: dict[str, Modality],
+    model: Model,
+    accelerator: Accelerator,
+    index: ShardIndex,
 ) -> tuple[dict[str, Reader], frozenset[str]]:
     """A reader for every view, and the views whose representations are computed beforehand."""
     stored = {}

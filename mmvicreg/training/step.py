@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Embedding, Model
-from mmvicreg.objectives.objective import Objective, Terms
+from mmvicreg.objectives.objective import LossTerms, Objective
 
 
 @dataclass(frozen=True)
 class StepOutput:
     """``terms`` of the objective, and the embeddings z (B, D) by view, detached."""
 
-    terms: Terms
+    terms: LossTerms
     z: dict[str, Tensor]
 
 

@@ -23,14 +23,14 @@ from mmvicreg.training.data import open_parts, spool_of
 from mmvicreg.training.gradient_cache import average_gradients, chunked_step
 from mmvicreg.training.monitoring.collapse import look
 from mmvicreg.training.monitoring.guards import (
-    Collapsed,
-    NonFiniteLoss,
+    CollapseError,
+    NonFiniteLossError,
     Verdict,
     agree,
     compare_processes,
     explain_non_finite,
 )
-from mmvicreg.training.monitoring.metrics import StepNumbers, conclude, log_line
+from mmvicreg.training.monitoring.metrics import StepMetrics, conclude, log_line
 from mmvicreg.training.monitoring.throughput import Clock, Watchdog, flops_per_sample, peak_flops
 from mmvicreg.training.optimizer import clip_gradients, gradient_norms, total_norm
 from mmvicreg.training.preemption import Preempted, Preemption
@@ -40,12 +40,12 @@ from mmvicreg.training.setup import Config, Training, assemble, resolved
 from mmvicreg.training.step import StepOutput
 
 
-def run(config: Config, objective: Callable[[Config], Objective]) -> Run:
+def train(config: Config, objective: Callable[[Config], Objective]) -> Run:
     """Train what ``config`` describes, or continue it, and return the finished run.
 
     SIGTERM and SIGUSR1 write a checkpoint and end the process (Preempted, a SystemExit of status 0). Raises
     ValueError, KeyError or FileNotFoundError for what cannot be trained, before the first step; then
-    NonFiniteLoss, Collapsed, ProcessesDiffer, TooManyRejected, and OSError where the last
+    NonFiniteLossError, CollapseError, ProcessesDifferError, TooManyRejectedError, and OSError where the last
     checkpoint cannot be written.
     """
     show_messages_alone()
@@ -181,7 +181,7 @@ class Loop:
             self.watchdog.beat(f"computing step {self.training.step}")
             yield batch
 
-    def step(self, batch: Batch) -> tuple[StepNumbers, Verdict]:
+    def step(self, batch: Batch) -> tuple[StepMetrics, Verdict]:
         """Forward, backward, what all processes agree on, weights."""
         training, optimizer = self.training, self.training.optimizer
         guard = self.config.guard
@@ -212,7 +212,7 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         training.step += 1
         training.clock.samples += training.batch_size
-        return StepNumbers(output, norms, batch.present), verdict
+        return StepMetrics(output, norms, batch.present), verdict
 
     def _set_learning_rate(self) -> None:
         training = self.training
@@ -268,13 +268,13 @@ class Loop:
         message = explain_non_finite(training.step, output, norms, batch, skips=guard.skips)
         training.skipped += 1
         if training.skipped > guard.skips:
-            raise NonFiniteLoss(message)
+            raise NonFiniteLossError(message)
         training.buffers.restore()
         training.journal.event(
             training.step, "skip", f"left out ({training.skipped} of {guard.skips} in a row): {message}"
         )
 
-    def _look_and_write(self, numbers: StepNumbers, verdict: Verdict) -> str:
+    def _look_and_write(self, numbers: StepMetrics, verdict: Verdict) -> str:
         """Guards, probe, log and checkpoint after a step; the reason to roll back, or empty."""
         training, config, step = self.training, self.config, self.training.step
         last = step == training.total_steps
@@ -303,18 +303,18 @@ class Loop:
         return ""
 
     def _act_on(self, alarm: str) -> bool:
-        """Write an alarm down; True to roll back. Raises Collapsed where it stops the run."""
+        """Write an alarm down; True to roll back. Raises CollapseError where it stops the run."""
         training, guard = self.training, self.config.guard
         training.journal.event(training.step, "collapse", alarm)
         if guard.action == "warn":
             return False
         if guard.action == "stop" or training.rollbacks >= guard.rollbacks:
-            raise Collapsed(f"step {training.step}: {alarm}")
+            raise CollapseError(f"step {training.step}: {alarm}")
         return True
 
     def _roll_back(self, reason: str) -> None:
         if not roll_back(self.training, reason):
-            raise Collapsed(f"step {self.training.step}: {reason}; there is no checkpoint to go back to")
+            raise CollapseError(f"step {self.training.step}: {reason}; there is no checkpoint to go back to")
 
     def _probe(self, last: bool) -> dict[str, float]:
         training, config = self.training, self.config
@@ -350,4 +350,4 @@ class Loop:
         raise Preempted(training.step, name)
 
 
-__all__ = ["Collapsed", "NonFiniteLoss", "Preempted", "Run", "load", "run"]
+__all__ = ["CollapseError", "NonFiniteLossError", "Preempted", "Run", "load", "train"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 import mmvicreg as mm
-from mmvicreg import Branch, Invariance, Model, Objective, SIGReg, VarianceCovariance, distributed, projector
+from mmvicreg import Branch, Invariance, Model, Objective, SIGReg, VICReg, distributed, projector
 from mmvicreg.branches.column_parallel import split_projectors
 
 INPUT, HIDDEN, FEATURES = 6, 10, 24
@@ -29,7 +29,7 @@ def made() -> tuple[Model, Objective]:
     branches = {
         name: Branch(nn.Linear(INPUT, INPUT), projector(INPUT, (HIDDEN, FEATURES))) for name in ("a", "b")
     }
-    regularizers = {"a": VarianceCovariance(), "b": SIGReg(slices=8)}
+    regularizers = {"a": VICReg(), "b": SIGReg(slices=8)}
     return Model(branches, {name: name for name in branches}).double(), Objective(Invariance(), regularizers)
 
 
@@ -94,19 +94,19 @@ def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) ->
     shards = toy.write_shards(tmp_path / "data")
     optimizer = mm.OptimizerConfig(clip=0.5)
     one = plain(shards, tmp_path / "one", optimizer=optimizer)
-    mm.run(one, toy.objective)
+    mm.train(one, toy.objective)
     divided = replace(one, parallel="columns")
     assert pool(2).run(train, replace(divided, out=str(tmp_path / "two"))) == [12, 12]
     assert_close(tmp_path / "one", tmp_path / "two")
     # stopped, and continued by one process
     cut = replace(divided, out=str(tmp_path / "cut"))
     assert pool(2).run(train, cut, 7) == [-1, -1]
-    mm.run(cut, toy.objective)
+    mm.train(cut, toy.objective)
     assert_close(tmp_path / "one", tmp_path / "cut")
     # and the other way round
     back = replace(divided, out=str(tmp_path / "back"))
     with pytest.raises(Interrupted):
-        mm.run(back, lambda config: Interrupting(toy.objective(config), 7, unplug))
+        mm.train(back, lambda config: Interrupting(toy.objective(config), 7, unplug))
     assert pool(2).run(train, back) == [12, 12]
     assert_close(tmp_path / "one", tmp_path / "back")
 
@@ -121,9 +121,9 @@ def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) ->
 def test_lars_averages_chunks_and_guards_take_columns(tmp_path: Path, change: dict[str, Any]) -> None:
     shards = toy.write_shards(tmp_path / "data")
     layer = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
-    probe = mm.ProbeConfig(data=shards, samples=70, every=6)
+    probe = mm.ValidationConfig(data=shards, samples=70, every=6)
     one = plain(shards, tmp_path / "one", a=layer[0], b=layer[1], probe=probe, **change)
-    mm.run(one, toy.objective)
+    mm.train(one, toy.objective)
     pool(2).run(train, replace(one, out=str(tmp_path / "two"), parallel="columns"))
     assert_close(tmp_path / "one", tmp_path / "two")
     if "ema" in change:

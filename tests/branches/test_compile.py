@@ -34,16 +34,16 @@ def assert_same_losses(a: Path, b: Path, *, tolerance: float) -> None:
 def check(config: Any, objective: Any, *, tolerance: float) -> None:
     """Eager, compiled, and compiled with an interruption."""
     out = Path(config.out)
-    mm.run(replace(config, out=str(out / "eager")), objective)
+    mm.train(replace(config, out=str(out / "eager")), objective)
     compiled = replace(config, out=str(out / "compiled"), compile=True)
-    mm.run(compiled, objective)
+    mm.train(compiled, objective)
     assert_same_losses(out / "eager", out / "compiled", tolerance=tolerance)
     cut = replace(compiled, out=str(out / "cut"))
     with pytest.raises(interruption.Interrupted):
-        mm.run(
+        mm.train(
             cut, lambda config: interruption.Interrupting(objective(config), 7, interruption.pull_the_plug)
         )
-    mm.run(cut, objective)
+    mm.train(cut, objective)
     interruption.assert_same(out / "compiled", out / "cut")
 
 
@@ -65,7 +65,7 @@ def test_compiled_encoders_train_as_eager_ones_and_continue_bit_for_bit(shards: 
         checkpoint_every=5,
         guard=mm.GuardConfig(every=5),
     )
-    goal = mm.VarianceCovariance()
+    goal = mm.VICReg()
     check(config, lambda config: mm.Objective(mm.Invariance(), {"b": goal}), tolerance=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_compiling_goes_with_the_other_options(
 @pytest.mark.parametrize(("parallel", "norm"), [("ddp", "batch"), ("fsdp", "layer")])
 def test_two_processes_compile(shards: str, tmp_path: Path, parallel: Any, norm: Any) -> None:
     a, b = (toy.Numbers(f"{name}.npy", dropout=0.0, norm=norm) for name in "ab")
-    mm.run(plain(shards, tmp_path / "eager", a=a, b=b), toy.objective)
+    mm.train(plain(shards, tmp_path / "eager", a=a, b=b), toy.objective)
     config = plain(shards, tmp_path / "compiled", a=a, b=b, compile=True, parallel=parallel)
     pool(2).run(train, config)
     assert_same_losses(tmp_path / "eager", tmp_path / "compiled", tolerance=1e-4)

@@ -13,11 +13,11 @@ from mmvicreg.cli.compare import CompareConfig, compare, compare_runs
 
 def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = toy.write_shards(tmp_path / "data")
-    probe = mm.ProbeConfig(data=shards, every=6)
+    probe = mm.ValidationConfig(data=shards, every=6)
     config = toy.Config(train=shards, out=str(tmp_path / "first"), epochs=1.0, probe=probe)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     other = mm.OptimizerConfig(learning_rate=1e-2)
-    mm.run(replace(config, out=str(tmp_path / "second"), optimizer=other, goal="vicreg"), toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "second"), optimizer=other, goal="vicreg"), toy.objective)
     runs = (str(tmp_path / "first"), str(tmp_path / "second"))
     found = compare_runs(runs)
     assert found.names == ("first", "second")

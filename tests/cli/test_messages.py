@@ -29,8 +29,8 @@ def test_refusals_are_told_from_bugs(tmp_path: Path) -> None:
     config = toy.Config(train=toy.write_shards(tmp_path / "data"), out=str(tmp_path / "run"))
     cases: list[tuple[Callable[[], Any], bool]] = [
         (lambda: mm.open_index("/no/such.tar"), True),
-        (lambda: mm.run(mm.TrainConfig(), lambda config: mm.Objective(mm.Invariance(), {})), True),
-        (lambda: mm.run(config, lambda config: {}["a user's bug"]), False),  # type: ignore[arg-type,return-value]
+        (lambda: mm.train(mm.TrainConfig(), lambda config: mm.Objective(mm.Invariance(), {})), True),
+        (lambda: mm.train(config, lambda config: {}["a user's bug"]), False),  # type: ignore[arg-type,return-value]
         (lambda: read_position(tmp_path), False),  # a KeyError that nobody wrote a message for
         (lambda: (_ for _ in ()).throw(ValueError("elsewhere")), False),
     ]

@@ -11,8 +11,8 @@ from small_runs import make_run
 from webdataset import TarWriter
 
 import mmvicreg as mm
-from mmvicreg.cli.classify import ClassifyConfig, classify
 from mmvicreg.cli import tools
+from mmvicreg.cli.classify import ClassifyConfig, classify
 from mmvicreg.cli.main import main
 from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.transfer.labels import (
@@ -151,14 +151,14 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     import open_clip
     from small_runs import TINY
 
-    from mmvicreg.interop.open_clip import clip_face
+    from mmvicreg.interop.open_clip import to_open_clip
     from mmvicreg.interop.pretrained import load_subject
 
     (tmp_path / "tiny-zero.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path)
     run = load_subject("open_clip/tiny-zero")
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
-    model, _, tokenizer = clip_face(run)
+    model, _, tokenizer = to_open_clip(run)
     theirs = zero_shot(model, tokenizer, names, templates)
     ours = zero_shot_weights(
         run.model.branch("text"), run.modalities["text"].reader(), names, templates=templates

@@ -13,7 +13,7 @@ from webdataset import TarWriter
 
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.evaluation.embed import embed
-from mmvicreg.evaluation.retrieval import retrieval_both
+from mmvicreg.evaluation.retrieval import cross_modal_metrics
 from mmvicreg.evaluation.store import open_store
 from mmvicreg.shards.index import open_index
 
@@ -48,7 +48,7 @@ def write(folder):
 def embed_on_one_rank(path, folder):
     torch.set_num_threads(1)
     store = embed(model(), open_index(path), readers(), folder=folder, batch_size=8, block_size=10)
-    there, back = retrieval_both(
+    there, back = cross_modal_metrics(
         store.rows("image").z,
         store.rows("text").z,
         store.positives("image", "text"),

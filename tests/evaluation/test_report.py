@@ -13,7 +13,7 @@ from mmvicreg.evaluation.independence import independence
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.report.figures import Example, Result
 from mmvicreg.evaluation.report.html import Report, render, write_report
-from mmvicreg.evaluation.retrieval import retrieval
+from mmvicreg.evaluation.retrieval import retrieval_metrics
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -43,7 +43,7 @@ class Nesting(HTMLParser):
 def report():
     z = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
     positives = Positives.from_pairs(np.arange(30), np.arange(30), num_queries=30, num_items=30)
-    scores = retrieval(z, z + 0.1, positives, resamples=20)
+    scores = retrieval_metrics(z, z + 0.1, positives, resamples=20)
     image = np.full((40, 20, 3), 200, dtype=np.uint8)
     return Report(
         title="run <1>",

@@ -11,7 +11,7 @@ from mmvicreg import distributed
 from mmvicreg.evaluation import match_counts as counts_module
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
-from mmvicreg.evaluation.retrieval import bootstrap_interval, folded_retrieval, retrieval, summarize
+from mmvicreg.evaluation.retrieval import bootstrap_interval, retrieval_metrics, summarize
 
 
 def oracle(scores_M, matches, k, order):
@@ -92,7 +92,7 @@ def test_processes_agree_on_repeated_rows_though_each_salts_its_hashes():
 @pytest.mark.parametrize("seed", range(3))
 def test_without_ties_scores_equal_a_brute_force_ranking(seed):
     queries, items, positives = random_problem(seed)
-    scores = retrieval(queries, items, positives, ks=(1, 3))
+    scores = retrieval_metrics(queries, items, positives, ks=(1, 3))
     cosine = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
         items / np.linalg.norm(items, axis=1, keepdims=True)
     ).T
@@ -111,12 +111,12 @@ def test_without_ties_scores_equal_a_brute_force_ranking(seed):
 def test_a_collapsed_model_scores_exactly_chance():
     positives = Positives.from_pairs(np.arange(50), np.arange(50), num_queries=50, num_items=50)
     vector = torch.randn(1, 33, generator=torch.Generator().manual_seed(0))
-    scores = retrieval(vector.expand(50, 33), vector.expand(50, 33), positives, tile=7)
+    scores = retrieval_metrics(vector.expand(50, 33), vector.expand(50, 33), positives, tile=7)
     for k in (1, 5, 10):
         assert scores.recall[k] == pytest.approx(k / 50)
         assert scores.chance[k] == pytest.approx(k / 50)
     assert scores.median_rank == pytest.approx(25.5)
-    zeros = retrieval(torch.zeros(50, 4), torch.zeros(50, 4), positives)
+    zeros = retrieval_metrics(torch.zeros(50, 4), torch.zeros(50, 4), positives)
     assert zeros.recall[1] == pytest.approx(1 / 50)
 
 
@@ -181,11 +181,13 @@ def test_five_folds_average_the_scores_of_each_fold():
     positives = Positives.from_pairs(
         np.repeat(np.arange(20), 5), np.arange(100), num_queries=20, num_items=100
     )
-    there, back = folded_retrieval(images, captions, positives, folds=5)
+    there, back = folded_metrics(images, captions, positives, folds=5)
     one = Positives.from_pairs(np.repeat(np.arange(4), 5), np.arange(20), num_queries=4, num_items=20)
     parts = [(images[4 * f : 4 * f + 4], captions[20 * f : 20 * f + 20]) for f in range(5)]
-    assert there.recall[1] == pytest.approx(np.mean([retrieval(i, c, one).recall[1] for i, c in parts]))
-    back_parts = [retrieval(c, i, one.transpose()).recall[1] for i, c in parts]
+    assert there.recall[1] == pytest.approx(
+        np.mean([retrieval_metrics(i, c, one).recall[1] for i, c in parts])
+    )
+    back_parts = [retrieval_metrics(c, i, one.transpose()).recall[1] for i, c in parts]
     assert back.recall[1] == pytest.approx(np.mean(back_parts))
     assert (there.num_items, back.num_items) == (20, 4)
 
@@ -223,4 +225,4 @@ def test_json_names_are_flat():
 )
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        retrieval(*change(*random_problem(0)))
+        retrieval_metrics(*change(*random_problem(0)))

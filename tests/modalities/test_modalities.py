@@ -12,7 +12,7 @@ from photographs import encoded
 from safetensors.torch import save_file
 from towers_small import WORDS, image_folder, open_clip_name, text_folder
 
-from mmvicreg import BadSample, ImageModality, Modality, Reader, Sample, TextModality
+from mmvicreg import BadSampleError, ImageModality, Modality, Reader, Sample, TextModality
 from mmvicreg.modalities.encoders import pretrained as towers
 from mmvicreg.modalities.text_reader import read_vocabulary, write_vocabulary
 from mmvicreg.randomness import generator
@@ -149,14 +149,14 @@ def test_languages_are_chosen_in_order() -> None:
     "data", [b"\xff\xfe", b"[1, 2]", b"{", b"[" * 100_000, b'{"a": "' + b"x" * 2_000_000]
 )
 def test_unusable_captions_are_bad_samples(data: bytes) -> None:
-    with pytest.raises(BadSample):
+    with pytest.raises(BadSampleError):
         text(caption="json:a").reader().items(sample(json=data))
 
 
 def test_bytes_that_are_no_image_are_a_bad_sample() -> None:
-    with pytest.raises(BadSample):
+    with pytest.raises(BadSampleError):
         image().reader().items(sample(jpg=b"not a picture"))
-    with pytest.raises(BadSample, match="pixels"):
+    with pytest.raises(BadSampleError, match="pixels"):
         image(max_pixels=100).reader().items(photo())
 
 

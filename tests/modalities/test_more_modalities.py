@@ -20,7 +20,7 @@ from towers_small import audio_folder, text_folder
 
 from mmvicreg import (
     AudioModality,
-    BadSample,
+    BadSampleError,
     Modality,
     RasterModality,
     Sample,
@@ -253,7 +253,7 @@ UNUSABLE: list[tuple[Modality, dict[str, bytes]]] = [
 @pytest.mark.parametrize(("modality", "members"), UNUSABLE)
 def test_unusable_bytes_are_a_bad_sample(modality: Modality, members: dict[str, bytes]) -> None:
     for reading in (lambda: read(modality, **members), draw(modality, members)):
-        with pytest.raises(BadSample, match=r"\w"):
+        with pytest.raises(BadSampleError, match=r"\w"):
             reading()
 
 
@@ -264,7 +264,7 @@ def draw(modality: Modality, members: dict[str, bytes]) -> Callable[[], object]:
 def test_a_claimed_size_is_refused_before_it_is_allocated() -> None:
     header = npy(np.zeros(5)).replace(b"(5,)", b"(5000000000000,)"[:16])
     tracemalloc.start()
-    with pytest.raises(BadSample):
+    with pytest.raises(BadSampleError):
         read(VECTOR, npy=header)
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from mmvicreg import BadSample
+from mmvicreg import BadSampleError
 from mmvicreg.modalities.pixels import Box, centre_box, decode, random_box, resize_centre, resize_crop
 
 
@@ -126,7 +126,7 @@ def test_strict_jpeg_damage_is_recovered_or_rejected_never_silent():
     hole = data.copy()
     hole[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
     assert decode(bytes(hole)).recovered.startswith("damaged JPEG")
-    with pytest.raises(BadSample, match="damaged picture"):
+    with pytest.raises(BadSampleError, match="damaged picture"):
         decode(bytes(data[: len(data) // 2]))
 
 
@@ -144,7 +144,7 @@ def test_strict_jpeg_damage_is_recovered_or_rejected_never_silent():
     ids=["empty", "html", "jpeg stub", "cut png", "cut webp", "tiff", "huge"],
 )
 def test_unusable_bytes_are_rejected_with_the_reason(data, reason):
-    with pytest.raises(BadSample, match=reason):
+    with pytest.raises(BadSampleError, match=reason):
         decode(data)
 
 
@@ -152,7 +152,7 @@ def test_unusable_bytes_are_rejected_with_the_reason(data, reason):
 def test_a_decompression_bomb_is_rejected_from_its_header(side):
     data = saved(Image.new("1", (side, side)), "PNG")
     assert len(data) < 100_000
-    with pytest.raises(BadSample, match="too many pixels"):
+    with pytest.raises(BadSampleError, match="too many pixels"):
         decode(data)
 
 

@@ -13,7 +13,7 @@ from processes import pool
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from mmvicreg import Coefficients, Objective, Terms, distributed
+from mmvicreg import LossTerms, Objective, VICRegCoefficients, distributed
 from mmvicreg.objectives.alignments import (
     Alignment,
     Cosine,
@@ -23,16 +23,16 @@ from mmvicreg.objectives.alignments import (
     Prediction,
     Prototypes,
     Sigmoid,
-    Sum,
+    SumAlignment,
     WhitenedMSE,
 )
-from mmvicreg.objectives.regularizers import HSIC, SIGReg, SlicedWasserstein, VarianceCovariance, VISReg
+from mmvicreg.objectives.regularizers import HSIC, SIGReg, SlicedWasserstein, VICReg, VISReg
 
 BRANCHES = {"image": "image", "text": "text"}
 
 
 def vicreg() -> Objective:
-    return Objective(Invariance(), {"image": VarianceCovariance(), "text": VarianceCovariance(variance=5.0)})
+    return Objective(Invariance(), {"image": VICReg(), "text": VICReg(variance=5.0)})
 
 
 def batch(rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -45,7 +45,7 @@ def test_a_part_sees_the_rows_that_are_present_and_a_pair_those_of_both() -> Non
     z, present = batch(20)
     terms = vicreg()(z, present, branches=BRANCHES, seed=0)
     both = present["image"] & present["text"]
-    expected = VarianceCovariance()(z["image"][present["image"]], seed=0)
+    expected = VICReg()(z["image"][present["image"]], seed=0)
     assert relative(terms.parts["image/variance"], expected["variance"].detach()) < 1e-12
     assert relative(terms.parts["image/covariance"], expected["covariance"].detach()) < 1e-12
     invariance = mse_loss(z["image"][both], z["text"][both]).detach()
@@ -85,7 +85,7 @@ def test_processes_equal_one_with_missing_modalities(counts: tuple[int, ...]) ->
 
 def test_two_views_of_one_branch_are_regularized_one_by_one() -> None:
     z, present = batch(20)
-    objective = Objective(Invariance(), {"shared": VarianceCovariance()})
+    objective = Objective(Invariance(), {"shared": VICReg()})
     parts = objective(z, present, branches={"image": "shared", "text": "shared"}, seed=0).parts
     assert {"image/variance", "text/variance"} <= set(parts)
 
@@ -109,7 +109,7 @@ def test_pairs_can_have_alignments_of_their_own() -> None:
 def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
     z, present = batch(4)
     with pytest.raises(KeyError, match=r"imgae.*image.*text"):
-        Objective(Invariance(), {"imgae": VarianceCovariance()})(z, present, branches=BRANCHES, seed=0)
+        Objective(Invariance(), {"imgae": VICReg()})(z, present, branches=BRANCHES, seed=0)
     with pytest.raises(KeyError, match=r"audio.*image.*text"):
         Objective(Invariance(), {}, pairs=[("image", "audio")])(z, present, branches=BRANCHES, seed=0)
 
@@ -122,8 +122,8 @@ def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
         (lambda: SlicedWasserstein(chunk=0), r"SlicedWasserstein.chunk is 0"),
         (lambda: VISReg(epsilon=0.0), r"VISReg.epsilon is 0.0"),
         (lambda: HSIC(bandwidth=0.0), r"HSIC.bandwidth is 0.0"),
-        (lambda: VarianceCovariance(form="gramm"), r"form is 'gramm'; expected one of \('auto', 'gram'"),
-        (lambda: VarianceCovariance(epsilon=-1.0), r"epsilon is -1.0"),
+        (lambda: VICReg(form="gramm"), r"form is 'gramm'; expected one of \('auto', 'gram'"),
+        (lambda: VICReg(epsilon=-1.0), r"epsilon is -1.0"),
         (lambda: InfoNCE(temperature=0.001, learn_scale=False), r"temperature is 0.001; expected 0.01 to 1"),
         (lambda: Prediction((4, 4), distance="l1"), r"distance is 'l1'; expected one of \('mse', 'cosine'\)"),
         (lambda: Prediction((4, 4), momentum=2.0), r"momentum is 2.0"),
@@ -131,7 +131,7 @@ def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
         (lambda: Prototypes(4, count=1), r"count is 1; expected at least 2"),
         (lambda: WhitenedMSE(size=1), r"size is 1; expected at least 2"),
         (lambda: Sigmoid(scale=0.0), r"scale is 0.0; expected above 0"),
-        (Sum, r"no parts"),
+        (SumAlignment, r"no parts"),
         (lambda: Objective(Invariance(weight=math.nan), {}), r"Invariance's invariance is nan"),
         (lambda: Objective(Cosine(), {"image": VISReg(shape=math.inf)}), r"VISReg's shape is inf"),
         (lambda: Objective(Cosine(), {}, pairs=[("image", "image")]), r"'image' with itself"),
@@ -147,7 +147,7 @@ def test_settings_that_make_no_objective_are_refused_by_name(make: Callable[[], 
     [
         (Cosine(), ((4, 8), (4, 1), (4,)), r"Cosine of image-text expects widths equal ones, found \(8, 1\)"),
         (Prediction((8, 5)), ((4, 5), (4, 8), (4,)), r"expects widths \(8, 5\), found \(5, 8\)"),
-        (Sum(Prediction((8, 5)), Cosine()), ((4, 8), (4, 5), (4,)), r"Sum of image-text"),
+        (SumAlignment(Prediction((8, 5)), Cosine()), ((4, 8), (4, 5), (4,)), r"SumAlignment of image-text"),
         (Prototypes(8), ((4, 6), (4, 6), (4,)), r"Prototypes of image-text expects widths \(8, 8\)"),
         (Cosine(), ((4, 8), (1, 8), (4,)), r"B of the views: \{'image': \(4,\), 'text': \(1,\)\}"),
         (Cosine(), ((4, 8), (4, 8), (3,)), r"z \(4, 8\), present \(3,\)"),
@@ -193,21 +193,21 @@ def published(style: str, a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("style", "coefficients"),
     [
-        ("meta", Coefficients.from_meta()),
-        ("meta", Coefficients.from_lightly()),
-        ("meta", Coefficients.from_stable_pretraining()),
-        ("solo_learn", Coefficients.from_solo_learn()),
-        ("vicregl", Coefficients.from_vicregl()),
-        ("eb_jepa", Coefficients.from_eb_jepa(width=6)),
+        ("meta", VICRegCoefficients.from_meta()),
+        ("meta", VICRegCoefficients.from_lightly()),
+        ("meta", VICRegCoefficients.from_stable_pretraining()),
+        ("solo_learn", VICRegCoefficients.from_solo_learn()),
+        ("vicregl", VICRegCoefficients.from_vicregl()),
+        ("eb_jepa", VICRegCoefficients.from_eb_jepa(width=6)),
     ],
 )
 def test_converted_coefficients_give_the_source_s_loss_and_gradient(
-    style: str, coefficients: Coefficients
+    style: str, coefficients: VICRegCoefficients
 ) -> None:
     z, _ = batch(20)
     here = {view: torch.ones(20, dtype=torch.bool) for view in z}
     regularizers = {view: coefficients.regularizer for view in z}
-    terms: Terms = Objective(Invariance(weight=coefficients.invariance), regularizers)(
+    terms: LossTerms = Objective(Invariance(weight=coefficients.invariance), regularizers)(
         z, here, branches=BRANCHES, seed=0
     )
     expected = published(style, z["image"], z["text"])

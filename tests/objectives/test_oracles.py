@@ -17,13 +17,13 @@ from torch import Tensor
 from mmvicreg import (
     Alignment,
     BarlowTwins,
-    Coefficients,
     Cosine,
     InfoNCE,
     Invariance,
     Prototypes,
     Sigmoid,
     SIGReg,
+    VICRegCoefficients,
     VISReg,
     WhitenedMSE,
 )
@@ -79,7 +79,7 @@ def test_vicreg_equals_lightly(lightly: object) -> None:
     from lightly.loss import VICRegLoss
 
     a, b = views()
-    weights = Coefficients.from_lightly()
+    weights = VICRegCoefficients.from_lightly()
     ours = total(Invariance(weight=weights.invariance))(a, b)
     for x in (a, b):
         ours = ours + weighted(weights.regularizer(x, seed=0), weights.regularizer.weights())
@@ -151,7 +151,7 @@ def test_vicreg_equals_stable_pretraining(stable: object) -> None:
     from stable_pretraining.losses import VICRegLoss
 
     a, b = views()
-    weights = Coefficients.from_stable_pretraining(sim=20.0, std=15.0, cov=3.0)
+    weights = VICRegCoefficients.from_stable_pretraining(sim=20.0, std=15.0, cov=3.0)
     ours = total(Invariance(weight=weights.invariance))(a, b)
     for x in (a, b):
         ours = ours + weighted(weights.regularizer(x, seed=0), weights.regularizer.weights())

@@ -14,7 +14,7 @@ import mmvicreg as mm
 from mmvicreg.branches.model import projector
 from mmvicreg.evaluation.nearest import embed_query
 from mmvicreg.evaluation.score import score_splits
-from mmvicreg.interop.open_clip import clip_face
+from mmvicreg.interop.open_clip import to_open_clip
 from mmvicreg.runs.run import read_log
 
 WIDTHS = (16, 16)
@@ -22,8 +22,10 @@ WIDTHS = (16, 16)
 
 def objective(config):
     """Prediction with a stop-gradient, and variance and covariance against collapse."""
-    kept = mm.VarianceCovariance(variance=1.0, covariance=0.1)
-    return mm.Objective(mm.Sum(mm.Prediction(WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept})
+    kept = mm.VICReg(variance=1.0, covariance=0.1)
+    return mm.Objective(
+        mm.SumAlignment(mm.Prediction(WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def run(tmp_path_factory):
         optimizer=mm.OptimizerConfig(learning_rate=3e-3, warmup_epochs=1),
         guard=mm.GuardConfig(every=0, compare_every=0),
     )
-    return mm.run(config, objective), train
+    return mm.train(config, objective), train
 
 
 def test_predictors_are_scored_beside_the_raw_cosine_and_find_far_more(run):
@@ -124,8 +126,8 @@ def test_faces_and_searches_use_them_when_asked(predicting, tmp_path):
     from photographs import crop
 
     crop(3).save(tmp_path / "picture.png")
-    plain, transform, _ = clip_face(predicting)
-    predicted, _, _ = clip_face(predicting, predicted=True)
+    plain, transform, _ = to_open_clip(predicting)
+    predicted, _, _ = to_open_clip(predicting, predicted=True)
     x = transform(crop(3))[None]
     with torch.inference_mode():
         expected = predicting.predictors["image", "text"](plain.encode_image(x))
@@ -150,10 +152,10 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
         checkpoint_every=7,
         keep_checkpoints=1,
         optimizer=mm.OptimizerConfig(learning_rate=3e-3, warmup_epochs=0),
-        probe=mm.ProbeConfig(data=train, every=5, samples=256),
+        probe=mm.ValidationConfig(data=train, every=5, samples=256),
         best=best,
     )
-    with_probe = mm.run(config, objective)
+    with_probe = mm.train(config, objective)
     log = {line["step"]: line["probe"] for line in read_log(with_probe.folder) if "probe" in line}
     top = max(log, key=lambda step: (log[step][best], step))
     assert len(log) > 4 and {"a_to_b/recall_at_10", "b_to_a_by_predictor/median_rank"} <= set(log[top])
@@ -161,7 +163,9 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
     # The last probe and the evaluation of the finished run count the same.
     shown = score_splits(with_probe, {"toy": train}, device="cpu")["toy"].retrieval["a_to_b_by_predictor"]
     assert shown.num_queries == 512
-    plain = mm.run(replace(config, out=str(tmp_path / "plain"), probe=mm.ProbeConfig(), best=""), objective)
+    plain = mm.train(
+        replace(config, out=str(tmp_path / "plain"), probe=mm.ValidationConfig(), best=""), objective
+    )
     for ends, module in plain.predictors.items():
         for name, value in module.state_dict().items():
             torch.testing.assert_close(with_probe.predictors[ends].state_dict()[name], value, rtol=0, atol=0)
@@ -170,9 +174,9 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
 @pytest.mark.parametrize("best", ["a_to_b/median_rank", "a/knn", "b_to_c/recall_at_1"])
 def test_a_number_that_names_no_best_checkpoint_is_refused_before_the_first_step(run, tmp_path, best):
     _, train = run
-    probe = mm.ProbeConfig(data=train)
+    probe = mm.ValidationConfig(data=train)
     with pytest.raises(ValueError, match="expected one of a_to_b/recall_at_1, "):
-        mm.run(toy.Config(train=train, out=str(tmp_path / "run"), probe=probe, best=best), objective)
-    mm.run(
+        mm.train(toy.Config(train=train, out=str(tmp_path / "run"), probe=probe, best=best), objective)
+    mm.train(
         toy.Config(train=train, out=str(tmp_path / "run"), epochs=0.1), objective
     )  # nothing to continue there

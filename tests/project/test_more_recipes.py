@@ -127,10 +127,10 @@ def test_readers_that_do_not_fit_the_views_are_named(shard: str, tmp_path: Path)
 
     config = Wrong(train=shard, out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"readers\(\) names the views \['crop'\]; views\(\) has"):
-        mm.run(config, recipe.objective)
+        mm.train(config, recipe.objective)
     Wrong.reads = {"crop": "image", "other_crop": "tiny"}
     with pytest.raises(ValueError, match=r"readers\(\) names \['tiny'\]; the modalities are"):
-        mm.run(config, recipe.objective)
+        mm.train(config, recipe.objective)
 
 
 @pytest.mark.parametrize("loss", ["vicreg", "visreg", "sigreg", "barlow", "simsiam"])

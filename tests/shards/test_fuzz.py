@@ -17,7 +17,7 @@ from webdataset import TarWriter
 from mmvicreg.modalities.pixels import decode
 from mmvicreg.shards.index_file import pack_block, unpack_block
 from mmvicreg.shards.tar import KINDS, BadShard, scan
-from mmvicreg.stream.reader import BadSample
+from mmvicreg.stream.reader import BadSampleError
 from mmvicreg.stream.sequential import sequential_samples
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "300"))
@@ -93,7 +93,7 @@ def test_mutated_pictures_end_in_a_verdict(format):
             array = decode(data, max_pixels=4_000_000).array
             assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3, number
             assert array.shape[0] * array.shape[1] <= 4_000_000, number
-        except BadSample:
+        except BadSampleError:
             pass
         slowest = max(slowest, time.process_time() - begun)
     assert slowest < 2

@@ -16,7 +16,7 @@ from photographs import Words, write_shards
 
 from mmvicreg.plan.plan import Plan
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.remote_cache import RemoteError, Spool
+from mmvicreg.shards.remote_cache import RemoteError, ShardCache
 from mmvicreg.shards.tar import BadShard
 from mmvicreg.stream.stream import Stream
 
@@ -92,7 +92,7 @@ def endpoint(shards):
 @pytest.fixture
 def spool(tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
-    return Spool(str(tmp_path / "spool"), stall=30, attempts=3, backoff=0.01)
+    return ShardCache(str(tmp_path / "spool"), stall=30, attempts=3, backoff=0.01)
 
 
 @pytest.mark.parametrize("prefix", ["train", "busy", "cut"])
@@ -156,7 +156,7 @@ def test_an_endpoint_that_does_not_answer_is_an_error_in_time(spool, monkeypatch
         with pytest.raises(
             RemoteError, match="in 2 attempts; the last: .*" + ("no answer in 1.5 s" if silent else "")
         ):
-            Spool(spool.folder, stall=1.5, attempts=2, backoff=0.01).get("s3://data/train-000000.tar")
+            ShardCache(spool.folder, stall=1.5, attempts=2, backoff=0.01).get("s3://data/train-000000.tar")
         assert time.monotonic() - begun < 20
     s3fs.S3FileSystem.clear_instance_cache()
 

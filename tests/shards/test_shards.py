@@ -1,4 +1,4 @@
-"""Index: every damaged tar is refused with what is wrong; sound ones open fast, anywhere, unchanged."""
+"""The shard index: every damaged tar is refused with what is wrong; sound ones open fast, anywhere, unchanged."""
 
 import gc
 import gzip

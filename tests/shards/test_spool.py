@@ -16,7 +16,7 @@ from webdataset import TarWriter
 from mmvicreg.plan.plan import Plan
 from mmvicreg.preparation.check import CheckConfig, main
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.remote_cache import Closed, RemoteError, Spool
+from mmvicreg.shards.remote_cache import Closed, RemoteError, ShardCache
 from mmvicreg.shards.tar import BadShard
 from mmvicreg.stream.sequential import sequential_samples
 from mmvicreg.stream.stream import Stream
@@ -136,7 +136,7 @@ def server():
 def spool(tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
     Server.seen.clear()
-    return Spool(str(tmp_path / "spool"), stall=0.4, attempts=4, backoff=0.01)
+    return ShardCache(str(tmp_path / "spool"), stall=0.4, attempts=4, backoff=0.01)
 
 
 WHOLE = [
@@ -206,7 +206,7 @@ def test_a_resumed_download_asks_only_for_the_rest(server, spool):
 
 
 def test_oldest_shards_are_evicted(server, tmp_path):
-    spool = Spool(str(tmp_path / "spool"), limit=2 * len(body()))
+    spool = ShardCache(str(tmp_path / "spool"), limit=2 * len(body()))
     first = spool.get(f"{server}/sound.tar")
     os.utime(first, (1, 1))
     second, third = spool.get(f"{server}/no-length.tar"), spool.get(f"{server}/cut-inside.tar")

@@ -7,13 +7,13 @@ import pytest
 from webdataset import TarWriter
 
 from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
-from mmvicreg.shards.index import Index, open_index
-from mmvicreg.shards.subset import having, holds, only
+from mmvicreg.shards.index import ShardIndex, open_index
+from mmvicreg.shards.subset import holds, only, with_members
 from mmvicreg.stream.fetch import Fetcher
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
+def index(tmp_path: Path) -> ShardIndex:
     """Two shards of 50; every tenth sample has an effect."""
     paths = []
     for shard in range(2):
@@ -26,19 +26,19 @@ def index(tmp_path: Path) -> Index:
     return open_index(paths)
 
 
-def test_the_subset_holds_exactly_the_samples_with_the_member(index: Index) -> None:
-    rare = having(index, ["effect.ogg", "txt"])
+def test_the_subset_holds_exactly_the_samples_with_the_member(index: ShardIndex) -> None:
+    rare = with_members(index, ["effect.ogg", "txt"])
     fetch = Fetcher(rare)
     samples = [fetch(*rare.place(number), ("effect.ogg",)) for number in range(len(rare))]
     assert [sample.key for sample in samples] == [
         f"{s}{row:03d}" for s in range(2) for row in range(3, 50, 10)
     ]
     assert all(sample.members["effect.ogg"] == b"boom" for sample in samples)
-    assert having(rare, ["txt"]).counts.tolist() == [5, 5]
+    assert with_members(rare, ["txt"]).counts.tolist() == [5, 5]
 
 
-def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Index) -> None:
-    parts = [Part(index, 0.75), Part(having(index, ["effect.ogg"]), 0.25)]
+def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: ShardIndex) -> None:
+    parts = [Part(index, 0.75), Part(with_members(index, ["effect.ogg"]), 0.25)]
     mixture, joined = Mixture(parts, seed=0, global_batch=100), join(parts)
     fetch = Fetcher(joined)
     for step in range(20):
@@ -48,14 +48,14 @@ def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Ind
         assert 18 <= present <= 52  # about a third, where the data have a tenth
 
 
-def test_no_sample_is_an_error_that_names_the_members(index: Index) -> None:
+def test_no_sample_is_an_error_that_names_the_members(index: ShardIndex) -> None:
     with pytest.raises(
         ValueError, match=r"no sample of 100 has depth.png; members are depth.npy, effect.ogg, txt"
     ):
-        having(index, ["depth.png"])
+        with_members(index, ["depth.png"])
 
 
-def test_shares_of_several_rare_members_are_reached_together(index: Index) -> None:
+def test_shares_of_several_rare_members_are_reached_together(index: ShardIndex) -> None:
     parts = raise_shares(
         [Part(index, 2.0)],
         {"effect": 0.4, "depth": 0.3},
@@ -69,14 +69,14 @@ def test_shares_of_several_rare_members_are_reached_together(index: Index) -> No
     assert len(np.unique(numbers)) == len(joined)  # the rest still comes
 
 
-def test_shares_that_exclude_each_other_are_an_error(index: Index) -> None:
+def test_shares_that_exclude_each_other_are_an_error(index: ShardIndex) -> None:
     members = {"effect": ("effect.ogg",), "depth": ("depth.npy",)}
     with pytest.raises(ValueError, match=r"no weights give these shares together.*effect 10.0%, depth 20.0%"):
         raise_shares([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
 
 
-def test_numbers_choose_samples_of_a_subset_too(index: Index) -> None:
-    rare = having(index, ["effect.ogg"])
+def test_numbers_choose_samples_of_a_subset_too(index: ShardIndex) -> None:
+    rare = with_members(index, ["effect.ogg"])
     for whole, numbers in ((index, [99, 0, 50, 7]), (rare, [9, 0, 4])):
         part = only(whole, numbers)
         fetch, every = Fetcher(part), Fetcher(whole)

@@ -84,7 +84,9 @@ class Config(mm.TrainConfig):
 def test_a_run_trains_on_img2dataset_output(downloaded: Path, tmp_path: Path, caption: str) -> None:
     text = mm.TextModality(encoder=open_clip_name(), length=12, projector=(16,), caption=caption)
     config = Config(train=f"{downloaded}/*.tar", out=str(tmp_path / "run"), text=text)
-    run = mm.run(config, lambda _: mm.Objective(mm.Invariance(), {"image": mm.VISReg(), "text": mm.VISReg()}))
+    run = mm.train(
+        config, lambda _: mm.Objective(mm.Invariance(), {"image": mm.VISReg(), "text": mm.VISReg()})
+    )
     found = json.loads((run.folder / "data.json").read_text())
     assert run.step == 4 and found["unique"] == 10 and found["missing"] == {"image": 0, "text": 0}
     assert found["rejected"] == {} and found["recovered"] == 0

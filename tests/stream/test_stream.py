@@ -20,9 +20,9 @@ from mmvicreg.shards.tar import BadShard
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.ledger import read_ledger
 from mmvicreg.stream.rows import ReaderError
-from mmvicreg.stream.sample_counts import Budget, TooManyRejected
+from mmvicreg.stream.sample_counts import Budget, TooManyRejectedError
 from mmvicreg.stream.stream import Stream
-from mmvicreg.stream.workers import WorkerLost
+from mmvicreg.stream.workers import WorkerLostError
 
 READERS = {"image": Photo(), "text": Words()}
 
@@ -76,7 +76,7 @@ def test_worker_processes_give_the_same_batches_and_errors(index):
     plan = Plan(index.counts, seed=1, global_batch=16)
     with pytest.raises(ReaderError, match=FAILURES["shape"]):
         list(Stream(index, plan, readers={"text": Faulty(how="shape")}, stop=5, workers=1))
-    with pytest.raises(WorkerLost, match="a worker process died"):
+    with pytest.raises(WorkerLostError, match="a worker process died"):
         list(Stream(index, plan, readers={"text": Faulty(how="die")}, stop=5, workers=1))
 
 
@@ -190,7 +190,7 @@ def test_ledger_of_a_repeated_stretch_is_read_once(tmp_path):
 def test_budget_stops_the_run_and_names_the_worst(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=4)
-    with pytest.raises(TooManyRejected, match=r"of 40 samples .*empty.*'bad-0\.tar': 4"):
+    with pytest.raises(TooManyRejectedError, match=r"of 40 samples .*empty.*'bad-0\.tar': 4"):
         list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
 
 

@@ -15,7 +15,7 @@ from processes import pool
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
 from mmvicreg.stream.ledger import KINDS, OTHER, Counts, Finding, Ledger, read_ledger
-from mmvicreg.stream.sample_counts import Budget, Tally, TooManyRejected
+from mmvicreg.stream.sample_counts import Budget, SampleCounts, TooManyRejectedError
 
 COUNTED = ("recovered", "rejected", "missing", "substituted")
 
@@ -25,7 +25,7 @@ class SpoiledReader(toy.BytesReader):
 
     def read(self, sample: mm.Sample, generator: np.random.Generator) -> mm.Item | None:
         if sample.number % 5 == 0:
-            raise mm.BadSample(f"{'empty' if sample.number % 10 else 'cut'}: sample {sample.number}")
+            raise mm.BadSampleError(f"{'empty' if sample.number % 10 else 'cut'}: sample {sample.number}")
         item = super().read(sample, generator)
         return replace(item, recovered="padded") if item is not None and sample.number % 10 == 3 else item
 
@@ -56,8 +56,8 @@ def train(config: Config, stop: int | None = None) -> str:
         return whole if stop is None else interruption.Interrupting(whole, stop, interruption.pull_the_plug)
 
     try:
-        mm.run(config, objective)
-    except (interruption.Interrupted, TooManyRejected) as error:
+        mm.train(config, objective)
+    except (interruption.Interrupted, TooManyRejectedError) as error:
         return f"{type(error).__name__} {error}"
     return "finished"
 
@@ -75,7 +75,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of one process: two epochs of 96 samples."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    mm.run(Config(train=shards, out=str(out)), toy.objective)
+    mm.train(Config(train=shards, out=str(out)), toy.objective)
     return out
 
 
@@ -102,7 +102,7 @@ def test_two_processes_and_interrupted_runs_count_what_one_whole_run_counts(
     config = Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     assert pool(2).run(train, config, 6) == ["Interrupted "] * 2
     with pytest.raises(interruption.Interrupted):
-        mm.run(config, lambda c: interruption.Interrupting(toy.objective(c), 5, interruption.pull_the_plug))
+        mm.train(config, lambda c: interruption.Interrupting(toy.objective(c), 5, interruption.pull_the_plug))
     assert pool(2).run(train, config) == ["finished"] * 2
     assert accounts(tmp_path / "run") == accounts(whole)
     assert (tmp_path / "run/data.json").read_bytes() == (whole / "data.json").read_bytes()
@@ -115,7 +115,9 @@ def test_a_spent_budget_stops_all_processes_and_names_the_worst(tmp_path: Path) 
     )
     ended = pool(2).run(train, config)
     assert ended[0] == ended[1]
-    assert ended[0].startswith("TooManyRejected 2048 of 10240 samples were rejected, the budget is 1.00%")
+    assert ended[0].startswith(
+        "TooManyRejectedError 2048 of 10240 samples were rejected, the budget is 1.00%"
+    )
     assert (
         "'cut': 1024, 'empty': 1024" in ended[0] and "{'train-000.tar': 512, 'train-001.tar': 512" in ended[0]
     )
@@ -126,7 +128,7 @@ def tallies(budget: Budget) -> list[str]:
     """On every process: only rank 1 rejects, more in every round; what the check says."""
     rank = torch.distributed.get_rank()
     mine = Counts()
-    tally = Tally(
+    tally = SampleCounts(
         Counts(seen=100, shards={"old.tar": 1}, rejected={"old": 1}), budget, device=torch.device("cpu")
     )
     tally.follow(mine)
@@ -143,7 +145,7 @@ def tallies(budget: Budget) -> list[str]:
         try:
             tally.check()
             said.append("")
-        except TooManyRejected as error:
+        except TooManyRejectedError as error:
             said.append(str(error))
     return said
 

@@ -20,9 +20,9 @@ def train(config: toy.Config, stop: int | None = None) -> int:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     if stop is None:
-        return mm.run(config, toy.objective).step
+        return mm.train(config, toy.objective).step
     try:
-        mm.run(config, lambda config: Interrupting(toy.objective(config), stop, unplug))
+        mm.train(config, lambda config: Interrupting(toy.objective(config), stop, unplug))
     except Interrupted:
         return -1
     return 0

@@ -25,7 +25,7 @@ class Interrupting(mm.Objective):
         super().__init__(inner.shared, inner.regularizers)
         self.left, self.happen = step, happen
 
-    def forward(self, *args: Any, **kwargs: Any) -> mm.Terms:
+    def forward(self, *args: Any, **kwargs: Any) -> mm.LossTerms:
         if self.training:
             self.left -= 1
             if self.left < 0:

@@ -25,7 +25,7 @@ from mmvicreg.objectives.alignments import (
     Prediction,
     Prototypes,
     Sigmoid,
-    Sum,
+    SumAlignment,
     WhitenedMSE,
 )
 from mmvicreg.objectives.regularizers import (
@@ -33,12 +33,12 @@ from mmvicreg.objectives.regularizers import (
     Regularizer,
     SIGReg,
     SlicedWasserstein,
-    VarianceCovariance,
+    VICReg,
     VISReg,
 )
 from mmvicreg.objectives.regularizers.directions import directions
 
-Terms = dict[str, Tensor]
+LossTerms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RegularizerCase:
     """``reference(z_ND, seed)``: the same terms from the whole batch."""
 
     make: Callable[[], Regularizer]
-    reference: Callable[[Tensor, int], Terms]
+    reference: Callable[[Tensor, int], LossTerms]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class AlignmentCase:
     """``reference(alignment, a_ND, b_ND, seed, targets)``: the same terms from the whole batch."""
 
     make: Callable[[], Alignment]
-    reference: Callable[[Any, Tensor, Tensor, int, Any], Terms]
+    reference: Callable[[Any, Tensor, Tensor, int, Any], LossTerms]
     width: int = 12
     autocast: float = 1e-5
     """Largest relative error of a term under bf16 autocast: predictors are networks and run in bf16."""
 
 
-def variance_covariance(z: Tensor, seed: int) -> Terms:
+def vicreg(z: Tensor, seed: int) -> LossTerms:
     centred = z - z.mean(0)
     covariance = centred.T @ centred / (len(z) - 1)
     off = covariance - torch.diag(torch.diagonal(covariance))
@@ -68,11 +68,11 @@ def variance_covariance(z: Tensor, seed: int) -> Terms:
     return {"variance": torch.relu(1 - std).mean(), "covariance": off.square().sum() / z.shape[1]}
 
 
-def only_variance(z: Tensor, seed: int) -> Terms:
-    return {"variance": variance_covariance(z, seed)["variance"]}
+def only_variance(z: Tensor, seed: int) -> LossTerms:
+    return {"variance": vicreg(z, seed)["variance"]}
 
 
-def epps_pulley(z: Tensor, seed: int, *, slices: int, knots: int, times_rows: bool) -> Terms:
+def epps_pulley(z: Tensor, seed: int, *, slices: int, knots: int, times_rows: bool) -> LossTerms:
     x = z @ directions(z, slices=slices, seed=seed).double().T
     t = torch.linspace(-3, 3, 2 * knots - 1, dtype=torch.float64)
     phases = x[:, :, None] * t
@@ -81,29 +81,29 @@ def epps_pulley(z: Tensor, seed: int, *, slices: int, knots: int, times_rows: bo
     return {"sigreg": integral.mean() * (len(z) if times_rows else 1)}
 
 
-def sigreg(z: Tensor, seed: int) -> Terms:
+def sigreg(z: Tensor, seed: int) -> LossTerms:
     return epps_pulley(z, seed, slices=40, knots=17, times_rows=True)
 
 
-def sigreg_without_rows(z: Tensor, seed: int) -> Terms:
+def sigreg_without_rows(z: Tensor, seed: int) -> LossTerms:
     return epps_pulley(z, seed, slices=10, knots=9, times_rows=False)
 
 
-def sliced_wasserstein(z: Tensor, seed: int) -> Terms:
+def sliced_wasserstein(z: Tensor, seed: int) -> LossTerms:
     x = z @ directions(z, slices=20, seed=seed).double().T
     n = len(z)
     q = torch.special.ndtri(torch.arange(1, n + 1, dtype=torch.float64) / (n + 1))
     return {"sliced_wasserstein": (x.sort(0).values - q[:, None]).square().mean()}
 
 
-def visreg(z: Tensor, seed: int) -> Terms:
+def visreg(z: Tensor, seed: int) -> LossTerms:
     mean = z.mean(0)
     std = torch.linalg.vector_norm(z - mean, dim=0) / len(z) ** 0.5 + 1e-6
     shape = sliced_wasserstein((z - mean) / std.detach(), seed)["sliced_wasserstein"]
     return {"scale": (1 - std).square().mean(), "center": mean.square().mean(), "shape": shape}
 
 
-def hsic(z: Tensor, seed: int) -> Terms:
+def hsic(z: Tensor, seed: int) -> LossTerms:
     n, d = z.shape
     center = torch.eye(n, dtype=z.dtype) - 1 / n
     kernels = [center @ torch.exp(-0.5 * (x[:, None] - x[None]).square() / 1.44) @ center for x in z.T]
@@ -112,21 +112,21 @@ def hsic(z: Tensor, seed: int) -> Terms:
     return {"hsic": (pairs.sum() - pairs.diagonal().sum()) / (n - 1) ** 2 / (d * (d - 1))}
 
 
-def invariance(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def invariance(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     return {"invariance": (a - b).square().mean()}
 
 
-def info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     logits = alignment.log_scale.exp() * normalize(a) @ normalize(b).T
     correct = torch.diagonal(torch.log_softmax(logits, 1)) + torch.diagonal(torch.log_softmax(logits, 0))
     return {"infonce": -correct.mean() / 2}
 
 
-def cosine(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def cosine(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     return {"cosine": 1 - torch.cosine_similarity(a, b).mean()}
 
 
-def barlow_twins(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def barlow_twins(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     a, b = ((x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 1e-5) for x in (a, b))
     correlation = a.T @ b / len(a)
     on = correlation.diagonal()
@@ -136,7 +136,7 @@ def barlow_twins(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) 
     }
 
 
-def whitened_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def whitened_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     size = min(alignment.size, len(a))
     order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
     distances = []
@@ -150,12 +150,12 @@ def whitened_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) 
     return {"whitened": torch.cat(distances).mean()}
 
 
-def sigmoid(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def sigmoid(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     logits = normalize(a) @ normalize(b).T * alignment.log_scale.exp() + alignment.bias
     return {"sigmoid": -logsigmoid((2 * torch.eye(len(a)) - 1) * logits).sum() / len(a)}
 
 
-def max_hinge(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def max_hinge(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     scores = normalize(a) @ normalize(b).T
     own = scores.diagonal()
     hinges = [torch.relu(0.2 + scores - own[:, None]), torch.relu(0.2 + scores - own[None])]
@@ -163,18 +163,18 @@ def max_hinge(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> 
     return {"max_hinge": (hinges[0].amax(1) + hinges[1].amax(0)).mean()}
 
 
-def prediction_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def prediction_mse(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     of_b, of_a = a @ alignment.from_a[0].weight.T, b @ alignment.from_b[0].weight.T
     return {"prediction": ((of_b - b.detach()).square().mean() + (of_a - a.detach()).square().mean()) / 2}
 
 
-def prediction_ema(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def prediction_ema(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     of_b, of_a = a @ alignment.from_a[0].weight.T, b @ alignment.from_b[0].weight.T
     cosines = torch.cosine_similarity(of_b, targets[1]) + torch.cosine_similarity(of_a, targets[0])
     return {"prediction": (2 - cosines).mean()}
 
 
-def momentum_queue(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def momentum_queue(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     keys = [normalize(x) for x in targets]
     total = torch.zeros(())
     for query, key, queue in ((a, keys[1], alignment.queue_b), (b, keys[0], alignment.queue_a)):
@@ -184,7 +184,7 @@ def momentum_queue(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any
     return {"momentum_queue": total}
 
 
-def prototypes(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def prototypes(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     with torch.no_grad():
         alignment.prototypes.copy_(normalize(alignment.prototypes))
     scores = [normalize(x) @ alignment.prototypes.T for x in (a, b)]
@@ -200,16 +200,16 @@ def prototypes(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) ->
     return {"prototypes": -sum((c * torch.log_softmax(s / 0.1, 1)).sum(1).mean() for s, c in swapped) / 2}
 
 
-def prediction_and_info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
+def prediction_and_info_nce(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> LossTerms:
     first, second = alignment.parts
     return prediction_mse(first, a, b, seed, None) | info_nce(second, a, b, seed, None)
 
 
 REGULARIZERS = {
-    "variance_covariance": RegularizerCase(VarianceCovariance, variance_covariance),
-    "gram": RegularizerCase(lambda: VarianceCovariance(form="gram"), variance_covariance),
-    "covariance": RegularizerCase(lambda: VarianceCovariance(form="covariance"), variance_covariance),
-    "variance": RegularizerCase(lambda: VarianceCovariance(covariance=0.0), only_variance),
+    "vicreg": RegularizerCase(VICReg, vicreg),
+    "gram": RegularizerCase(lambda: VICReg(form="gram"), vicreg),
+    "covariance": RegularizerCase(lambda: VICReg(form="covariance"), vicreg),
+    "variance": RegularizerCase(lambda: VICReg(covariance=0.0), only_variance),
     "sigreg": RegularizerCase(lambda: SIGReg(weight=0.5, slices=40, chunk=16), sigreg),
     "sigreg_without_rows": RegularizerCase(
         lambda: SIGReg(slices=10, knots=9, times_rows=False), sigreg_without_rows
@@ -237,7 +237,7 @@ ALIGNMENTS = {
     "momentum_queue": AlignmentCase(lambda: MomentumQueue(12, size=32), momentum_queue),
     "prototypes": AlignmentCase(lambda: Prototypes(12, count=9), prototypes),
     "prediction_and_info_nce": AlignmentCase(
-        lambda: Sum(Prediction((12, 12), hidden=()), InfoNCE(weight=0.1)),
+        lambda: SumAlignment(Prediction((12, 12), hidden=()), InfoNCE(weight=0.1)),
         prediction_and_info_nce,
         autocast=1e-3,
     ),
@@ -254,7 +254,7 @@ def shards(counts: tuple[int, ...], width: int, *, views: int = 1) -> list[list[
     return made
 
 
-def weighted(terms: Terms, weights: dict[str, float]) -> Tensor:
+def weighted(terms: LossTerms, weights: dict[str, float]) -> Tensor:
     """What the objective differentiates."""
     assert set(terms) == set(weights)
     return sum((weights[name] * value for name, value in terms.items()), torch.zeros(()))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmvicreg import BadSample, Item, Reader, Sample
+from mmvicreg import BadSampleError, Item, Reader, Sample
 from mmvicreg.modalities.pixels import decode, random_box, resize_crop
 
 
@@ -112,7 +112,7 @@ class Words(Reader):
 
     def _item(self, text: bytes) -> Item:
         if not text.strip():
-            raise BadSample("empty: a caption without words")
+            raise BadSampleError("empty: a caption without words")
         value = torch.zeros(24, dtype=torch.int64)
         value[: len(text[:24])] = torch.tensor(list(text[:24]))
         return Item(value, identity=text.decode())

@@ -121,7 +121,7 @@ def objective(config: Config) -> mm.Objective:
     if config.goal == "infonce":
         return mm.Objective(mm.InfoNCE(), {})
     if config.goal == "vicreg":
-        regularizer: mm.Regularizer = mm.VarianceCovariance()
+        regularizer: mm.Regularizer = mm.VICReg()
     else:
         regularizer = mm.SIGReg(slices=8)
     return mm.Objective(mm.Invariance(weight=25.0), {"a": regularizer, "b": regularizer})
@@ -163,5 +163,5 @@ def write_shards(
 if __name__ == "__main__":
     import tyro
 
-    finished = mm.run(tyro.cli(Config), objective)
+    finished = mm.train(tyro.cli(Config), objective)
     print("finished", finished.step)

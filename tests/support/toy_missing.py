@@ -42,7 +42,7 @@ def objective(config: Config) -> mm.Objective:
     shared = mm.Invariance(weight=25.0)
     to_series = Prediction((16, 8), hidden=(12,))
     pairs = {("a", "b"): shared, ("a", "words"): shared, ("a", "series"): to_series}
-    return mm.Objective(pairs, {name: mm.VarianceCovariance() for name in ("a", "b", "words", "series")})
+    return mm.Objective(pairs, {name: mm.VICReg() for name in ("a", "b", "words", "series")})
 
 
 def write_shards(folder: Path, *, samples: int = 96, missing: float = 0.3) -> str:
@@ -80,5 +80,5 @@ def _add(tar: tarfile.TarFile, name: str, value: object) -> None:
 if __name__ == "__main__":
     import tyro
 
-    finished = mm.run(tyro.cli(Config), objective)
+    finished = mm.train(tyro.cli(Config), objective)
     print("finished", finished.step)

@@ -8,7 +8,7 @@ from objective_cases import relative
 from processes import pool
 from torch import Tensor, nn
 
-from mmvicreg import Invariance, Objective, SIGReg, VarianceCovariance, distributed
+from mmvicreg import Invariance, Objective, SIGReg, VICReg, distributed
 from mmvicreg.branches.model import Branch, Model, projector
 from mmvicreg.training.gradient_cache import average_gradients, check_chunkable, chunked_step
 from mmvicreg.training.step import Step, StepOutput
@@ -36,7 +36,7 @@ def module(*, dropout: float) -> Step:
         encoder = nn.Sequential(block, nn.Linear(5, 6), nn.Dropout(dropout))
         branches[view] = Branch(encoder, projector(6, (16, 9)))
     model = Model(branches, {view: view for view in VIEWS})
-    goal = Objective(Invariance(weight=25.0), {"image": VarianceCovariance(), "text": SIGReg()})
+    goal = Objective(Invariance(weight=25.0), {"image": VICReg(), "text": SIGReg()})
     return Step(model, goal, frozenset()).double().train()
 
 

@@ -21,7 +21,7 @@ def config(tmp_path: Path, train: str, **stream: object) -> toy.Config:
 
 def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
-    run = mm.run(config(tmp_path, train), toy.objective)
+    run = mm.train(config(tmp_path, train), toy.objective)
     found = json.loads((run.folder / "data.json").read_text())
     samples = len(mm.open_index(train))
     assert found["seen"] == run.step * 16
@@ -39,23 +39,23 @@ def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:
     shards = [place for step in range(625) for place in plan.locate(step, range(16)).shard]
     assert sum(shard < split for shard in shards) == 7_500  # exact in every 10,000
     assert len(whole(parts)) == 2 * len(parts[0].index)
-    assert mm.run(mixed, toy.objective).step > 0
+    assert mm.train(mixed, toy.objective).step > 0
 
 
 def test_weights_and_data_sets_must_be_as_many(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
     with pytest.raises(ValueError, match="2 numbers.*1 data sets"):
-        mm.run(config(tmp_path, train, weights=(3.0, 1.0)), toy.objective)
+        mm.train(config(tmp_path, train, weights=(3.0, 1.0)), toy.objective)
 
 
 def test_a_run_is_not_continued_on_other_shards(tmp_path: Path) -> None:
     """As many samples in as many shards: the order is the same, the data are not."""
     train = toy.write_shards(tmp_path / "data")
     started = config(tmp_path, train)
-    mm.run(replace(started, epochs=1.0), toy.objective)
+    mm.train(replace(started, epochs=1.0), toy.objective)
     toy.write_shards(tmp_path / "data", seed=1, missing=5)
     with pytest.raises(ValueError, match=r"are not those .*run was trained on: their fingerprint was"):
-        mm.run(replace(started, allow_change=("epochs",)), toy.objective)
+        mm.train(replace(started, allow_change=("epochs",)), toy.objective)
 
 
 def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
     listed = exclusions(check(CheckConfig(train)))
     path = tmp_path / "exclude.json"
     path.write_text(json.dumps(listed))
-    mm.run(config(tmp_path, train), toy.objective)
+    mm.train(config(tmp_path, train), toy.objective)
     with pytest.raises(ValueError, match="stream.exclude"):
-        mm.run(replace(config(tmp_path, train), stream=mm.StreamConfig(exclude=str(path))), toy.objective)
+        mm.train(replace(config(tmp_path, train), stream=mm.StreamConfig(exclude=str(path))), toy.objective)
 
 
 def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
     has_b = holds(index, ["b.npy"])
     places = [plan.locate(step, range(100)) for step in range(100)]
     assert sum(has_b[index.starts[at.shard] + at.row].sum() for at in places) == pytest.approx(9000, abs=30)
-    run = mm.run(wanted, toy.objective)
+    run = mm.train(wanted, toy.objective)
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     present = [line["present"]["b"] for line in log if "present" in line]
     assert 0.83 < sum(present) / len(present) / 16 < 0.97
@@ -93,9 +93,9 @@ def test_a_modality_that_is_there_often_enough_changes_nothing(tmp_path: Path) -
 def test_shares_that_cannot_be_had_are_said(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data", missing=4)
     with pytest.raises(ValueError, match=r"at_least names \['c'\]; the modalities are \['a', 'b'\]"):
-        mm.run(config(tmp_path, train, at_least={"c": 0.5}), toy.objective)
+        mm.train(config(tmp_path, train, at_least={"c": 0.5}), toy.objective)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        mm.run(config(tmp_path, train, at_least={"b": 1.5}), toy.objective)
+        mm.train(config(tmp_path, train, at_least={"b": 1.5}), toy.objective)
     lacking = replace(config(tmp_path, train, at_least={"b": 0.5}), b=toy.Numbers("c.npy"))
     with pytest.raises(ValueError, match=r"no sample of 96 has any of c.npy; members are a.npy, b.npy, json"):
-        mm.run(lacking, toy.objective)
+        mm.train(lacking, toy.objective)

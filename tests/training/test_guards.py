@@ -19,10 +19,10 @@ import toy
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-from mmvicreg.runs.checkpoint_writer import Keeper
+from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.run import read_log
 from mmvicreg.training.monitoring.collapse import diagnose, look
-from mmvicreg.training.monitoring.guards import Collapsed, NonFiniteLoss
+from mmvicreg.training.monitoring.guards import CollapseError, NonFiniteLossError
 from mmvicreg.training.monitoring.throughput import STALLED
 
 
@@ -43,8 +43,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_loss_that_is_not_finite_stops_with_terms_step_and_sample(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "data", poison=40)
-    with pytest.raises(NonFiniteLoss) as stopped:
-        mm.run(toy.Config(train=shards, out=str(tmp_path / "run")), toy.objective)
+    with pytest.raises(NonFiniteLossError) as stopped:
+        mm.train(toy.Config(train=shards, out=str(tmp_path / "run")), toy.objective)
     message = str(stopped.value)
     assert "a/sigreg: nan" in message and "a-b/invariance: nan" in message and "b/sigreg: nan" not in message
     assert "samples with inputs that are not finite: s00040\n" in message and "the loss of step" in message
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_stops_with_terms_step_and_sample(tmp_path: Pa
 def test_steps_within_the_budget_are_left_out_and_nothing_of_them_stays(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "data", poison=40)
     config = toy.Config(train=shards, out=str(tmp_path / "run"), guard=mm.GuardConfig(skips=1), ema=0.5)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     assert [event["kind"] for event in events(tmp_path / "run")] == ["skip", "skip"]  # once an epoch
     for file in ("weights", "optimizer", "average"):
         found = load_file(tmp_path / f"run/checkpoints/step-00000012/{file}.safetensors")
@@ -90,15 +90,17 @@ def test_a_branch_that_collapses_is_noticed_in_a_run(tmp_path: Path, shards: str
         optimizer=mm.OptimizerConfig(learning_rate=1e-2),
         guard=mm.GuardConfig(every=10, after=20, patience=2, action="stop"),
     )
-    with pytest.raises(Collapsed, match="maps everything to nearly one point|of its dimensions|no closer"):
-        mm.run(config, lambda config: mm.Objective(mm.Invariance(weight=25.0), {}))
+    with pytest.raises(
+        CollapseError, match="maps everything to nearly one point|of its dimensions|no closer"
+    ):
+        mm.train(config, lambda config: mm.Objective(mm.Invariance(weight=25.0), {}))
 
 
 def test_rolling_back_lowers_the_learning_rate_and_stops_at_last(tmp_path: Path, shards: str) -> None:
     alarm = mm.GuardConfig(every=4, after=1, patience=1, action="rollback", min_spread=10.0, rollbacks=2)
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, guard=alarm)
-    with pytest.raises(Collapsed, match="step 4: a maps everything"):
-        mm.run(config, toy.objective)
+    with pytest.raises(CollapseError, match="step 4: a maps everything"):
+        mm.train(config, toy.objective)
     told = [event["message"] for event in events(tmp_path / "run") if event["kind"] == "rollback"]
     assert len(told) == 2 and "Back to step 2, learning rates times 0.25" in told[1]
     assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2, 3]
@@ -108,8 +110,8 @@ def test_rolling_back_lowers_the_learning_rate_and_stops_at_last(tmp_path: Path,
 
 def test_no_checkpoint_to_go_back_to_stops(tmp_path: Path, shards: str) -> None:
     alarm = mm.GuardConfig(every=2, after=1, patience=1, action="rollback", min_spread=10.0)
-    with pytest.raises(Collapsed, match="no checkpoint to go back to"):
-        mm.run(toy.Config(train=shards, out=str(tmp_path / "run"), guard=alarm), toy.objective)
+    with pytest.raises(CollapseError, match="no checkpoint to go back to"):
+        mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), guard=alarm), toy.objective)
 
 
 def test_a_disk_that_stalls_is_explained_and_ends_the_process(tmp_path: Path, shards: str) -> None:
@@ -135,21 +137,21 @@ def test_a_full_disk_keeps_the_run_going_and_the_old_checkpoints(tmp_path: Path,
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     try:
         with pytest.raises(OSError, match=r"checkpoint of step 12 was not written.* MB are free"):
-            mm.run(config, lambda config: interruption.Interrupting(toy.objective(config), 6, fill))
+            mm.train(config, lambda config: interruption.Interrupting(toy.objective(config), 6, fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
     assert "checkpoint of step 8 was not written" in events(tmp_path / "run")[0]["message"]
-    mm.run(config, toy.objective)
-    mm.run(replace(config, out=str(tmp_path / "whole")), toy.objective)
+    mm.train(config, toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "whole")), toy.objective)
     interruption.assert_same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_minutes_between_checkpoints_are_not_those_of_the_wall_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = Keeper(tmp_path, keep=1, every=10**9, minutes=1e-3)
+    keeper = CheckpointWriter(tmp_path, keep=1, every=10**9, minutes=1e-3)
     monkeypatch.setattr(time, "time", lambda: 1e12)
     assert not keeper.due(1)
     time.sleep(0.07)
@@ -163,11 +165,11 @@ def test_a_clock_that_jumps_changes_nothing(
     """An hour forward, a day back, a century forward at every look at the wall clock."""
     guard = mm.GuardConfig(every=5, stall_warning=20.0, stall_stop=60.0)
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), checkpoint_minutes=0.5, guard=guard)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     jumps = itertools.cycle([3600.0, -86400.0, 3.15e9])
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
-    mm.run(replace(config, out=str(tmp_path / "run")), toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "run")), toy.objective)
     interruption.assert_same(tmp_path / "whole", tmp_path / "run")
     assert not (tmp_path / "run/events.jsonl").exists() and not list(tmp_path.glob("run/stacks*"))
     names = [sorted(path.name for path in tmp_path.glob(f"{run}/checkpoints/*")) for run in ("whole", "run")]
@@ -192,10 +194,10 @@ def test_a_process_whose_partner_died_before_they_met_says_so_and_ends(tmp_path:
 
 def test_a_probe_changes_no_bit_of_training_and_keeps_the_best(tmp_path: Path, shards: str) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "without"), checkpoint_every=3, keep_checkpoints=1)
-    mm.run(config, toy.objective)
-    probe = mm.ProbeConfig(data=shards, every=3, label="class", neighbours=5)
+    mm.train(config, toy.objective)
+    probe = mm.ValidationConfig(data=shards, every=3, label="class", neighbours=5)
     best = "a_to_b/recall_at_1"
-    mm.run(replace(config, out=str(tmp_path / "with"), probe=probe, best=best), toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "with"), probe=probe, best=best), toy.objective)
     one, other = weights(tmp_path / "without"), weights(tmp_path / "with")
     assert all(one[name].equal(other[name]) for name in one)
     log = {line["step"]: line["probe"] for line in read_log(tmp_path / "with") if "probe" in line}

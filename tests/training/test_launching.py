@@ -54,7 +54,7 @@ def launch(*commands: list[str]) -> None:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process, beside its shards."""
     folder = tmp_path_factory.mktemp("one")
-    mm.run(plain(toy.write_shards(folder / "data"), folder / "run"), toy.objective)
+    mm.train(plain(toy.write_shards(folder / "data"), folder / "run"), toy.objective)
     return folder
 
 

@@ -147,4 +147,4 @@ def test_a_wrong_reader_stops_the_run_with_its_name_the_sample_and_what_was_expe
     shards = toy.write_shards(tmp_path, missing=0)
     config = WrongConfig(train=shards, out=str(tmp_path / "run"), b=Wrong("b.npy", how=how))
     with pytest.raises(ReaderError, match="view 'b', reader WrongReader, sample 's00041'.*" + expected):
-        mm.run(config, toy.objective)
+        mm.train(config, toy.objective)

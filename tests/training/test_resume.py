@@ -30,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    mm.run(toy.Config(train=shards, out=str(out)), toy.objective)
+    mm.train(toy.Config(train=shards, out=str(out)), toy.objective)
     return out
 
 
@@ -38,8 +38,8 @@ def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_interrupted_at_any_step_ends_the_same(shards: str, whole: Path, tmp_path: Path, step: int) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"))
     with pytest.raises(Interrupted):
-        mm.run(config, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))
-    mm.run(config, toy.objective)
+        mm.train(config, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))
+    mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
 
@@ -47,8 +47,8 @@ def test_interrupted_again_and_again_ends_the_same(shards: str, whole: Path, tmp
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=1)
     for _ in range(5):
         with pytest.raises(Interrupted):
-            mm.run(config, lambda config: Interrupting(toy.objective(config), 2, pull_the_plug))
-    mm.run(config, toy.objective)
+            mm.train(config, lambda config: Interrupting(toy.objective(config), 2, pull_the_plug))
+    mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
 
@@ -63,12 +63,12 @@ def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
         os.kill(os.getpid(), number)
 
     with pytest.raises(Preempted) as left:
-        mm.run(config, lambda config: Interrupting(toy.objective(config), 6, ask))
+        mm.train(config, lambda config: Interrupting(toy.objective(config), 6, ask))
     assert left.value.code == 0 and signal.getsignal(number) == before
     assert [path.name for path in complete_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000007"]
     events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert events[-1]["kind"] == "preemption" and number.name in events[-1]["message"]
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
 
@@ -84,13 +84,13 @@ def test_a_process_that_was_killed_ends_the_same(shards: str, whole: Path, tmp_p
         time.sleep(0.001)
     process.kill()
     process.wait()
-    mm.run(toy.Config(train=shards, out=str(out)), toy.objective)
+    mm.train(toy.Config(train=shards, out=str(out)), toy.objective)
     assert_same(whole, out)
 
 
 def test_a_finished_run_that_is_started_again_does_nothing(shards: str, whole: Path, tmp_path: Path) -> None:
     before = (whole / "log.jsonl").read_bytes()
-    assert mm.run(toy.Config(train=shards, out=str(whole)), toy.objective).step == 12
+    assert mm.train(toy.Config(train=shards, out=str(whole)), toy.objective).step == 12
     assert (whole / "log.jsonl").read_bytes() == before
 
 
@@ -100,12 +100,12 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
     for damage in ("cut", "flip"):
         config = toy.Config(train=shards, out=str(tmp_path / damage))
         with pytest.raises(Interrupted):
-            mm.run(config, lambda config: Interrupting(toy.objective(config), 11, pull_the_plug))
+            mm.train(config, lambda config: Interrupting(toy.objective(config), 11, pull_the_plug))
         file = tmp_path / damage / "checkpoints/step-00000010/weights.safetensors"
         content = bytearray(file.read_bytes())
         content[-9] ^= 1
         file.write_bytes(content if damage == "flip" else content[:-10])
-        mm.run(config, toy.objective)
+        mm.train(config, toy.objective)
         events = (tmp_path / damage / "events.jsonl").read_text()
         assert "step-00000010 is " + ("damaged" if damage == "flip" else "incomplete") in events
         assert_same(whole, tmp_path / damage)
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=1)
     at = tmp_path / "run/checkpoints"
     with pytest.raises(Interrupted):
-        mm.run(
+        mm.train(
             replace(config, keep_checkpoints=9), lambda c: Interrupting(toy.objective(c), 11, pull_the_plug)
         )
     file = at / "step-00000010/weights.safetensors"
@@ -127,41 +127,41 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
     with pytest.raises(ValueError, match="weights.safetensors changed after it was written"):
         mm.load(tmp_path / "run", recipe=toy.__file__)
     with pytest.raises(Interrupted):  # two more steps: back from 8, a checkpoint of step 10 or none
-        mm.run(config, lambda c: Interrupting(toy.objective(c), 1, pull_the_plug))
+        mm.train(config, lambda c: Interrupting(toy.objective(c), 1, pull_the_plug))
     assert [path.name for path in complete_checkpoints(at)][-1] == "step-00000008"
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     other = replace(config, seed=1, a=toy.Numbers("a.npy", dropout=0.5))
     with pytest.raises(ValueError, match="another configuration") as refused:
-        mm.run(other, toy.objective)
+        mm.train(other, toy.objective)
     assert "seed: 0 -> 1" in str(refused.value) and "a.dropout: 0.1 -> 0.5" in str(refused.value)
-    assert mm.run(replace(config, threads=3, log_every=7), toy.objective).step == 6
+    assert mm.train(replace(config, threads=3, log_every=7), toy.objective).step == 6
 
 
 def test_allowed_changes_continue_the_run(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     longer = replace(
         config,
         epochs=2.0,
         optimizer=replace(config.optimizer, learning_rate=1e-4),
         allow_change=("epochs", "optimizer"),
     )
-    assert mm.run(longer, toy.objective).step == 12
+    assert mm.train(longer, toy.objective).step == 12
     with pytest.raises(ValueError, match="batch_size: 16 -> 32"):
-        mm.run(replace(longer, batch_size=32), toy.objective)
+        mm.train(replace(longer, batch_size=32), toy.objective)
 
 
 def test_another_batch_size_goes_on_where_the_data_was_left(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"))
     with pytest.raises(Interrupted):
-        mm.run(config, lambda config: Interrupting(toy.objective(config), 5, pull_the_plug))
-    done = mm.run(replace(config, batch_size=8, allow_change=("batch_size",)), toy.objective)
+        mm.train(config, lambda config: Interrupting(toy.objective(config), 5, pull_the_plug))
+    done = mm.train(replace(config, batch_size=8, allow_change=("batch_size",)), toy.objective)
     log = read_log(tmp_path / "run")
     assert done.step == 5 + (2 * 96 - 5 * 16) // 8
     assert [line["samples"] for line in log][4:7] == [80, 88, 96] and log[-1]["samples"] == 192
@@ -173,24 +173,24 @@ def test_a_raised_share_of_a_rarer_modality_resumes_bit_for_bit(tmp_path: Path) 
     configs = [
         toy.Config(train=rarer, out=str(tmp_path / name), stream=stream) for name in ("whole", "interrupted")
     ]
-    mm.run(configs[0], toy.objective)
+    mm.train(configs[0], toy.objective)
     with pytest.raises(Interrupted):
-        mm.run(configs[1], lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+        mm.train(configs[1], lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
     with pytest.raises(ValueError, match=r"stream.at_least.b: 0.9 -> 0.8"):
-        mm.run(replace(configs[1], stream=mm.StreamConfig(at_least={"b": 0.8})), toy.objective)
-    mm.run(configs[1], toy.objective)
+        mm.train(replace(configs[1], stream=mm.StreamConfig(at_least={"b": 0.8})), toy.objective)
+    mm.train(configs[1], toy.objective)
     assert_same(tmp_path / "whole", tmp_path / "interrupted")
 
 
 def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
     optimizer = mm.OptimizerConfig(unfreeze_at={"a": 7}, clip=5.0, layer_decay=0.5, schedule="linear")
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9, optimizer=optimizer)
-    first = mm.run(config, toy.objective)
+    first = mm.train(config, toy.objective)
     for step in (6, 8, 11):
         again = replace(config, out=str(tmp_path / f"cut-{step}"))
         with pytest.raises(Interrupted):
-            mm.run(again, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))  # noqa: B023
-        mm.run(again, toy.objective)
+            mm.train(again, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))  # noqa: B023
+        mm.train(again, toy.objective)
         assert_same(tmp_path / "whole", tmp_path / f"cut-{step}")
         averages = [
             load_file(tmp_path / name / "checkpoints/step-00000012/average.safetensors")
@@ -210,11 +210,11 @@ def queue_objective(config: toy.Config) -> mm.Objective:
 
 def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), goal="infonce")
-    mm.run(config, queue_objective)
+    mm.train(config, queue_objective)
     cut = replace(config, out=str(tmp_path / "cut"))
     with pytest.raises(Interrupted):
-        mm.run(cut, lambda config: Interrupting(queue_objective(config), 8, pull_the_plug))
-    mm.run(cut, queue_objective)
+        mm.train(cut, lambda config: Interrupting(queue_objective(config), 8, pull_the_plug))
+    mm.train(cut, queue_objective)
     assert_same(tmp_path / "whole", tmp_path / "cut")
     momentum = [
         load_file(tmp_path / name / "checkpoints/step-00000012/momentum.safetensors")
@@ -227,7 +227,7 @@ def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: 
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_newest_checkpoints_are_kept(shards: str, tmp_path: Path, keep: int) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, keep_checkpoints=keep)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     names = [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())]
     assert names == ["step-00000008", "step-00000010", "step-00000012"][-keep:]
 
@@ -256,9 +256,9 @@ def test_fp16_on_a_gpu_trains_and_continues_bit_for_bit(shards: str, tmp_path: P
     config = toy.Config(
         train=shards, out=str(tmp_path / "run"), precision="fp16", cpu=False, a=a, b=b, compile=compiled
     )
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     cut = replace(config, out=str(tmp_path / "cut"))
     with pytest.raises(Interrupted):
-        mm.run(cut, lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
-    mm.run(cut, toy.objective)
+        mm.train(cut, lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+    mm.train(cut, toy.objective)
     assert_same(tmp_path / "run", tmp_path / "cut")

@@ -28,11 +28,11 @@ def interrupted_and_continued(shards: str, out: Path, tracker: str) -> dict[int,
     """The log of a run that was cut after step 7 and went on from the checkpoint of step 5: numbers by step."""
     config = toy.Config(train=shards, out=str(out), trackers=(tracker,))
     with pytest.raises(interruption.Interrupted):
-        mm.run(
+        mm.train(
             config,
             lambda config: interruption.Interrupting(toy.objective(config), 7, interruption.pull_the_plug),
         )
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     lines = [flat(line) for line in read_log(out)]
     return {int(line.pop("step")): line for line in lines}
 
@@ -124,5 +124,5 @@ def test_a_tracker_that_is_not_there_is_said_before_the_first_step(
     shards: str, tmp_path: Path, name: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        mm.run(toy.Config(train=shards, out=str(tmp_path / "run"), trackers=(name,)), toy.objective)
+        mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), trackers=(name,)), toy.objective)
     assert not (tmp_path / "run").exists()

@@ -40,8 +40,8 @@ def test_encoders_of_pictures_and_words_train_and_load_again(tmp_path: Path) -> 
         log_every=1,
         precision="bf16",
     )
-    regularizer = mm.VarianceCovariance()
-    run = mm.run(
+    regularizer = mm.VICReg()
+    run = mm.train(
         config, lambda config: mm.Objective(mm.Invariance(), {"image": regularizer, "text": regularizer})
     )
     assert run.step > 1 and all(line["total"] > 0 for line in read_log(run.folder))
@@ -70,7 +70,7 @@ def test_encoders_of_pictures_and_words_train_and_load_again(tmp_path: Path) -> 
         ({"optimizer": mm.OptimizerConfig(unfreeze_at={"c": 3})}, KeyError, "names branch 'c'"),
         ({"parallel": "fsdp", "ema": 0.9}, ValueError, "choose ddp"),
         ({"trackers": ("nothing",)}, ValueError, "trackers"),
-        ({"probe": mm.ProbeConfig(data="/no/such.tar")}, FileNotFoundError, "/no/such.tar"),
+        ({"probe": mm.ValidationConfig(data="/no/such.tar")}, FileNotFoundError, "/no/such.tar"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_the_first_step(
@@ -78,7 +78,7 @@ def test_what_cannot_be_trained_is_said_before_the_first_step(
 ) -> None:
     config = replace(toy.Config(train=shards, out=str(tmp_path / "run")), **change)
     with pytest.raises(error) as said:
-        mm.run(config, toy.objective)
+        mm.train(config, toy.objective)
     assert words in str(said.value)
     assert not (tmp_path / "run/log.jsonl").exists()
 
@@ -88,17 +88,17 @@ def test_a_configuration_without_a_modality_or_anything_to_train_is_refused(
 ) -> None:
     plain = mm.TrainConfig(train=shards, out=str(tmp_path / "run"), cpu=True)
     with pytest.raises(ValueError, match="has no modality"):
-        mm.run(plain, lambda config: mm.Objective(mm.Invariance(), {}))
+        mm.train(plain, lambda config: mm.Objective(mm.Invariance(), {}))
     frozen = [toy.Numbers(f"{name}.npy", frozen=True, widths=()) for name in "ab"]
     config = toy.Config(train=shards, out=str(tmp_path / "other"), a=frozen[0], b=frozen[1])
     with pytest.raises(ValueError, match="nothing to train"):
-        mm.run(config, toy.objective)
+        mm.train(config, toy.objective)
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(shards: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
-        mm.run(toy.Config(train=shards, out=str(tmp_path)), toy.objective)
+        mm.train(toy.Config(train=shards, out=str(tmp_path)), toy.objective)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -106,8 +106,8 @@ def test_a_step_in_chunks_is_the_step_of_the_whole_batch(shards: str, tmp_path: 
     """Gradient accumulation for statistics of the batch; plain accumulation would be another objective."""
     parts = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), a=parts[0], b=parts[1], goal="vicreg")
-    mm.run(config, toy.objective)
-    mm.run(replace(config, out=str(tmp_path / "chunks"), chunk=5), toy.objective)
+    mm.train(config, toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "chunks"), chunk=5), toy.objective)
     one, other = (read_log(tmp_path / name) for name in ("whole", "chunks"))
     for left, right in zip(one, other, strict=True):
         assert right["terms"] == pytest.approx(left["terms"], rel=1e-4)
@@ -129,19 +129,19 @@ def test_momentum_branches_give_the_targets_and_are_continued(shards: str, tmp_p
             return {"invariance": first + super().forward(targets[0], b_nD, seed=seed)["invariance"]}
 
     def objective(config: toy.Config) -> mm.Objective:
-        regularizer = mm.VarianceCovariance()
+        regularizer = mm.VICReg()
         return mm.Objective(Bootstrap(), {"a": regularizer, "b": regularizer})
 
     config = toy.Config(train=shards, out=str(tmp_path / "whole"))
-    mm.run(config, objective)
+    mm.train(config, objective)
     assert all(seen[2:])
     half = replace(
         config, out=str(tmp_path / "half"), epochs=1.0, optimizer=mm.OptimizerConfig(schedule="constant")
     )
-    mm.run(half, objective)
+    mm.train(half, objective)
     whole = replace(half, out=str(tmp_path / "both"), epochs=2.0)
-    mm.run(whole, objective)
-    mm.run(replace(half, epochs=2.0, allow_change=("epochs",)), objective)
+    mm.train(whole, objective)
+    mm.train(replace(half, epochs=2.0, allow_change=("epochs",)), objective)
     for file in ("momentum", "weights"):
         one, other = (
             load_file(tmp_path / f"{name}/checkpoints/step-00000012/{file}.safetensors")
@@ -152,14 +152,14 @@ def test_momentum_branches_give_the_targets_and_are_continued(shards: str, tmp_p
 
 def test_the_batch_size_is_searched_and_kept(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), batch_size="auto", epochs=3.0)
-    assert mm.run(config, toy.objective).step == 3
+    assert mm.train(config, toy.objective).step == 3
     assert read_config(tmp_path / "run")["config"]["batch_size"] == 64
-    assert mm.run(config, toy.objective).step == 3
+    assert mm.train(config, toy.objective).step == 3
 
 
 def test_rates_memory_and_the_share_of_the_peak_are_logged(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0, peak_tflops=1.0)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     line = read_log(tmp_path / "run")[-1]
     assert 0 < line["mfu"] < 1 and line["memory_gb"] > 0 and 0 <= line["data_wait"] <= 1
     macs = 2 * (12 * 12 * 2 + 12 * 32 + 32 * 16)  # both branches

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
-from mmvicreg.training.monitoring.guards import ProcessesDiffer, compare_processes
+from mmvicreg.training.monitoring.guards import ProcessesDifferError, compare_processes
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +24,25 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("goal", ["vicreg", "sigreg", "infonce"])
 def test_two_processes_train_as_one(shards: str, tmp_path: Path, goal: Any) -> None:
-    mm.run(plain(shards, tmp_path / "one", goal=goal), toy.objective)
+    mm.train(plain(shards, tmp_path / "one", goal=goal), toy.objective)
     assert pool(2).run(train, plain(shards, tmp_path / "two", goal=goal)) == [12, 12]
     assert_close(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: Path) -> None:
-    mm.run(plain(shards, tmp_path / "one"), toy.objective)
+    mm.train(plain(shards, tmp_path / "one"), toy.objective)
     for first, then in ((2, 1), (1, 2)):
         config = plain(shards, tmp_path / f"{first}-{then}")
         for count, stop in ((first, 7), (then, None)):
             if count == 2:
                 pool(2).run(train, config, stop)
             elif stop is None:
-                mm.run(config, toy.objective)
+                mm.train(config, toy.objective)
             else:
                 with pytest.raises(interruption.Interrupted):
-                    mm.run(config, lambda config: interruption.Interrupting(toy.objective(config), 7, unplug))
+                    mm.train(
+                        config, lambda config: interruption.Interrupting(toy.objective(config), 7, unplug)
+                    )
         assert_close(tmp_path / "one", tmp_path / f"{first}-{then}")
 
 
@@ -61,7 +63,7 @@ def test_several_processes_resume_bit_for_bit(
 def test_chunks_and_shards_of_the_weights_give_the_same_run(shards: str, tmp_path: Path) -> None:
     layer = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
     config = replace(plain(shards, tmp_path / "one"), a=layer[0], b=layer[1])
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     for name, change in (
         ("chunks", {"chunk": 3}),
         ("fsdp", {"parallel": "fsdp"}),
@@ -83,7 +85,7 @@ def test_a_sharded_run_continues_bit_for_bit(shards: str, tmp_path: Path) -> Non
 def parameters(config: toy.Config) -> dict[str, torch.Tensor]:
     """On every process: what a run gives back, used by one process alone."""
     train(config)
-    model = mm.run(config, toy.objective).model
+    model = mm.train(config, toy.objective).model
     if torch.distributed.get_rank() == 0:
         assert model.branches["a"](torch.zeros(3, toy.WIDTH)).z.shape == (3, 16)
     return {name: value.detach() for name, value in model.named_parameters()}
@@ -96,9 +98,9 @@ def test_probes_of_processes_with_unequal_batches_are_those_of_one(
     """129 held-out samples: 64 make one batch of a process, 65 two. The model that comes back is whole."""
     held_out = toy.write_shards(tmp_path / "data", shards=1, samples=129, missing=2, seed=3)
     a, b = (toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab")
-    probe = mm.ProbeConfig(data=held_out, every=4, label="class")
+    probe = mm.ValidationConfig(data=held_out, every=4, label="class")
     config = plain(shards, tmp_path / "one", a=a, b=b, probe=probe)
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     both = pool(2).run(parameters, replace(config, out=str(tmp_path / "two"), parallel=parallel))
     assert_close(tmp_path / "one", tmp_path / "two")
     for left, right in zip(*(read_log(tmp_path / name) for name in ("one", "two")), strict=True):
@@ -112,7 +114,7 @@ def test_probes_of_processes_with_unequal_batches_are_those_of_one(
 
 def test_encoders_freed_during_the_run_are_the_same_on_both_processes(shards: str, tmp_path: Path) -> None:
     config = plain(shards, tmp_path / "one", optimizer=mm.OptimizerConfig(unfreeze_at={"a": 6}))
-    mm.run(config, toy.objective)
+    mm.train(config, toy.objective)
     pool(2).run(train, replace(config, out=str(tmp_path / "two"), guard=mm.GuardConfig(compare_every=1)))
     assert_close(tmp_path / "one", tmp_path / "two")
 
@@ -128,7 +130,7 @@ def drift() -> str:
             model[1].weight[0, 0] = torch.nextafter(model[1].weight[0, 0], torch.tensor(2.0))
     try:
         compare_processes(model, 8)
-    except ProcessesDiffer as error:
+    except ProcessesDifferError as error:
         return str(error)
     return ""
 

@@ -13,7 +13,7 @@ from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.store import Rows, Store
 from mmvicreg.modalities import pixels
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import Reader
 
@@ -41,7 +41,7 @@ class _Found:
 
 
 def examples_of(
-    direction: Direction, store: Store, readers: Mapping[str, Reader], index: Index, *, count: int
+    direction: Direction, store: Store, readers: Mapping[str, Reader], index: ShardIndex, *, count: int
 ) -> list[pictures.Example]:
     """``count`` queries spread evenly over the split, whatever their rank: failures are shown too."""
     return _draw(_best(direction, count=count), direction.ends, store, readers, index)
@@ -72,7 +72,7 @@ def _draw(
     pair: tuple[str, str],
     store: Store,
     readers: Mapping[str, Reader],
-    index: Index,
+    index: ShardIndex,
 ) -> list[pictures.Example]:
     """What a person sees: pictures of samples for images, identities (captions) for the rest."""
     fetch = Fetcher(index)

@@ -24,7 +24,7 @@ from mmvicreg.plan.plan import Plan
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator, seed_random_state
 from mmvicreg.runs import checkpoint
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
 from mmvicreg.stream.reader import Reader
 from mmvicreg.stream.stream import Batch, Stream
@@ -95,7 +95,7 @@ def make_classifier(
 
 def fine_tune(
     model: Classifier,
-    index: Index,
+    index: ShardIndex,
     readers: dict[str, Reader],
     *,
     how: FineTuning,
@@ -157,7 +157,7 @@ def _step(model: Classifier, optimizer: torch.optim.SGD, batch: Batch, device: s
     return loss.detach()
 
 
-def _name(model: Classifier, index: Index, readers: dict[str, Reader], how: FineTuning) -> str:
+def _name(model: Classifier, index: ShardIndex, readers: dict[str, Reader], how: FineTuning) -> str:
     """Changes with the data, the protocol, and the weights it begins from."""
     digest = hashlib.sha256(f"{index.fingerprint} {how} {readers}".encode())
     for name, value in checkpoint.tensors_of(model).items():
@@ -195,7 +195,7 @@ def _restore(model: Classifier, optimizer: torch.optim.SGD, folder: Path, name: 
 @torch.inference_mode()
 def score_classifier(
     model: Classifier,
-    index: Index,
+    index: ShardIndex,
     reader: Reader,
     label: LabelReader,
     *,

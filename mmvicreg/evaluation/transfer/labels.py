@@ -15,9 +15,9 @@ from torch import Tensor
 from mmvicreg.branches.model import Branch
 from mmvicreg.evaluation.store import Rows
 from mmvicreg.evaluation.transfer.classification import class_weights
-from mmvicreg.shards.index import Index, open_index
+from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.evaluation_items import RejectedItem, evaluation_items
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 TEMPLATES = ("a photo of a {}.",)
@@ -59,7 +59,7 @@ class LabelReader(Reader):
             values = value if isinstance(value, list) else [value]
             return [Item(torch.tensor(self._number(v), dtype=torch.int64)) for v in values]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadSample(f"label: {suffix!r} holds no class number ({error})") from None
+            raise BadSampleError(f"label: {suffix!r} holds no class number ({error})") from None
 
     def _number(self, value: int | str) -> int:
         if not isinstance(value, str):
@@ -79,7 +79,7 @@ class Labelled:
     """Labelled data: its index, the class numbers of every sample, the classes' names where it has some, and what
     reads the labels."""
 
-    index: Index
+    index: ShardIndex
     labels: list[list[int]]
     names: list[str]
     reader: LabelReader
@@ -126,7 +126,7 @@ def check_same_classes(train: Labelled, test: Labelled) -> None:
         )
 
 
-def labels_of(index: Index, label: str = "cls", names: Sequence[str] = ()) -> list[list[int]]:
+def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) -> list[list[int]]:
     """Class numbers of every sample, by sample number; an empty list where it has none.
 
     Raises ValueError where no sample has one.

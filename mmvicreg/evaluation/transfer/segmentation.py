@@ -30,9 +30,9 @@ from mmvicreg.evaluation.transfer.feature_maps import feature_map
 from mmvicreg.modalities import pixels
 from mmvicreg.modalities.image_reader import ImageReader
 from mmvicreg.progress import bar
-from mmvicreg.shards.index import Index
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 IGNORED = 255
 
@@ -71,7 +71,7 @@ class MaskedReader(Reader):
         mask = decode_mask(sample.members[self.mask], max_pixels=self.image.max_pixels)
         height, width = picture.array.shape[:2]
         if mask.shape != (height, width):
-            raise BadSample(
+            raise BadSampleError(
                 f"mask: {mask.shape[1]} x {mask.shape[0]} pixels, its picture has {width} x {height}"
             )
         box, size = pixels.centre_box(width, height), self.image.size
@@ -86,18 +86,18 @@ class MaskedReader(Reader):
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> np.ndarray:
-    """Class numbers uint8 (H, W) of a PNG of grey values or palette entries. Raises BadSample for anything else."""
+    """Class numbers uint8 (H, W) of a PNG of grey values or palette entries. Raises BadSampleError for anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=["PNG"])
             if image.mode not in ("L", "P", "1"):
-                raise BadSample(f"mask: mode {image.mode}; expected 8-bit grey values or a palette")
+                raise BadSampleError(f"mask: mode {image.mode}; expected 8-bit grey values or a palette")
             if image.width * image.height > max_pixels:
-                raise BadSample(f"mask: {image.width} x {image.height} pixels, at most {max_pixels}")
+                raise BadSampleError(f"mask: {image.width} x {image.height} pixels, at most {max_pixels}")
             return np.array(image).astype(np.uint8)
     except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BadSample(f"mask: no PNG that can be read ({error})") from None
+        raise BadSampleError(f"mask: no PNG that can be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,13 @@ class Maps:
 
 
 def feature_maps(
-    branch: Branch, index: Index, reader: MaskedReader, *, folder: Path, device: str, batch_size: int = 16
+    branch: Branch,
+    index: ShardIndex,
+    reader: MaskedReader,
+    *,
+    folder: Path,
+    device: str,
+    batch_size: int = 16,
 ) -> Maps:
     """Features and masks of every sample, under ``folder``: opened if they are there, made if not.
 
@@ -135,7 +141,7 @@ def feature_maps(
 
 
 def _write_maps(
-    branch: Branch, index: Index, reader: MaskedReader, folder: Path, *, device: str, batch_size: int
+    branch: Branch, index: ShardIndex, reader: MaskedReader, folder: Path, *, device: str, batch_size: int
 ) -> None:
     encoder = branch.encoder.eval().to(device)
     keys: list[str] = []

@@ -10,7 +10,7 @@ from mmvicreg.objectives.alignments.momentum_queue import MomentumQueue
 from mmvicreg.objectives.alignments.prediction import Prediction
 from mmvicreg.objectives.alignments.prototypes import Prototypes
 from mmvicreg.objectives.alignments.sigmoid import Sigmoid
-from mmvicreg.objectives.alignments.sum import Sum
+from mmvicreg.objectives.alignments.sum import SumAlignment
 from mmvicreg.objectives.alignments.whitened_mse import WhitenedMSE
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "Prediction",
     "Prototypes",
     "Sigmoid",
-    "Sum",
+    "SumAlignment",
     "WhitenedMSE",
 ]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from mmvicreg.objectives.alignments.alignment import Alignment, Targets
 
 
-class Sum(Alignment):
-    """The parts' terms side by side, with the parts' weights: Sum(Prediction(...), InfoNCE(weight=0.1)).
+class SumAlignment(Alignment):
+    """The parts' terms side by side, with the parts' weights: SumAlignment(Prediction(...), InfoNCE(weight=0.1)).
 
     Raises ValueError where two parts have a term of the same name or different momenta.
     """
@@ -16,7 +16,7 @@ class Sum(Alignment):
     def __init__(self, *parts: Alignment) -> None:
         super().__init__()
         if not parts:
-            raise ValueError("Sum() has no parts; give it alignments")
+            raise ValueError("SumAlignment() has no parts; give it alignments")
         names = [term for part in parts for term in part.weights()]
         if len(set(names)) < len(names):
             raise ValueError(f"the parts have the terms {names}; each name may occur once: give other parts")

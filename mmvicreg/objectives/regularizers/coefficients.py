@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmvicreg.objectives.regularizers.variance_covariance import VarianceCovariance
+from mmvicreg.objectives.regularizers.vicreg import VICReg
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class VICRegCoefficients:
     """Weights of the three terms in this package's normalisation."""
 
     invariance: float
@@ -21,40 +21,42 @@ class Coefficients:
     covariance: float
 
     @property
-    def regularizer(self) -> VarianceCovariance:
+    def regularizer(self) -> VICReg:
         """The regularizer of one branch with these weights."""
-        return VarianceCovariance(variance=self.variance, covariance=self.covariance)
+        return VICReg(variance=self.variance, covariance=self.covariance)
 
     @staticmethod
-    def from_meta(*, sim: float = 25.0, std: float = 25.0, cov: float = 1.0) -> Coefficients:
+    def from_meta(*, sim: float = 25.0, std: float = 25.0, cov: float = 1.0) -> VICRegCoefficients:
         """facebookresearch/vicreg: the variance terms of the two branches are halved."""
-        return Coefficients(invariance=sim, variance=std / 2, covariance=cov)
+        return VICRegCoefficients(invariance=sim, variance=std / 2, covariance=cov)
 
     @staticmethod
-    def from_lightly(*, lambda_: float = 25.0, mu: float = 25.0, nu: float = 1.0) -> Coefficients:
+    def from_lightly(*, lambda_: float = 25.0, mu: float = 25.0, nu: float = 1.0) -> VICRegCoefficients:
         """lightly.loss.VICRegLoss: as Meta's."""
-        return Coefficients.from_meta(sim=lambda_, std=mu, cov=nu)
+        return VICRegCoefficients.from_meta(sim=lambda_, std=mu, cov=nu)
 
     @staticmethod
-    def from_stable_pretraining(*, sim: float = 25.0, std: float = 25.0, cov: float = 1.0) -> Coefficients:
+    def from_stable_pretraining(
+        *, sim: float = 25.0, std: float = 25.0, cov: float = 1.0
+    ) -> VICRegCoefficients:
         """stable_pretraining's VICRegLoss: as Meta's."""
-        return Coefficients.from_meta(sim=sim, std=std, cov=cov)
+        return VICRegCoefficients.from_meta(sim=sim, std=std, cov=cov)
 
     @staticmethod
-    def from_solo_learn(*, sim: float = 25.0, var: float = 25.0, cov: float = 1.0) -> Coefficients:
+    def from_solo_learn(*, sim: float = 25.0, var: float = 25.0, cov: float = 1.0) -> VICRegCoefficients:
         """solo-learn's vicreg_loss_func: nothing is halved."""
-        return Coefficients(invariance=sim, variance=var, covariance=cov)
+        return VICRegCoefficients(invariance=sim, variance=var, covariance=cov)
 
     @staticmethod
-    def from_vicregl(*, inv: float = 25.0, var: float = 25.0, cov: float = 1.0) -> Coefficients:
+    def from_vicregl(*, inv: float = 25.0, var: float = 25.0, cov: float = 1.0) -> VICRegCoefficients:
         """facebookresearch/VICRegL, global part with two views: variance and covariance are both halved."""
-        return Coefficients(invariance=inv, variance=var / 2, covariance=cov / 2)
+        return VICRegCoefficients(invariance=inv, variance=var / 2, covariance=cov / 2)
 
     @staticmethod
-    def from_eb_jepa(*, width: int, std: float = 1.0, cov: float = 80.0) -> Coefficients:
+    def from_eb_jepa(*, width: int, std: float = 1.0, cov: float = 80.0) -> VICRegCoefficients:
         """facebookresearch/eb_jepa: nothing is halved, covariance averaged over D(D-1) with D = ``width``."""
         if width < 2:
             raise ValueError(
                 f"width is {width}; covariance needs at least 2 dimensions: give the embedding's D"
             )
-        return Coefficients(invariance=1.0, variance=std, covariance=cov / (width - 1))
+        return VICRegCoefficients(invariance=1.0, variance=std, covariance=cov / (width - 1))

@@ -17,15 +17,15 @@ from mmvicreg.training.monitoring.collapse import Looks, diagnose
 from mmvicreg.training.step import StepOutput
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The total or the gradient is not a number; the message has every term, the step and the samples."""
 
 
-class Collapsed(RuntimeError):
+class CollapseError(RuntimeError):
     """A collapse alarm with action "stop", or one more than the run may roll back."""
 
 
-class ProcessesDiffer(RuntimeError):
+class ProcessesDifferError(RuntimeError):
     """The weights of the processes are not the same any more."""
 
 
@@ -152,7 +152,7 @@ def _hash(x: Tensor) -> Tensor:
 
 
 def compare_processes(module: nn.Module, step: int) -> None:
-    """Raise ProcessesDiffer, naming processes and parameters, where weights are not equal bit for bit."""
+    """Raise ProcessesDifferError, naming processes and parameters, where weights are not equal bit for bit."""
     if distributed.world_size() == 1:
         return
     mine = fingerprint(module)
@@ -164,7 +164,7 @@ def compare_processes(module: nn.Module, step: int) -> None:
     names = [name for name, _ in module.named_parameters()]
     wrong = {names[i] for rank in ranks for i in range(len(names)) if every[rank][i] != common[i]}
     shown = ", ".join(sorted(wrong)[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-    raise ProcessesDiffer(
+    raise ProcessesDifferError(
         f"after step {step} the weights of process {', '.join(map(str, ranks))} are not those of the others: {shown}. "
         "Something ran on some processes only (a parameter changed by hand, a failing device); start the same "
         "command again: the run continues from its last checkpoint"

@@ -15,7 +15,7 @@ from mmvicreg.runs.run import EVENTS, LOG
 from mmvicreg.training.monitoring.trackers import begin_trackers, finish_trackers
 
 
-class Journal:
+class RunLogger:
     """One process writes; on the others every call does nothing."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, *, trackers: bool) -> None:

@@ -19,7 +19,7 @@ from mmvicreg.training.step import StepOutput
 
 
 @dataclass(frozen=True)
-class StepNumbers:
+class StepMetrics:
     """What one step gave, on the device until it is logged."""
 
     output: StepOutput
@@ -28,7 +28,7 @@ class StepNumbers:
 
 
 def log_line(
-    training: Training, numbers: StepNumbers, *, looks: Looks | None, probe: Mapping[str, float]
+    training: Training, numbers: StepMetrics, *, looks: Looks | None, probe: Mapping[str, float]
 ) -> dict[str, Any]:
     """Every term unweighted, rows present, norms, rates, speed, and what became of the samples so far; every
     process calls this."""

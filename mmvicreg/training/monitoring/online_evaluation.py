@@ -22,10 +22,10 @@ from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import rank_queries
 from mmvicreg.evaluation.retrieval import summarize
 from mmvicreg.objectives.predictors import Predictors, predict
-from mmvicreg.runs.options import ProbeConfig
-from mmvicreg.shards.index import Index
+from mmvicreg.runs.options import ValidationConfig
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
-from mmvicreg.stream.reader import BadSample, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 BATCH = 64
 
@@ -58,7 +58,7 @@ class LabelReader(Reader):
         try:
             content = json.loads(sample.members["json"])
         except ValueError as error:
-            raise BadSample(f"its .json is not JSON: {error}") from None
+            raise BadSampleError(f"its .json is not JSON: {error}") from None
         if not isinstance(content, dict) or self.field not in content:
             return []
         return [Item(torch.zeros(0, dtype=torch.uint8), identity=str(content[self.field]))]
@@ -78,7 +78,12 @@ class Probe:
     """What is scored, opened once. Raises FileNotFoundError, KeyError or ValueError before the first step."""
 
     def __init__(
-        self, config: ProbeConfig, index: Index, readers: Mapping[str, Reader], *, predictors: Predictors
+        self,
+        config: ValidationConfig,
+        index: ShardIndex,
+        readers: Mapping[str, Reader],
+        *,
+        predictors: Predictors,
     ) -> None:
         self.config, self.index = config, index
         self.readers, self.predictors = dict(readers), predictors

@@ -27,7 +27,7 @@ Form = Literal["auto", "gram", "covariance"]
 
 
 @dataclass(frozen=True)
-class VarianceCovariance(Regularizer):
+class VICReg(Regularizer):
     """Each dimension's standard deviation at least ``floor``, dimensions uncorrelated.
 
     variance = mean_j relu(floor - sqrt(Var_j + epsilon)), unbiased Var, not halved.
@@ -35,7 +35,7 @@ class VarianceCovariance(Regularizer):
     Fewer than two rows in all have no variance: both terms are zero.
     ``form``: how the covariance is computed. "auto" takes the cheaper one where it is as precise, which on
     a GPU costs a host sync if D >= 1.5 (N-1); a fixed form does not sync (CUDA graphs).
-    For other implementations' coefficients see ``Coefficients``.
+    For other implementations' coefficients see ``VICRegCoefficients``.
     """
 
     variance: float = 25.0
@@ -47,7 +47,7 @@ class VarianceCovariance(Regularizer):
     def __post_init__(self) -> None:
         expect_positive(self, "floor", "epsilon")
         forms = get_args(Form)
-        expect("VarianceCovariance.form", self.form, holds=self.form in forms, expected=f"one of {forms}")
+        expect("VICReg.form", self.form, holds=self.form in forms, expected=f"one of {forms}")
 
     def weights(self) -> dict[str, float]:
         both = {"variance": self.variance, "covariance": self.covariance}
@@ -57,15 +57,15 @@ class VarianceCovariance(Regularizer):
         z_nD = statistics_dtype(z_nD)
         with_covariance, need_gradient = self.covariance != 0, needs_gradient(z_nD)
         with without_autocast(z_nD):
-            values, *_ = _variance_covariance(
+            values, *_ = _vicreg(
                 z_nD, self.floor, self.epsilon, self.form, with_covariance, need_gradient and with_covariance
             )
         both = dict(zip(("variance", "covariance"), values.unbind(), strict=True))
         return {term: both[term] for term in self.weights()}
 
 
-@torch.library.custom_op("mmvicreg::variance_covariance", mutates_args=())
-def _variance_covariance(
+@torch.library.custom_op("mmvicreg::vicreg", mutates_args=())
+def _vicreg(
     z_nD: Tensor, floor: float, epsilon: float, form: str, with_covariance: bool, need_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     counts = row_counts(z_nD)
@@ -90,4 +90,4 @@ def _variance_covariance(
     return torch.stack([variance, covariance]), gradient, mean_D, slope_TD, torch.zeros_like(slope_TD)
 
 
-register(_variance_covariance, terms=2)
+register(_vicreg, terms=2)

@@ -1,0 +1,1 @@
+"""Inputs of each view go in; representations h and embeddings z come out."""

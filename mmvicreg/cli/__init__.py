@@ -1,0 +1,1 @@
+"""Command-line arguments go in; an exit status comes out. One file a command."""

@@ -24,7 +24,7 @@ from mmvicreg.evaluation.ranks import rank_both, rank_queries
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.examples import Direction, examples_of
 from mmvicreg.evaluation.report.html import Report, write_report
-from mmvicreg.evaluation.retrieval import RetrievalScores, summarize
+from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.store import Proof, Rows, Store
 from mmvicreg.objectives.predictors import Predictors, predict
 from mmvicreg.runs.run import CHECKPOINTS, Run, read_log, write_json

@@ -1,1 +1,1 @@
-"""Built-in modalities, one file each. A modality is any frozen dataclass with ``reader()`` and ``branch()``."""
+"""Plain fields go in; a reader (bytes to array) and a branch (encoder and projector) come out."""

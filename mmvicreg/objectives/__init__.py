@@ -1,0 +1,1 @@
+"""Embeddings and presence go in; named, unweighted loss terms and their weighted total come out."""

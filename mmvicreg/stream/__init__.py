@@ -1,0 +1,1 @@
+"""An index, a plan and readers go in; batches come out, in the same order for any number of processes."""

@@ -1,0 +1,1 @@
+"""A configuration and an objective go in; a trained run comes out."""

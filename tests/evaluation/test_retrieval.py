@@ -11,7 +11,7 @@ from mmvicreg import distributed
 from mmvicreg.evaluation import match_counts as counts_module
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
-from mmvicreg.evaluation.retrieval import bootstrap_interval, retrieval_metrics, summarize
+from mmvicreg.evaluation.retrieval import bootstrap_interval, folded_metrics, retrieval_metrics, summarize
 
 
 def oracle(scores_M, matches, k, order):

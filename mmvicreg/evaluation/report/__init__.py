@@ -1,0 +1,1 @@
+"""Scores and logs go in; figures and one self-contained HTML page come out."""

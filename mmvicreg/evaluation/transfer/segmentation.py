@@ -86,7 +86,7 @@ class MaskedReader(Reader):
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> np.ndarray:
-    """Class numbers uint8 (H, W) of a PNG of grey values or palette entries. Raises BadSampleError for anything else."""
+    """Class numbers uint8 (H, W) of a grey-level or palette PNG. Raises BadSampleError for anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,44 +1,45 @@
-"""What this package refuses in words is printed as those words; everything else keeps its traceback."""
+"""Errors that a user can cause. Their message alone is printed; every other error keeps its traceback."""
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
-from pathlib import Path
 from types import TracebackType
 
-PACKAGE = str(Path(__file__).parent)
 VARIABLE = "MMVICREG_TRACEBACK"
+"""Environment variable; 1 prints the traceback of a :class:`UserError` too."""
 
 
-def refused(error: BaseException, trace: TracebackType | None) -> bool:
-    """Whether ``error`` comes from a raise statement of this package: a failing call inside it is a bug to be seen."""
-    if trace is None or not isinstance(error, Exception) or isinstance(error, AssertionError):
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    return code.co_filename.startswith(PACKAGE) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+class UserError(Exception):
+    """Base of the errors that a user can cause: the message says what was found, what was expected and what to do."""
 
 
-def words(error: BaseException) -> str:
-    """The message of an error; that of a KeyError without the quotes Python puts around it."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+class InvalidValueError(UserError, ValueError):
+    """A value, file content or combination of settings that cannot be used."""
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name that is not among those there are."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would print the quoted repr of the message
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
 
 
 def show_messages_alone() -> None:
-    """Print errors that nobody catches without a traceback where they are this package's refusals.
+    """Print an uncaught :class:`UserError` as its message, without a traceback; the exit status stays 1.
 
-    The exit status stays 1. The environment variable MMVICREG_TRACEBACK=1, or an ``excepthook`` of the user's, is
-    left its way.
+    An ``excepthook`` that somebody else installed, or the environment variable MMVICREG_TRACEBACK=1, is left alone.
     """
     if sys.excepthook is sys.__excepthook__ and not os.environ.get(VARIABLE):
         sys.excepthook = _show
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not refused(error, trace):
+    if not isinstance(error, UserError):
         sys.__excepthook__(kind, error, trace)
         return
-    print(f"{kind.__name__}: {words(error)}\n({VARIABLE}=1 shows where this was raised)", file=sys.stderr)
+    print(f"{kind.__name__}: {error}\n({VARIABLE}=1 shows where this was raised)", file=sys.stderr)

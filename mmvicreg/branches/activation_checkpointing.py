@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 
 
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
@@ -39,7 +40,7 @@ def recompute_blocks(model: Model) -> dict[str, int]:
             block.forward = partial(checkpoint, inner, use_reentrant=False)
         counts[name] = len(blocks)
     if not any(counts.values()):
-        raise ValueError(
+        raise InvalidValueError(
             "recompute is set, but no trained encoder has repeated blocks without batch normalisation; "
             "leave recompute out, or bound memory with --chunk"
         )

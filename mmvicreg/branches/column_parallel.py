@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 
 
 class ColumnParallelLinear(nn.Linear):
@@ -90,7 +91,7 @@ def split_projectors(model: Model, device: torch.device) -> None:
         assert isinstance(branch, Branch)
         layers = branch.projector
         if not (isinstance(layers, nn.Sequential) and len(layers) and type(layers[-1]) is nn.Linear):
-            raise ValueError(
+            raise InvalidValueError(
                 f"parallel columns divides the last Linear of each projector; that of {name} has none; give it "
                 "widths, or choose parallel ddp"
             )
@@ -100,7 +101,7 @@ def split_projectors(model: Model, device: torch.device) -> None:
 def _split(linear: nn.Linear, device: torch.device, *, owner: str) -> ColumnParallelLinear:
     size, width = distributed.world_size(), linear.out_features
     if width % size:
-        raise ValueError(
+        raise InvalidValueError(
             f"the projector of {owner} ends in {width} features, which {size} processes cannot share equally; "
             f"choose {-(-width // size) * size}, or parallel ddp"
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvicreg import distributed
+from mmvicreg.errors import InvalidValueError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(
+            raise InvalidValueError(
                 f"batch normalisation needs (rows, channels, ...), found shape {tuple(input.shape)}"
             )
 
@@ -111,7 +112,7 @@ def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
     plain = type(module).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
     after = dict(module.named_children())
     if not plain and set(after) != {"drop", "act"}:
-        raise ValueError(
+        raise InvalidValueError(
             f"{type(module).__name__} is a batch normalisation with a forward of its own, which would be lost when its "
             "statistics become those of all processes; normalise in nn.BatchNorm and do the rest in another module"
         )
@@ -136,7 +137,7 @@ def projector(input_width: int, widths: Sequence[int], *, dropout: float = 0.0) 
     ``()`` is the identity. ``dropout`` (chosen, not in the paper) follows each ReLU.
     """
     if any(width < 1 for width in widths):
-        raise ValueError(f"projector widths are positive; found {tuple(widths)}")
+        raise InvalidValueError(f"projector widths are positive; found {tuple(widths)}")
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(input_width, width, bias=False), SyncBatchNorm(width), nn.ReLU(inplace=True)]
@@ -179,7 +180,9 @@ class Branch(nn.Module):
         """Lock the encoder for now, or free it; True where that is a change. A branch made ``frozen`` stays so
         (its batch normalisation was never synchronised): freeing it raises ValueError."""
         if self.frozen and not self.waiting:
-            raise ValueError("this branch is frozen for the whole run; leave frozen out to free it at a step")
+            raise InvalidValueError(
+                "this branch is frozen for the whole run; leave frozen out to free it at a step"
+            )
         changed = frozen != self.waiting
         self.frozen = self.waiting = frozen
         if changed:
@@ -224,20 +227,20 @@ class Model(nn.Module):
         super().__init__()
         unknown = sorted(set(views.values()) - set(branches))
         if unknown:
-            raise KeyError(f"views name the branches {unknown}; there are {sorted(branches)}")
+            raise UnknownNameError(f"views name the branches {unknown}; there are {sorted(branches)}")
         self.branches = nn.ModuleDict(branches)
         self.views = dict(views)
 
     def branch(self, view: str) -> Branch:
         """The branch that ``view`` goes through."""
         if view not in self.views:
-            raise KeyError(f"no view {view!r}; this model has {', '.join(self.views)}")
+            raise UnknownNameError(f"no view {view!r}; this model has {', '.join(self.views)}")
         return self.branch_named(self.views[view])
 
     def branch_named(self, name: str) -> Branch:
         """The branch of that name. Raises KeyError with the names there are."""
         if name not in self.branches:
-            raise KeyError(f"no branch {name!r}; this run has {', '.join(self.branches)}")
+            raise UnknownNameError(f"no branch {name!r}; this run has {', '.join(self.branches)}")
         branch = self.branches[name]
         assert isinstance(branch, Branch)
         return branch

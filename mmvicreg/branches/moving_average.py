@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 
 
 class MovingAverage:
@@ -21,7 +22,7 @@ class MovingAverage:
 
     def __init__(self, model: Model, momentum: float) -> None:
         if not 0 <= momentum < 1:
-            raise ValueError(f"the momentum of a moving average is in [0, 1); found {momentum}")
+            raise InvalidValueError(f"the momentum of a moving average is in [0, 1); found {momentum}")
         self.momentum = momentum
         shared = {id(p): p for branch in model.branches.values() for p in _locked(branch)}
         self.model: Model = copy.deepcopy(model, shared)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -61,7 +63,7 @@ class ClassifyConfig:
 def classify(config: ClassifyConfig) -> int:
     """Print a line for every classifier there is data for, and write JSON and a confusion picture."""
     if not config.test:
-        raise ValueError("no data to classify; give --test SHARDS or --test FOLDER")
+        raise InvalidValueError("no data to classify; give --test SHARDS or --test FOLDER")
     from mmvicreg.evaluation.score import embeddings_folder
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
     from mmvicreg.interop.pretrained import load_subject
@@ -120,9 +122,13 @@ class _Task:
         self.several = any(len(each) > 1 for each in known)
         self.classes = max(len(self.names), 1 + max(max(each) for each in known if each))
         if self.names and self.classes > len(self.names):
-            raise ValueError(f"a label is {self.classes - 1}, and there are {len(self.names)} class names")
+            raise InvalidValueError(
+                f"a label is {self.classes - 1}, and there are {len(self.names)} class names"
+            )
         if self.several and self.config.solver == "sgd":
-            raise ValueError("samples have several labels, which --solver sgd does not take; use lbfgs")
+            raise InvalidValueError(
+                "samples have several labels, which --solver sgd does not take; use lbfgs"
+            )
 
     def named(self) -> list[str]:
         return self.names or [str(number) for number in range(self.classes)]
@@ -166,7 +172,7 @@ class _Task:
             chosen = "penalty" if self.config.solver == "lbfgs" else "learning_rate"
             found["linear"] = (self.score(probe(rows), truth), {chosen: float(vars(probe)[chosen])})
         if not found:
-            raise ValueError(
+            raise InvalidValueError(
                 "nothing to do: give --train for kNN and a linear probe, or --names for zero-shot"
             )
         return found

@@ -10,6 +10,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effective_rank", "knn", "linear")
 """Last parts of the names of numbers worth a row of the table."""
 
@@ -41,7 +43,7 @@ def compare_runs(folders: Sequence[str | Path], *, all_scores: bool = False) -> 
     from mmvicreg.runs.run import read_config
 
     if len(folders) < 2:
-        raise ValueError(
+        raise InvalidValueError(
             f"a comparison needs two runs or more, found {len(folders)}: mmvicreg compare RUN RUN"
         )
     paths = [Path(folder) for folder in folders]

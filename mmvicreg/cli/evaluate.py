@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
 
@@ -42,7 +44,7 @@ class EvaluateConfig:
 def named_splits(data: tuple[str, ...]) -> dict[str, str]:
     """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises ValueError for none or a name twice."""
     if not data:
-        raise ValueError(
+        raise InvalidValueError(
             "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
         )
     splits: dict[str, str] = {}
@@ -51,7 +53,7 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
         if not equals:
             name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
         if name in splits:
-            raise ValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
+            raise InvalidValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
         splits[name] = shards
     return splits
 
@@ -97,7 +99,7 @@ def _captions_at(run: Run, caption: str) -> Run:
         name: replace(m, caption=caption) for name, m in run.modalities.items() if isinstance(m, TextModality)
     }
     if not moved:
-        raise ValueError(
+        raise InvalidValueError(
             f"--caption {caption}: this run has no text branch; it has {', '.join(run.modalities)}"
         )
     return replace(run, modalities={**run.modalities, **moved})

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -73,7 +75,7 @@ class FinetuneConfig:
 def finetune(config: FinetuneConfig) -> int:
     """Choose, train, score, and write result.json."""
     if not config.train or not config.test:
-        raise ValueError(
+        raise InvalidValueError(
             "fine-tuning needs --train and --test: labelled shards, or image folders CLASS/PICTURE"
         )
     from mmvicreg.evaluation.score import embeddings_folder

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from mmvicreg.errors import words
+from mmvicreg.errors import UserError
 
 TOOLS: dict[str, tuple[str, str, str, str]] = {
     "check": (
@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
         return function(
             tyro.cli(options_class, prog=f"mmvicreg {given[0]}", description=line, args=given[1:])
         )
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        print(f"mmvicreg {given[0]}: {words(error)}", file=sys.stderr)
+    except UserError as error:
+        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
         return 1
 
 

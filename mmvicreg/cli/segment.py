@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -57,7 +59,7 @@ class SegmentConfig:
 def segment(config: SegmentConfig) -> int:
     """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
     if not config.train or not config.test:
-        raise ValueError("a dense probe needs --train and --test: shards with pictures and masks")
+        raise InvalidValueError("a dense probe needs --train and --test: shards with pictures and masks")
     import numpy as np
     import torch
 
@@ -69,7 +71,7 @@ def segment(config: SegmentConfig) -> int:
     names = read_lines(config.names) if config.names else []
     classes = max(len(names), _classes(train), _classes(test))
     if names and classes > len(names):
-        raise ValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
+        raise InvalidValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
     probe, rate = _probe(config, train, classes, device)
     called = dense.segment(probe, test, np.arange(len(test.masks)), device=device).numpy()
     scores = dense.score_masks(called, np.asarray(test.masks), classes=classes)
@@ -100,7 +102,7 @@ def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
     run = load_subject(config.model, recipe=config.recipe)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
-        raise ValueError(
+        raise InvalidValueError(
             f"branch {config.branch!r} is a {type(modality).__name__}; a dense probe takes an ImageModality"
         )
     reader = MaskedReader(replace(modality, size=config.size or modality.size).reader(), config.mask)

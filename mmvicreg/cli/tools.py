@@ -7,6 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -81,7 +83,7 @@ def export(config: ExportConfig) -> int:
     folder = config.format in ("hub", "open_clip")
     if Path(config.out).is_file() if folder else Path(config.out).is_dir():
         kinds = ("a file", "a folder") if folder else ("a folder", "a file")
-        raise ValueError(
+        raise InvalidValueError(
             f"{config.out} is {kinds[0]}; --format {config.format} writes {kinds[1]}: choose another name"
         )
     run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)

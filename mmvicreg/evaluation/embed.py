@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.store import Block, Store, join, open_store, write_block
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import ShardIndex
@@ -72,7 +73,7 @@ def embed(
     them see. ``precision`` bf16 runs the encoders under autocast. Raises ValueError for an empty index.
     """
     if len(index) == 0:
-        raise ValueError("the data set has no samples; nothing to embed")
+        raise InvalidValueError("the data set has no samples; nothing to embed")
     target = Path(folder) / store_name(
         model, index, readers, settings=f"{precision} {block_size} {batch_size}"
     )

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -58,11 +60,13 @@ def describe(z_ND: Tensor) -> Geometry:
 
 def _checked(z_ND: Tensor) -> Tensor:
     if z_ND.ndim != 2 or len(z_ND) < 2:
-        raise ValueError(f"geometry needs a matrix (N, D) with N >= 2, found shape {tuple(z_ND.shape)}")
+        raise InvalidValueError(
+            f"geometry needs a matrix (N, D) with N >= 2, found shape {tuple(z_ND.shape)}"
+        )
     z_ND = z_ND.detach().to(torch.float64)
     if not bool(z_ND.isfinite().all()):
         row = int((~z_ND.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"row {row} is not finite; check the checkpoint that made these embeddings")
+        raise InvalidValueError(f"row {row} is not finite; check the checkpoint that made these embeddings")
     return z_ND
 
 
@@ -177,7 +181,7 @@ def uniformity(z_ND: Tensor, *, t: float = 2.0, block: int = 1024) -> float:
 
 def _pair(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
     if a_ND.shape != b_ND.shape:
-        raise ValueError(
+        raise InvalidValueError(
             f"matching rows need equal shapes, found {tuple(a_ND.shape)} and {tuple(b_ND.shape)}"
         )
     return _checked(a_ND), _checked(b_ND)
@@ -204,7 +208,7 @@ def modality_gap(a_ND: Tensor, b_MD: Tensor) -> ModalityGap:
     """
     a_ND, b_MD = _unit(_checked(a_ND)), _unit(_checked(b_MD))
     if a_ND.shape[1] != b_MD.shape[1]:
-        raise ValueError(f"one width is needed, found {a_ND.shape[1]} and {b_MD.shape[1]}")
+        raise InvalidValueError(f"one width is needed, found {a_ND.shape[1]} and {b_MD.shape[1]}")
     a_D, b_D = a_ND.mean(0), b_MD.mean(0)
     side = [(torch.cdist(z, torch.stack([a_D, b_D]))) for z in (a_ND, b_MD)]
     right = [float((d[:, 0] < d[:, 1]).double().mean()) for d in side]
@@ -233,7 +237,7 @@ def lidar(views_NQD: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-8) -> f
     eigenvalues of S_w^-1/2 S_b S_w^-1/2, with epsilon added to each. Bounded by min(N - 1, D).
     """
     if views_NQD.ndim != 3 or views_NQD.shape[0] < 2 or views_NQD.shape[1] < 2:
-        raise ValueError(f"lidar needs (samples >= 2, views >= 2, D), found {tuple(views_NQD.shape)}")
+        raise InvalidValueError(f"lidar needs (samples >= 2, views >= 2, D), found {tuple(views_NQD.shape)}")
     views_NQD = views_NQD.detach().double()
     n, q, d = views_NQD.shape
     mean_ND = views_NQD.mean(1)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
+
 ROWS = 512
 PAIRS = 50
 GROUPS = 20
@@ -67,7 +69,7 @@ def unbiased_hsic(k_NN: Tensor, l_NN: Tensor) -> float:
     """
     n = len(k_NN)
     if n < 4:
-        raise ValueError(f"unbiased HSIC needs at least 4 rows, found {n}")
+        raise InvalidValueError(f"unbiased HSIC needs at least 4 rows, found {n}")
     k, l = k_NN.double().clone(), l_NN.double().clone()  # noqa: E741
     k.fill_diagonal_(0)
     l.fill_diagonal_(0)
@@ -80,7 +82,7 @@ def pairwise_hsic(z_ND: Tensor, *, pairs: int = 200, seed: int = 0) -> float:
     """Mean unbiased HSIC over ``pairs`` random pairs of different dimensions (all pairs if there are fewer)."""
     d = z_ND.shape[1]
     if d < 2:
-        raise ValueError(f"pairs of dimensions need two, found {d}")
+        raise InvalidValueError(f"pairs of dimensions need two, found {d}")
     rows, columns = np.triu_indices(d, 1)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:pairs]
     kernels: dict[int, Tensor] = {}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg import distributed
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.numerics import product
 
@@ -82,7 +83,7 @@ class _Side:
         norm_n = self._distinct(start, stop).square().sum(1).sqrt()
         if not bool(norm_n.isfinite().all()):
             row = self.first[start + int((~norm_n.isfinite()).nonzero()[0, 0])]
-            raise ValueError(
+            raise InvalidValueError(
                 f"row {row} of the {self.name} is not finite (or overflows fp32); check the checkpoint"
             )
         return torch.where(norm_n > 0, norm_n.reciprocal(), 0.0)
@@ -158,12 +159,16 @@ def count_matches(
 def _check(queries_QD: Tensor | np.ndarray, items_MD: Tensor | np.ndarray, positives: Positives) -> None:
     shapes = (tuple(queries_QD.shape), tuple(items_MD.shape))
     if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
-        raise ValueError(f"queries (Q, D) and items (M, D) must share D, found {shapes[0]} and {shapes[1]}")
+        raise InvalidValueError(
+            f"queries (Q, D) and items (M, D) must share D, found {shapes[0]} and {shapes[1]}"
+        )
     if 0 in (shapes[0][0], shapes[1][0]):
-        raise ValueError(f"nothing to score: {shapes[0][0]} queries and {shapes[1][0]} items")
+        raise InvalidValueError(f"nothing to score: {shapes[0][0]} queries and {shapes[1][0]} items")
     if (positives.num_queries, positives.num_items) != (shapes[0][0], shapes[1][0]):
         found = f"{positives.num_queries} queries and {positives.num_items} items"
-        raise ValueError(f"positives are of {found}, the embeddings of {shapes[0][0]} and {shapes[1][0]}")
+        raise InvalidValueError(
+            f"positives are of {found}, the embeddings of {shapes[0][0]} and {shapes[1][0]}"
+        )
 
 
 def _own_scores(left: _Side, right: _Side, u_P: np.ndarray, v_P: np.ndarray) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Store
 from mmvicreg.evaluation.transfer.labels import IMAGES
 from mmvicreg.objectives.predictors import between
@@ -43,7 +44,7 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     elif path.suffix == ".parquet":
         _write_parquet(path, matrices, first, names)
     else:
-        raise ValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
+        raise InvalidValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
     return path
 
 
@@ -82,7 +83,7 @@ def _write_parquet(
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path}: parquet needs pyarrow; install it, or write .npz or .safetensors"
         ) from None
     columns = {
@@ -103,10 +104,12 @@ def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.devic
     """
     picture = Path(query).suffix.lower() in IMAGES
     if picture and not Path(query).is_file():
-        raise FileNotFoundError(f"{query}: no such picture")
+        raise MissingFileError(f"{query}: no such picture")
     name = "image" if picture else "text"
     if name not in run.modalities:
-        raise ValueError(f"the query is a {name}, the run has the branches {', '.join(run.modalities)}")
+        raise InvalidValueError(
+            f"the query is a {name}, the run has the branches {', '.join(run.modalities)}"
+        )
     reader = run.modalities[name].reader()
     if picture:
         data = Path(query).read_bytes()
@@ -126,7 +129,7 @@ def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Te
     Exact, in blocks of rows; from ``LARGE`` rows on by faiss (inner product, exact too) where installed.
     """
     if queries_QD.shape[1] != rows_MD.shape[1]:
-        raise ValueError(
+        raise InvalidValueError(
             f"the query has width {queries_QD.shape[1]}, the rows {rows_MD.shape[1]}: branches of different widths "
             "meet in a predictor only (--by-predictor)"
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class Positives:
@@ -38,10 +40,14 @@ class Positives:
         query_n = np.asarray(query_n, dtype=np.int64)
         item_n = np.asarray(item_n, dtype=np.int64)
         if query_n.shape != item_n.shape or query_n.ndim != 1:
-            raise ValueError(f"pairs need two lists of one length, found {query_n.shape} and {item_n.shape}")
+            raise InvalidValueError(
+                f"pairs need two lists of one length, found {query_n.shape} and {item_n.shape}"
+            )
         for name, rows, size in (("query", query_n, num_queries), ("item", item_n, num_items)):
             if len(rows) and (rows.min() < 0 or rows.max() >= size):
-                raise ValueError(f"{name} rows must be in 0..{size - 1}, found {rows.min()}..{rows.max()}")
+                raise InvalidValueError(
+                    f"{name} rows must be in 0..{size - 1}, found {rows.min()}..{rows.max()}"
+                )
         order = np.lexsort((item_n, query_n))
         query_n, item_n = query_n[order], item_n[order]
         if len(query_n):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.match_counts import count_matches
 from mmvicreg.evaluation.positives import Positives
 
@@ -132,7 +133,7 @@ def rank_both(
 def _check_matched(positives: Positives, skip_unmatched: bool) -> None:
     lonely = np.flatnonzero(positives.counts == 0)
     if len(lonely) and not skip_unmatched:
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(lonely)} of {positives.num_queries} queries match no item (first: row {lonely[0]}); "
             "they have no rank: leave them out, or say skip_unmatched"
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
 
@@ -99,9 +100,9 @@ def cross_modal_metrics(
 def summarize(ranks: Ranks, *, ks: Sequence[int] = (1, 5, 10), resamples: int = 0) -> RetrievalScores:
     """Scores from ranks. Raises ValueError without queries or where k is not positive."""
     if len(ranks.above) == 0:
-        raise ValueError("no queries to score: the split is empty or no query has a matching item")
+        raise InvalidValueError("no queries to score: the split is empty or no query has a matching item")
     if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be at least 1, found {tuple(ks)}")
+        raise InvalidValueError(f"ks must be at least 1, found {tuple(ks)}")
     recall = {k: float(ranks.recall(k).mean()) for k in ks}
     interval = {k: (recall[k], recall[k]) for k in ks}
     if resamples:
@@ -151,7 +152,7 @@ def folded_metrics(
     :func:`retrieval` on everything. Raises ValueError where the images do not divide into the folds.
     """
     if len(images_ND) % folds or not len(images_ND):
-        raise ValueError(f"{len(images_ND)} images do not divide into {folds} folds of equal size")
+        raise InvalidValueError(f"{len(images_ND)} images do not divide into {folds} folds of equal size")
     captions_of = positives.transpose()
     there, back = [], []
     for image_rows in np.split(np.arange(len(images_ND)), folds):

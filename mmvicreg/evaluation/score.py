@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.description import Description, describe_store
 from mmvicreg.evaluation.embed import embed, find
 from mmvicreg.evaluation.ranks import rank_both, rank_queries
@@ -140,7 +141,7 @@ def _score_split(
     branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
     if len(branches) < 2:
         rejected = sum(store.proof.rejected.values())
-        raise ValueError(
+        raise InvalidValueError(
             f"retrieval needs two modalities; the {len(index)} samples of this split have items of "
             f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
@@ -151,7 +152,7 @@ def _score_split(
         shown[name] = examples_of(direction, store, readers, index, count=examples)
     if not retrieval:
         widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
-        raise ValueError(
+        raise InvalidValueError(
             f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
         )
     return SplitScores(retrieval, describe_store(store, device=device), shown, store.proof)

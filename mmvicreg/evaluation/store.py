@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError, MissingFileError, UnknownNameError
 from mmvicreg.evaluation.positives import Positives
 
 FORMAT = 1
@@ -70,7 +71,7 @@ class Store:
     def rows(self, view: str) -> Rows:
         """The rows of a view; KeyError with the views there are."""
         if view not in self.views:
-            raise KeyError(f"no view {view!r} in {self.folder}; it has {', '.join(self.views)}")
+            raise UnknownNameError(f"no view {view!r} in {self.folder}; it has {', '.join(self.views)}")
         return self.views[view]
 
     def positives(self, queries: str, items: str) -> Positives:
@@ -140,7 +141,7 @@ def _check_once(numbers: list[int], samples: int) -> None:
     if numbers != list(range(samples)):
         missing = sorted(set(range(samples)) - set(numbers))
         twice = len(numbers) - len(set(numbers))
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(missing)} of {samples} samples were not embedded (first: {missing[:3]}), {twice} twice; "
             "did the data change while it was read? Embed again"
         )
@@ -219,12 +220,12 @@ def open_store(folder: str | Path) -> Store:
     """
     folder = Path(folder)
     if not (folder / "store.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no embeddings (no store.json); make them with mmvicreg embed"
-        )
+        raise MissingFileError(f"{folder} holds no embeddings (no store.json); make them with mmvicreg embed")
     found = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     if found["format"] != FORMAT:
-        raise ValueError(f"{folder} has format {found['format']}, this version reads {FORMAT}; embed again")
+        raise InvalidValueError(
+            f"{folder} has format {found['format']}, this version reads {FORMAT}; embed again"
+        )
     views = {}
     for view, shapes in found["views"].items():
         arrays = {output: _map(folder / f"{view}.{output}.f32", shapes[output]) for output in OUTPUTS}
@@ -240,7 +241,7 @@ def _map(path: Path, shape: Sequence[int]) -> np.ndarray:
     expected = 4 * shape[0] * shape[1]
     found = path.stat().st_size
     if found != expected:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path} has {found} bytes, {expected} expected for shape {tuple(shape)}; embed again"
         )
     if expected == 0:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
 from mmvicreg.branches.model import Model
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.encoders.pretrained import locate, split
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.modality import Modality
@@ -63,7 +64,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     """
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
-        raise ValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
+        raise InvalidValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -117,7 +118,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     """A modality as JSON, with the files it needs copied beside it."""
     saved = to_json(modality)
     if saved[CLASS] not in MODALITIES:
-        raise ValueError(
+        raise InvalidValueError(
             f"modality {name!r} is {saved[CLASS]}, defined outside this package: it cannot be loaded without "
             "its recipe. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
@@ -146,7 +147,7 @@ def _download(repository: str, patterns: Iterable[str]) -> str:
     try:
         return snapshot_download(repository, allow_patterns=list(patterns))
     except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"hf/{repository} cannot be downloaded: {str(error).splitlines()[0]} Check its name, the network, "
             "and for a private repository your login (hf auth login)"
         ) from None
@@ -164,7 +165,7 @@ def from_pretrained(name: str | Path) -> Run:
     try:
         load_model(model, str(folder / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{folder / WEIGHTS} does not fit {CONFIG}, or is no safetensors file: {error}"
         ) from None
     plain = {key: to_json(modality) for key, modality in modalities.items()}
@@ -178,17 +179,19 @@ def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:
     made = predictors.build(config.get("predictors", []), source=folder / CONFIG, stored=stored)
     unknown = sorted({end for pair in made for end in pair} - set(config["modalities"]))
     if unknown:
-        raise ValueError(f"{folder / CONFIG}: predictors name the branches {unknown}, which are not there")
+        raise InvalidValueError(
+            f"{folder / CONFIG}: predictors name the branches {unknown}, which are not there"
+        )
     if not made:
         return made
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} has no {PREDICTORS}, which its {CONFIG} describes: an incomplete export"
         )
     try:
         tensors = load_file(file)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from None
+        raise InvalidValueError(f"{file} is no safetensors file: {error}") from None
     for number, module in enumerate(made.values()):
         predictors.fill(module, tensors, prefix=f"{number}.", source=file)
     return made
@@ -201,17 +204,17 @@ def _folder(name: str | Path) -> Path:
         return Path(_download(str(name).removeprefix("hf/"), patterns))
     folder = Path(name)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise MissingFileError(f"{folder}: no such folder")
     for file in folder.rglob("*"):
         if file.is_symlink() and not str(name).startswith("hf/"):
-            raise ValueError(f"{file} is a link; an export holds plain files")
+            raise InvalidValueError(f"{file} is a link; an export holds plain files")
         if file.suffix in PICKLED:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{file} may hold pickled code, which is never loaded; remove it from the export"
             )
     for needed in (CONFIG, WEIGHTS):
         if not (folder / needed).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder} has no {needed}: it is no export of mmvicreg, or an incomplete one"
             )
     return folder
@@ -220,22 +223,22 @@ def _folder(name: str | Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if file.stat().st_size > LARGEST_CONFIG:
-        raise ValueError(f"{file} has {file.stat().st_size} bytes; a configuration has a few thousand")
+        raise InvalidValueError(f"{file} has {file.stat().st_size} bytes; a configuration has a few thousand")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise InvalidValueError(f"{file} is not JSON: {error}") from None
     wanted = {"format": int, "modalities": dict, "views": dict, "step": int}
     for key, kind in wanted.items():
         if not isinstance(config, dict) or not isinstance(config.get(key), kind):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{file}: expected {key!r} to be of type {kind.__name__}; is it an mmvicreg export?"
             )
     if config["format"] != FORMAT:
-        raise ValueError(f"{file} has format {config['format']}, this reads {FORMAT}; update mmvicreg")
+        raise InvalidValueError(f"{file} has format {config['format']}, this reads {FORMAT}; update mmvicreg")
     for view, branch in config["views"].items():
         if branch not in config["modalities"]:
-            raise ValueError(f"{file}: view {view!r} names the branch {branch!r}, which is not there")
+            raise InvalidValueError(f"{file}: view {view!r} names the branch {branch!r}, which is not there")
     return config
 
 
@@ -243,23 +246,27 @@ def _modality(name: str, saved: Any, folder: Path) -> Modality:
     """A modality from a stranger's JSON; every string that could name a file or a download is checked."""
     where = f"{folder / CONFIG}, modality {name!r}"
     if not NAME.fullmatch(name):
-        raise ValueError(f"{where}: a name has letters, digits, - and _ only")
+        raise InvalidValueError(f"{where}: a name has letters, digits, - and _ only")
     if not isinstance(saved, dict) or saved.get(CLASS) not in MODALITIES:
         found = saved.get(CLASS) if isinstance(saved, dict) else saved
-        raise ValueError(f"{where}: expected one of {', '.join(MODALITIES)}, found {found!r}")
+        raise InvalidValueError(f"{where}: expected one of {', '.join(MODALITIES)}, found {found!r}")
     if saved.get("weights"):
-        raise ValueError(f"{where}: weights {saved['weights']!r} lie outside the export, which is refused")
+        raise InvalidValueError(
+            f"{where}: weights {saved['weights']!r} lie outside the export, which is refused"
+        )
     modality: Any = from_json(saved)
     _check_types(modality, where)
     _check_size(modality, where, stored=(folder / WEIGHTS).stat().st_size)
     if modality.encoder == "gru":
         if modality.vocabulary != "vocabulary.json":
-            raise ValueError(f"{where}: vocabulary {modality.vocabulary!r} lies outside the export, refused")
+            raise InvalidValueError(
+                f"{where}: vocabulary {modality.vocabulary!r} lies outside the export, refused"
+            )
         return replace(modality, vocabulary=str(folder / name / "vocabulary.json"))
     if modality.encoder == "transformers/.":
         return replace(modality, encoder=f"transformers/{folder.resolve() / name}")
     if not ARCHITECTURE.fullmatch(modality.encoder):
-        raise ValueError(
+        raise InvalidValueError(
             f"{where}: encoder {modality.encoder!r} is no plain timm/NAME or open_clip/NAME; refused"
         )
     return modality
@@ -271,20 +278,20 @@ def _check_types(modality: Any, where: str) -> None:
         value, expected = vars(modality)[item.name], vars(default)[item.name]
         kinds = (type(expected), int) if isinstance(expected, float) else (type(expected),)
         if expected is not None and not isinstance(value, kinds):
-            raise ValueError(f"{where}: {item.name} is {value!r}; expected {type(expected).__name__}")
+            raise InvalidValueError(f"{where}: {item.name} is {value!r}; expected {type(expected).__name__}")
 
 
 def _check_size(modality: Any, where: str, *, stored: int) -> None:
     """Nothing is built that is larger than the weights that are there to fill it."""
     widths = modality.projector
     if not all(type(width) is int and width > 0 for width in widths):
-        raise ValueError(f"{where}: projector is {widths!r}; expected widths above 0")
+        raise InvalidValueError(f"{where}: projector is {widths!r}; expected widths above 0")
     weights = sum(a * b for a, b in pairwise(widths))
     if isinstance(modality, TextModality) and modality.encoder == "gru":
         weights += 3 * modality.state_width * (modality.state_width + modality.word_width)
     sizes = [modality.size] if isinstance(modality, ImageModality) else [modality.length]
     if weights > max(stored, predictors.FREE) or not all(0 < size <= LARGEST_SIDE for size in sizes):
-        raise ValueError(
+        raise InvalidValueError(
             f"{where}: it describes more than {weights:,} weights of inputs of {sizes[0]:,}, the file of weights has "
             f"{stored:,} bytes; refused"
         )
@@ -344,7 +351,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
     except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
-        raise ValueError(
+        raise InvalidValueError(
             f"{folder} was not pushed to {repository}: {str(error).splitlines()[0]} Pushing needs the network and "
             "a login that may write there (hf auth login)"
         ) from None

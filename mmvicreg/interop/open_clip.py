@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Branch
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
@@ -92,10 +93,12 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
     modalities: dict[str, Any] = {name: run.modalities[name] for name in (image, text)}
     names = {view: to_json(modality).get("encoder", "") for view, modality in modalities.items()}
     if len(set(names.values())) != 1 or not names[image].startswith("open_clip/"):
-        raise ValueError(f"an open_clip checkpoint needs both towers of one open_clip model, found {names}")
+        raise InvalidValueError(
+            f"an open_clip checkpoint needs both towers of one open_clip model, found {names}"
+        )
     for view in (image, text):
         if len(list(run.model.branch_named(view).projector.parameters())):
-            raise ValueError(
+            raise InvalidValueError(
                 f"branch {view!r} has a projector, which an open_clip model has no place for; train with "
                 "projector () or hand the run on with save_pretrained"
             )
@@ -162,7 +165,7 @@ def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
             verbose=False,
         )
     except ImportError as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"ONNX export needs the onnx extra (pip install 'mmvicreg[onnx]'): {error}"
         ) from None
     return Path(file)

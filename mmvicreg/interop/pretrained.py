@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.interop.hub import CONFIG as EXPORT_CONFIG
 from mmvicreg.interop.hub import WEIGHTS, from_pretrained
 from mmvicreg.modalities.image import ImageModality
@@ -73,9 +74,9 @@ def _transformers(name: str) -> dict[str, Modality]:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"transformers/{name}: no model there ({error})") from None
+        raise InvalidValueError(f"transformers/{name}: no model there ({error})") from None
     if not {"vision_config", "text_config"} <= set(config.to_dict()):
-        raise ValueError(
+        raise InvalidValueError(
             f"transformers/{name} is a {config.model_type} model; expected CLIP, SigLIP or alike"
         )
     length = config.text_config.max_position_embeddings

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.stream.reader import BadSampleError
 
 
@@ -36,7 +37,7 @@ def read_array(data: bytes, suffix: str, *, name: str = "", max_elements: int) -
     elif kind == "png":
         array = _read_png(data, max_elements)
     else:
-        raise ValueError(f"member {suffix!r}: expected a suffix ending in npy, safetensors or png")
+        raise InvalidValueError(f"member {suffix!r}: expected a suffix ending in npy, safetensors or png")
     _check_elements(array.shape, max_elements)
     if array.dtype.kind not in "fiub":
         raise BadSampleError(f"an array of {array.dtype}; expected real numbers")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.arrays import first_member
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
@@ -102,7 +103,7 @@ class AudioModality:
             self.rate, bins=self.bins, time_mask=self.time_mask, frequency_mask=self.frequency_mask
         )
         if samples < mel.size:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{samples} samples are less than one window of {mel.size}; "
                 f"set seconds to {mel.size / self.rate:g} or more"
             )
@@ -113,7 +114,7 @@ class AudioModality:
         if self.encoder.startswith("timm/"):
             tower = towers.timm_image(self.encoder, weights=self.weights, size=extent, channels=1)
             return nn.Sequential(mel, tower.module), tower.width
-        raise ValueError(
+        raise InvalidValueError(
             f"audio encoder {self.encoder!r}: expected mel, wave, whisper/SIZE, timm/NAME or "
             "transformers/NAME-or-folder"
         )
@@ -122,10 +123,10 @@ class AudioModality:
         from mmvicreg.modalities.encoders import whisper
 
         if self.rate != whisper.RATE:
-            raise ValueError(f"whisper takes {whisper.RATE} samples a second, found rate {self.rate}")
+            raise InvalidValueError(f"whisper takes {whisper.RATE} samples a second, found rate {self.rate}")
         size = whisper.SIZES.get(self.encoder.partition("/")[2])
         if size is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"audio encoder {self.encoder!r}: sizes of whisper are {', '.join(whisper.SIZES)}"
             )
         return whisper.WhisperEncoder(size, samples=samples, weights=self.weights), size.width

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.arrays import first_member, read_array
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
@@ -82,7 +83,7 @@ class RasterModality:
                 self.encoder, weights=self.weights, size=self.size, channels=self.channels
             )
         else:
-            raise ValueError(f"raster encoder {self.encoder!r}: expected conv or timm/NAME")
+            raise InvalidValueError(f"raster encoder {self.encoder!r}: expected conv or timm/NAME")
         made = projector(tower.width, self.projector, dropout=self.dropout)
         return Branch(tower.module, made, frozen=self.frozen, learning_rate=self.learning_rate)
 

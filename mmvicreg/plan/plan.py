@@ -25,6 +25,7 @@ from typing import Literal
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.randomness import generator
 
 Order = Literal["lanes", "global"]
@@ -89,13 +90,13 @@ class Plan:
         self.counts = np.asarray(counts, np.int64)
         self.samples = int(self.counts.sum())
         if self.samples < 1 or self.counts.min() < 0:
-            raise ValueError(f"a plan needs at least one sample; the counts sum to {self.samples}")
+            raise InvalidValueError(f"a plan needs at least one sample; the counts sum to {self.samples}")
         if min(global_batch, lanes, window) < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"global_batch, lanes and window must be at least 1: {global_batch}, {lanes}, {window}"
             )
         if order not in ("lanes", "global"):
-            raise ValueError(f"order {order!r}; expected 'lanes' or 'global'")
+            raise InvalidValueError(f"order {order!r}; expected 'lanes' or 'global'")
         self.seed, self.global_batch, self.order, self.start = seed, global_batch, order, start
         self.lanes, self.window = min(lanes, self.samples), window
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
@@ -109,7 +110,7 @@ class Plan:
     def cursor(self, step: int) -> Cursor:
         """Where a run that has done ``step`` steps stands."""
         if step < self.start.step:
-            raise ValueError(f"step {step} lies before this plan's start, step {self.start.step}")
+            raise InvalidValueError(f"step {step} lies before this plan's start, step {self.start.step}")
         return Cursor(step, self.start.consumed + (step - self.start.step) * self.global_batch)
 
     def epoch(self, step: int) -> int:
@@ -129,7 +130,7 @@ class Plan:
         """Places of the samples in ``slots`` (0 to global_batch - 1) of the global batch of ``step``."""
         slots = np.asarray(slots, np.int64)
         if len(slots) and not 0 <= slots.min() <= slots.max() < self.global_batch:
-            raise ValueError(
+            raise InvalidValueError(
                 f"slots {slots.min()}..{slots.max()}; a global batch has 0..{self.global_batch - 1}"
             )
         return self.locate_range(self.cursor(step).consumed, self.global_batch, slots)

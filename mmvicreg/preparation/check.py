@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import MissingFileError
 from mmvicreg.preparation.check_members import (
     CONTENT_KINDS,
     KEPT,
@@ -95,7 +96,7 @@ def main(config: CheckConfig) -> int:
     try:
         for file in filter(None, (config.report, config.quarantine)):
             if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
-                raise FileNotFoundError(f"{file!r} cannot be written: its folder does not exist")
+                raise MissingFileError(f"{file!r} cannot be written: its folder does not exist")
         report = check(config)
     except (ValueError, FileNotFoundError) as error:
         print(f"mmvicreg check: {error}", file=sys.stderr)

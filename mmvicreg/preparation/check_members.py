@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.shards.index_file import pack_block
 from mmvicreg.shards.remote_cache import RemoteError, ShardCache, is_remote
-from mmvicreg.shards.tar import BadShard, Problem, Scan, scan_file
+from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
 PICTURES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
@@ -96,7 +96,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     if is_remote(task.path):
         try:
             local = ShardCache().get(task.path)
-        except (RemoteError, BadShard) as error:
+        except (RemoteError, BadShardError) as error:
             kind = "missing file" if isinstance(error, RemoteError) else "not a tar"
             problem = Problem(kind, task.path, "download", str(error))
             return ShardReport(task.path, 0, "", 0, problems=[problem], totals={kind: 1}), b""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
 
+from mmvicreg.errors import InvalidValueError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -55,7 +57,7 @@ def _on_cluster(
     try:
         from distributed import Client, as_completed
     except ImportError:
-        raise ValueError("--cluster needs Dask: pip install 'dask[distributed]'") from None
+        raise InvalidValueError("--cluster needs Dask: pip install 'dask[distributed]'") from None
     with Client(address) as client:
         futures = client.map(function, tasks, pure=False, retries=2)
         numbers = {future.key: number for number, future in enumerate(futures)}

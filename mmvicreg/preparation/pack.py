@@ -19,6 +19,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.preparation.pack_sources import PICTURES, Columns, Content, Record, read_source
 from mmvicreg.progress import bar
@@ -112,7 +113,7 @@ def _jobs(records: Iterable[Record], config: PackConfig) -> Iterator[ShardJob]:
     job = partial(ShardJob, config=config)
     for record in records:
         if record.key in keys:
-            raise ValueError(
+            raise InvalidValueError(
                 f"two samples have the key {record.key!r}: dots and / in names become _; rename one"
             )
         keys.add(record.key)
@@ -123,7 +124,7 @@ def _jobs(records: Iterable[Record], config: PackConfig) -> Iterator[ShardJob]:
         pending.append(record)
         size += bytes_
     if not pending and not number:
-        raise ValueError(f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)})")
+        raise InvalidValueError(f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)})")
     yield job(_path(config, number), tuple(pending))
 
 
@@ -163,7 +164,7 @@ def _member(suffix: str, content: Content, config: PackConfig) -> tuple[str, byt
     if suffix not in PICTURES:
         return suffix, data
     if not data:
-        raise ValueError("an empty picture")
+        raise InvalidValueError("an empty picture")
     if config.encode == "keep" and not config.resize:
         return suffix, data
     return _encode(suffix, data, config)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
+
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 Content = bytes | Path
 
@@ -39,7 +41,7 @@ def read_source(source: str, *, images: str, split: str, columns: Columns) -> It
     if path.is_dir():
         return from_folder(path)
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{source!r} does not exist; give a folder, or a csv, tsv, jsonl, parquet or json file"
         )
     root = Path(images) if images else path.parent
@@ -52,7 +54,7 @@ def read_source(source: str, *, images: str, split: str, columns: Columns) -> It
         return from_table(_parquet_rows(path), root, columns)
     if kind == ".json":
         return from_captions_json(path, root, split)
-    raise ValueError(f"{source!r}: expected a folder, or a csv, tsv, jsonl, parquet or json file")
+    raise InvalidValueError(f"{source!r}: expected a folder, or a csv, tsv, jsonl, parquet or json file")
 
 
 def from_folder(root: Path) -> Iterator[Record]:
@@ -74,7 +76,7 @@ def from_table(rows: Iterator[dict[str, Any]], root: Path, columns: Columns) -> 
     for number, row in enumerate(rows):
         for name in (columns.image, columns.caption):
             if name not in row:
-                raise ValueError(f"row {number} has no column {name!r}; it has {', '.join(row)}")
+                raise InvalidValueError(f"row {number} has no column {name!r}; it has {', '.join(row)}")
         picture, captions = row[columns.image], row[columns.caption]
         rest = {k: v for k, v in row.items() if k not in (columns.image, columns.caption)}
         yield Record(f"{number:09d}", {**_picture(picture, root), **_text(captions, rest)})
@@ -84,7 +86,7 @@ def from_captions_json(path: Path, root: Path, split: str) -> Iterator[Record]:
     """COCO's captions_*.json, or Karpathy's dataset_coco.json, dataset_flickr30k.json and dataset_flickr8k.json."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "images" not in content:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path}: expected an object with images (COCO or Karpathy), found {type(content).__name__}"
         )
     if "annotations" in content:
@@ -101,7 +103,7 @@ def from_captions_json(path: Path, root: Path, split: str) -> Iterator[Record]:
         return
     found = sorted({image["split"] for image in content["images"]})
     if split and split not in found:
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(found)}")
+        raise InvalidValueError(f"{path} has no split {split!r}; it has {', '.join(found)}")
     for image in content["images"]:
         if split in ("", image["split"]):
             name = os.path.join(image.get("filepath", ""), image["filename"])
@@ -118,7 +120,9 @@ def _picture(value: Any, root: Path) -> dict[str, Content]:
     if isinstance(value, bytes):
         return {_suffix_of(value): value}
     if not isinstance(value, str) or not value:
-        raise ValueError(f"a picture is {type(value).__name__} {str(value)[:50]!r}; expected bytes or a path")
+        raise InvalidValueError(
+            f"a picture is {type(value).__name__} {str(value)[:50]!r}; expected bytes or a path"
+        )
     return {value.rpartition(".")[2].lower(): root / value}
 
 
@@ -156,6 +160,6 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise InvalidValueError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
     for batch in ParquetFile(path).iter_batches(1024):
         yield from batch.to_pylist()

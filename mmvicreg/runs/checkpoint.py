@@ -14,6 +14,8 @@ processes and however the weights are shared among them.
 
 from __future__ import annotations
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
+
 import json
 import os
 import shutil
@@ -204,7 +206,7 @@ def verify(path: Path, *names: str) -> None:
     written = json.loads((path / STATE).read_text())["files"]
     for name in names:
         if name in written and _sum(path / name) != written[name]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path / name} changed after it was written: its checksum is another; choose another checkpoint"
             )
 
@@ -220,7 +222,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
     file = path / name
     if not file.is_file():
         there = ", ".join(sorted(each.name for each in path.glob("*.safetensors")))
-        raise FileNotFoundError(f"{path} has no {name}; it has {there}")
+        raise MissingFileError(f"{path} has no {name}; it has {there}")
     return load_file(file)
 
 
@@ -233,12 +235,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> N
     missing = [name for name in state if name not in tensors and _storage(state[name]) not in filled]
     extra = [name for name in tensors if name not in state]
     if missing or extra:
-        raise ValueError(
+        raise InvalidValueError(
             f"{source} does not fit the configuration: missing {missing[:3]}, unexpected {extra[:3]}"
         )
     for name, value in tensors.items():
         if state[name].shape != value.shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{source} does not fit the configuration: {name} is {tuple(value.shape)} there and "
                 f"{tuple(state[name].shape)} here"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
+
 import importlib
 import importlib.util
 import sys
@@ -131,7 +133,7 @@ def from_json(value: Any, *, recipe: types.ModuleType | None = None) -> Any:
     known = {item.name for item in fields(cls)}
     extra = sorted(set(value) - known - {CLASS})
     if extra:
-        raise ValueError(
+        raise InvalidValueError(
             f"{value[CLASS]} has no field {extra}; it has {sorted(known)}. Was it saved by a newer version?"
         )
     plain = {key: from_json(item, recipe=recipe) for key, item in value.items() if key != CLASS}
@@ -145,13 +147,13 @@ def _find_class(path: str, recipe: types.ModuleType | None) -> Any:
     elif recipe is not None:
         module = recipe
     else:
-        raise ValueError(
+        raise InvalidValueError(
             f"the saved configuration uses {path}, which this package does not have; name the recipe file that "
             "defines it (load(run, recipe='recipes/mine.py'), or --recipe): it will be executed"
         )
     cls = vars(module).get(name)
     if not (isinstance(cls, type) and is_dataclass(cls)):
-        raise ValueError(
+        raise InvalidValueError(
             f"{module.__name__} defines no dataclass {name!r}, which the saved configuration uses"
         )
     return cls
@@ -162,7 +164,7 @@ def _checked(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
     for name, value in plain.items():
         if get_origin(hints.get(name)) is Literal and value not in get_args(hints[name]):
-            raise ValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
+            raise InvalidValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
     return plain
 
 
@@ -170,7 +172,7 @@ def import_recipe(path: str | Path) -> types.ModuleType:
     """Execute a recipe file as a module, without running its main part."""
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"recipe {str(path)!r}: no such file")
+        raise MissingFileError(f"recipe {str(path)!r}: no such file")
     name = f"recipe_{file.stem}"  # not the file's own name: that may be a module of this process
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None

@@ -9,6 +9,8 @@ checkpoints/       see mmvicreg.runs.checkpoint
 
 from __future__ import annotations
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
+
 import json
 import os
 import platform
@@ -101,7 +103,7 @@ def _without_weights(modality: Any) -> Modality:
 def _checkpoint(folder: Path, step: int | Literal["best"] | None) -> Path:
     found = checkpoint.complete_checkpoints(folder / CHECKPOINTS)
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder}: no complete checkpoint in {folder / CHECKPOINTS}; train it further first"
         )
     if step is None:
@@ -109,32 +111,32 @@ def _checkpoint(folder: Path, step: int | Literal["best"] | None) -> Path:
     if step == "best":
         best = checkpoint.best_checkpoint(folder / CHECKPOINTS)
         if not best:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder}: no checkpoint has a score; train with --best and --probe.data"
             )
         return best[0]
     wanted = checkpoint.checkpoint_path(folder / CHECKPOINTS, step)
     if wanted not in found:
         steps = ", ".join(str(checkpoint.read_position(path).step) for path in found)
-        raise FileNotFoundError(f"{folder}: no complete checkpoint of step {step}; there are {steps}")
+        raise MissingFileError(f"{folder}: no complete checkpoint of step {step}; there are {steps}")
     return wanted
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a run directory. Raises FileNotFoundError or ValueError with the next move."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such run directory")
+        raise MissingFileError(f"{folder}: no such run directory")
     file = folder / CONFIG
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} is not a run directory: it has no {CONFIG}; runs are made by recipes"
         )
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise InvalidValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(saved, dict) or not {"config", "views"} <= set(saved):
-        raise ValueError(f"{file}: expected the keys 'config' and 'views', found {sorted(saved)[:5]}")
+        raise InvalidValueError(f"{file}: expected the keys 'config' and 'views', found {sorted(saved)[:5]}")
     return saved
 
 
@@ -148,11 +150,11 @@ def open_run(config: TrainConfig) -> Path:
         if config.resume == "restart":
             folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
         elif config.resume == "never":
-            raise ValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
+            raise InvalidValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
         elif any((folder / CHECKPOINTS).glob("step-*")):  # without one there is nothing to continue
             _refuse_other(folder, config)
     elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no run; choose another --out")
+        raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config)
     write_json(folder / "environment.json", environment())
@@ -168,7 +170,7 @@ def _refuse_other(folder: Path, config: TrainConfig) -> None:
     found = differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change)
     if found:
         listed = "\n  ".join(found)
-        raise ValueError(
+        raise InvalidValueError(
             f"{folder} holds a run of another configuration (saved -> given):\n  {listed}\n"
             "choose another --out, set these fields back to continue it, --allow-change FIELD to continue all the "
             "same, or --resume restart to move it aside"
@@ -245,5 +247,5 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """Every line of the log."""
     file = folder / LOG
     if not file.is_file():
-        raise FileNotFoundError(f"{folder}: no {LOG}; has the run taken a step?")
+        raise MissingFileError(f"{folder}: no {LOG}; has the run taken a step?")
     return [json.loads(line) for line in file.read_text().splitlines() if _step(line) < float("inf")]

@@ -22,11 +22,12 @@ from functools import cached_property
 import numpy as np
 from braceexpand import braceexpand
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.progress import bar
 from mmvicreg.shards import index_file as sidecar
 from mmvicreg.shards.index_file import Entry
 from mmvicreg.shards.remote_cache import ShardCache, cache_folder, is_remote
-from mmvicreg.shards.tar import BadShard, Problem, Scan, scan_file
+from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 SHOWN = 10
 
@@ -90,7 +91,7 @@ class ShardIndex:
     def place(self, number: int) -> tuple[int, int]:
         """(shard, row) of a sample's number."""
         if not 0 <= number < len(self):
-            raise ValueError(f"sample number {number}; the index has samples 0 to {len(self) - 1}")
+            raise InvalidValueError(f"sample number {number}; the index has samples 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
         return shard, number - int(self.starts[shard])
 
@@ -103,24 +104,24 @@ def expand(shards: str | Sequence[str]) -> list[str]:
     paths: list[str] = []
     for pattern in patterns:
         if pattern.lstrip().startswith(("pipe:", "|")) or pattern.rstrip().endswith("|"):
-            raise ValueError(
+            raise InvalidValueError(
                 f"shards {pattern!r} would run a shell command, which is refused: give a path or a URL "
                 "(https://, s3://, ...), or download the shards first"
             )
         for path in braceexpand(os.path.expanduser(pattern)):
             found = sorted(glob.glob(path)) if glob.has_magic(path) and "://" not in path else [path]
             if os.path.isdir(path):
-                raise ValueError(
+                raise InvalidValueError(
                     f"{path!r} is a folder; name the shards in it: {os.path.join(path, '*.tar')}"
                 )
             if not found:
-                raise FileNotFoundError(f"no shard matches {path!r}{_nearby(path)}")
+                raise MissingFileError(f"no shard matches {path!r}{_nearby(path)}")
             paths += found
     if not paths:
-        raise FileNotFoundError(f"no shard matches {shards!r}")
+        raise MissingFileError(f"no shard matches {shards!r}")
     repeated = sorted({p for p in paths if paths.count(p) > 1}) if len(set(paths)) < len(paths) else []
     if repeated:
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(repeated)} shards are listed twice, the first is {repeated[0]}; list each once"
         )
     return paths
@@ -184,7 +185,7 @@ def open_index(
     ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
     fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
     that a shard is still the indexed one is checked when a run downloads it.
-    Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShard (a ValueError)
+    Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShardError (a ValueError)
     listing what is wrong where a shard is damaged, and ValueError for folders, shell commands and repeated shards.
     """
     left_out, samples = read_exclusions(exclude)
@@ -200,12 +201,12 @@ def open_index(
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
         if lost:
-            raise BadShard(
+            raise BadShardError(
                 f"{lost[0]} changed while it was indexed; wait until it is written, then open it again"
             )
     index = ShardIndex(tuple(_without(known[p], samples) for p in paths))
     if not len(index):
-        raise BadShard(f"the {len(paths)} shards of {shards!r} hold no samples")
+        raise BadShardError(f"the {len(paths)} shards of {shards!r} hold no samples")
     return index
 
 
@@ -216,7 +217,9 @@ def read_exclusions(path: str | None) -> tuple[frozenset[str], dict[str, list[st
     with open(path, encoding="utf-8") as file:
         content = json.load(file)
     if set(content) != {"shards", "samples"}:
-        raise ValueError(f"{path}: expected an object with shards and samples, found {sorted(content)}")
+        raise InvalidValueError(
+            f"{path}: expected an object with shards and samples, found {sorted(content)}"
+        )
     return frozenset(content["shards"]), content["samples"]
 
 
@@ -255,8 +258,8 @@ def refuse(problems: Sequence[Problem]) -> None:
     more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     text = f"{len(problems)} problems:\n  {lines}{more}\nRun `mmvicreg check` for the whole report"
     if all(p.kind == "missing file" for p in problems):
-        raise FileNotFoundError(text)
-    raise BadShard(text + "; its --quarantine writes the list of what to leave out")
+        raise MissingFileError(text)
+    raise BadShardError(text + "; its --quarantine writes the list of what to leave out")
 
 
 def save_blocks(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:

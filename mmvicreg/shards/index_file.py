@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.shards.tar import BLOCK, Scan
 
 MAGIC = b"mmvicreg index 1\n"
@@ -115,7 +116,7 @@ def read_block(path: str, entry: Entry) -> Block:
         moved = [each for each in read_footer(path).values() if each.digest == entry.digest]
         data = _read(path, moved[0]) if moved else b""
     if digest(data) != entry.digest:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path}: the block at byte {entry.at} is damaged; delete the file, it is made again"
         )
     return unpack_block(data)

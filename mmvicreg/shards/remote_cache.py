@@ -27,15 +27,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmvicreg.errors import UserError
 from mmvicreg.shards import index_file as sidecar
-from mmvicreg.shards.tar import BadShard, Scan, scan_file
+from mmvicreg.shards.tar import BadShardError, Scan, scan_file
 
 log = logging.getLogger("mmvicreg.shards.remote_cache")
 CHUNK = 1 << 20
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 
-class RemoteError(OSError):
+class RemoteError(UserError, OSError):
     """A remote shard could not be read after all attempts, or is not there."""
 
 
@@ -82,7 +83,7 @@ class ShardCache:
         """Path of the local copy of ``url``, downloaded where it is not there yet.
 
         ``size``, ``digest``: bytes and member table that the index says it has. ``closed`` is asked now and then
-        whether to give up. Raises RemoteError where it cannot be had, BadShard where what is there is not a whole
+        whether to give up. Raises RemoteError where it cannot be had, BadShardError where what is there is not a whole
         tar, or no longer the indexed one, and Closed.
         """
         name = hashlib.sha256(url.encode()).hexdigest()[:32]  # of the whole URL: base names repeat
@@ -100,7 +101,7 @@ class ShardCache:
                 found = path.stat().st_size
                 if size not in (None, found) or digest not in ("", members):
                     path.unlink()
-                    raise BadShard(
+                    raise BadShardError(
                         f"{url} has {found} bytes, its index says {size}: it changed after it was indexed. Restore "
                         f"it, or index it anew: mmvicreg check {url} --again"
                     )
@@ -238,7 +239,7 @@ class ShardCache:
             raise _Changed(f"the tar is not whole ({problems[0].message})")
         if problems:
             part.unlink()
-            raise BadShard(f"{url}: {problems[0].kind} at {problems[0].where}: {problems[0].message}")
+            raise BadShardError(f"{url}: {problems[0].kind} at {problems[0].where}: {problems[0].message}")
         return found
 
     def _evict(self, keep: Path) -> None:

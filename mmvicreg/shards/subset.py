@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.index_file import read_block
 
@@ -42,7 +43,9 @@ def holds(index: ShardIndex, members: Collection[str]) -> np.ndarray:
 def keep(index: ShardIndex, kept: np.ndarray, *, wanted: str) -> ShardIndex:
     """The index of the samples where ``kept``, bool (N,), is True; ValueError, naming ``wanted``, where none is."""
     if not kept.any():
-        raise ValueError(f"no sample of {len(index)} has {wanted}; members are {', '.join(index.suffixes)}")
+        raise InvalidValueError(
+            f"no sample of {len(index)} has {wanted}; members are {', '.join(index.suffixes)}"
+        )
     shards = []
     for shard, mask in zip(index.shards, np.split(kept, index.starts[1:-1]), strict=True):
         rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded)
@@ -59,7 +62,7 @@ def only(index: ShardIndex, numbers: Collection[int]) -> ShardIndex:
     wanted = np.unique(np.fromiter(numbers, np.int64, len(numbers)))
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         found = f"{wanted[0]} to {wanted[-1]}" if len(wanted) else "none"
-        raise ValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
+        raise InvalidValueError(f"sample numbers {found}; the index has samples 0 to {len(index) - 1}")
     mask = np.zeros(len(index), bool)
     mask[wanted] = True
     return keep(index, mask, wanted="these numbers")

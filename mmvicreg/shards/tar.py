@@ -14,6 +14,8 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from mmvicreg.errors import InvalidValueError
+
 BLOCK = 512
 RECORD = 20 * BLOCK
 """An empty tar is one of these; more zeros than that are a file whose content was lost."""
@@ -50,12 +52,12 @@ class Problem:
         return f"{self.shard}: {self.kind} at {self.where}: {self.message}"
 
 
-class BadShard(ValueError):
+class BadShardError(InvalidValueError):
     """A shard that cannot be used as it is; the message lists its problems."""
 
 
 class Damage(Exception):
-    """What a broken tar raises inside; ``scan`` and its like turn it into a Problem or a BadShard."""
+    """What a broken tar raises inside; ``scan`` and its like turn it into a Problem or a BadShardError."""
 
     def __init__(self, kind: str, where: str, message: str) -> None:
         super().__init__(message)
@@ -118,7 +120,7 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
     while data:
         digits, _, _ = data.partition(b" ")
         if not digits.isdigit() or not len(digits) < int(digits) <= len(data):
-            raise ValueError("a pax record with an impossible length")
+            raise InvalidValueError("a pax record with an impossible length")
         name, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
         records[name] = value
         data = data[int(digits) :]

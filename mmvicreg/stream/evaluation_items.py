@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Reader
@@ -54,7 +55,7 @@ def evaluation_items(
     """
     last = len(index) if stop is None else stop
     if not 0 <= start <= last <= len(index):
-        raise ValueError(f"samples {start} to {last}; the index has 0 to {len(index)}")
+        raise InvalidValueError(f"samples {start} to {last}; the index has 0 to {len(index)}")
     check_members(readers, index.suffixes)
     rows = RowReader(Fetcher(index), readers, seed=0)
     pool = start_threads(threads or default_threads(), "mmvicreg-items")

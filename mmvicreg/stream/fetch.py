@@ -12,7 +12,7 @@ import numpy as np
 from mmvicreg.shards.index import Shard, ShardIndex
 from mmvicreg.shards.index_file import Block, digest, pack_block, read_block
 from mmvicreg.shards.remote_cache import ShardCache, is_remote
-from mmvicreg.shards.tar import BadShard, scan_file
+from mmvicreg.shards.tar import BadShardError, scan_file
 from mmvicreg.stream.reader import Sample
 
 
@@ -27,7 +27,7 @@ class _Open:
         status = os.fstat(self.fd)
         touched = not is_remote(shard.path) and str(status.st_mtime_ns) != shard.entry.stamp
         if status.st_size != shard.bytes or (touched and not _same_members(shard, path)):
-            raise BadShard(
+            raise BadShardError(
                 f"{path} has {status.st_size} bytes, its index says {shard.bytes}: it changed after it was "
                 "indexed. Restore it, or start a new run on the new index"
             )
@@ -45,7 +45,7 @@ def _same_members(shard: Shard, path: str) -> bool:
 class Fetcher:
     """``fetch(shard, row, members)`` -> Sample. Keeps the ``keep`` shards used last open.
 
-    Raises BadShard where a shard is no longer what was indexed, OSError where storage fails.
+    Raises BadShardError where a shard is no longer what was indexed, OSError where storage fails.
     """
 
     def __init__(self, index: ShardIndex, *, keep: int = 512, spool: ShardCache | None = None) -> None:
@@ -102,7 +102,7 @@ class Fetcher:
         while len(data) < size:
             more = os.pread(held.fd, size - len(data), offset + len(data))
             if not more:
-                raise BadShard(
+                raise BadShardError(
                     f"a shard ended at byte {offset + len(data)} while it was read: it was cut short"
                 )
             data += more

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
+from mmvicreg.errors import UnknownNameError, UserError
 from mmvicreg.randomness import generator
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 
-class ReaderError(RuntimeError):
+class ReaderError(UserError, RuntimeError):
     """A reader failed in a way that says nothing about the data: the run stops."""
 
 
@@ -132,7 +133,7 @@ def check_members(readers: Mapping[str, Reader], suffixes: Mapping[str, int]) ->
     """Raise KeyError for a view none of whose members is anywhere in the shards."""
     for view, reader in readers.items():
         if reader.members and not any(member in suffixes for member in reader.members):
-            raise KeyError(
+            raise UnknownNameError(
                 f"view {view!r} reads {', '.join(reader.members)}; the shards have only "
                 f"{', '.join(suffixes) or 'no members'}: change the reader's members, or the shards"
             )

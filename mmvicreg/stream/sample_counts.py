@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from mmvicreg import distributed
+from mmvicreg.errors import UserError
 from mmvicreg.stream.ledger import KINDS, Counts, total
 
 NAMED = 5
 """Shards that the message of a spent budget names."""
 
 
-class TooManyRejectedError(RuntimeError):
+class TooManyRejectedError(UserError, RuntimeError):
     """More samples were rejected than the budget allows; the message names the worst shards and reasons."""
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from mmvicreg.shards.tar import BadShard, Damage, members, split_name
+from mmvicreg.shards.tar import BadShardError, Damage, members, split_name
 from mmvicreg.stream.reader import Sample
 
 MAX_MEMBER = 1 << 30
@@ -42,7 +42,7 @@ class _Forward:
 def sequential_samples(shards: Iterable[tuple[str, BinaryIO]]) -> Iterator[Sample]:
     """Samples of (name, open binary file) pairs, in order; every member is read.
 
-    Raises BadShard at the first damage: with the sample it cut, nothing of it is yielded.
+    Raises BadShardError at the first damage: with the sample it cut, nothing of it is yielded.
     """
     log.warning(
         "shards are read from front to back: this cannot be resumed, shuffled or divided over processes; "
@@ -66,7 +66,7 @@ def sequential_samples(shards: Iterable[tuple[str, BinaryIO]]) -> Iterator[Sampl
                     raise Damage("duplicate member", f"key {at}", f"two members .{suffix}")
                 content[suffix] = data
         except Damage as damage:
-            raise BadShard(f"{name}: {damage.kind} at {damage.where}: {damage.message}") from None
+            raise BadShardError(f"{name}: {damage.kind} at {damage.where}: {damage.message}") from None
         if key:
             yield Sample(key, number, content)
             number += 1

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.plan.plan import Places, Plan
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.remote_cache import ShardCache
@@ -91,7 +92,7 @@ class Stream(Iterator[Batch]):
     ``spool``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
-    that a view reads); from iteration ReaderError, BadShard, TooManyRejectedError and OSError.
+    that a view reads); from iteration ReaderError, BadShardError, TooManyRejectedError and OSError.
     """
 
     def __init__(
@@ -260,12 +261,12 @@ class Stream(Iterator[Batch]):
 
 def _check(index: ShardIndex, plan: Plan, *, rank: int, world: int) -> None:
     if not np.array_equal(plan.counts, index.counts):
-        raise ValueError(
+        raise InvalidValueError(
             f"the plan is for {plan.samples} samples in {len(plan.counts)} shards, the index {len(index)} "
             f"in {len(index.shards)}: make it with Plan(index.counts, ...)"
         )
     if not 0 <= rank < world or plan.global_batch % world:
-        raise ValueError(
+        raise InvalidValueError(
             f"rank {rank} of {world} with a global batch of {plan.global_batch}: the rank must be below the "
             "number of ranks, and the global batch a multiple of it"
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mmvicreg.errors import UserError
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.fetch import Fetcher
@@ -37,7 +38,7 @@ class WorkerSetup:
         return RowReader(fetch, self.readers, seed=self.seed, substitutes=self.substitutes)
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(UserError, RuntimeError):
     """A worker process died: out of memory, or a crash in native code."""
 
 

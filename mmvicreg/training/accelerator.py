@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.training.monitoring.throughput import deadline
 from mmvicreg.training.monitoring.trackers import check_trackers
@@ -25,7 +26,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises ValueError for a precision the device does not have, and for a tracker that is not there.
     """
     if config.precision == "fp16" and (config.cpu or not torch.cuda.is_available()):
-        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32")
+        raise InvalidValueError("precision fp16 needs a GPU; choose bf16 or fp32")
     check_trackers(config.trackers)
     _check_launcher()
     # Its settings are of the process: without this a second run in one process could not have another precision.
@@ -55,7 +56,7 @@ def _check_launcher() -> None:
     asked = {"ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ)
     told = {"RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"} & set(os.environ)
     if asked and not told and os.environ["ACCELERATE_USE_CPU"].lower() == "true":
-        raise ValueError(
+        raise InvalidValueError(
             "accelerate launch --cpu was asked for several processes and started one (more only with mpirun); take "
             "accelerate launch --multi_gpu --num_processes 2 RECIPE --cpu, or torchrun --nproc-per-node 2 RECIPE --cpu"
         )

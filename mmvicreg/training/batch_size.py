@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from mmvicreg import distributed
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.stream.reader import Reader
 from mmvicreg.training.dry_run import rehearse
 from mmvicreg.training.step import Step
@@ -22,7 +23,7 @@ def largest_power(fits: Callable[[int], bool], *, limit: int) -> int:
     while size <= limit and fits(size):
         found, size = size, 2 * size
     if not found:
-        raise ValueError(
+        raise InvalidValueError(
             f"batch_size auto: not even {SMALLEST} rows a process fit (limit {limit}); set chunk, recompute or "
             "precision bf16, choose smaller encoders, or more data"
         )

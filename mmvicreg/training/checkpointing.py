@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from mmvicreg import distributed
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.plan.plan import Cursor
 from mmvicreg.runs.run import CHECKPOINTS, CONFIG, checkpoint, cut_log, read_config
 from mmvicreg.stream.ledger import Counts
@@ -111,12 +112,12 @@ def restore(training: Training, path: Path) -> None:
     """Put a checkpoint back. Raises ValueError where it is of other data or does not fit."""
     position = checkpoint.read_position(path)
     if position.plan != training.plan.fingerprint():
-        raise ValueError(
+        raise InvalidValueError(
             f"{training.folder} was trained on other data: its order is {position.plan}, that of "
             f"{training.config.train!r} is {training.plan.fingerprint()}; choose another --out, or restore the shards"
         )
     if position.data not in ("", training.index.fingerprint):
-        raise ValueError(
+        raise InvalidValueError(
             f"the shards of {training.config.train!r} are not those {training.folder} was trained on: their "
             f"fingerprint was {position.data}, it is {training.index.fingerprint}; "
             "restore them, or choose another --out"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.plan.plan import Cursor, Plan
@@ -34,7 +35,7 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
     weights = config.stream.weights or (1.0,)
     patterns = config.train.split("::") if config.stream.weights else [config.train]
     if len(patterns) != len(weights):
-        raise ValueError(
+        raise InvalidValueError(
             f"stream.weights has {len(weights)} numbers, train names {len(patterns)} data sets ({config.train!r}); "
             "separate data sets with '::' and give each a weight"
         )
@@ -47,7 +48,7 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
     modalities = modalities_of(config)
     unknown = sorted(set(wanted) - set(modalities))
     if unknown:
-        raise ValueError(f"stream.at_least names {unknown}; the modalities are {sorted(modalities)}")
+        raise InvalidValueError(f"stream.at_least names {unknown}; the modalities are {sorted(modalities)}")
     members = {name: modalities[name].reader().members for name in wanted}
     return raise_shares(parts, wanted, members) if wanted else parts
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.training.step import Step, StepOutput
 
 
@@ -28,7 +29,7 @@ def check_chunkable(model: Model) -> None:
             continue
         found = [part for part, module in branch.encoder.named_modules() if isinstance(module, _BatchNorm)]
         if found:
-            raise ValueError(
+            raise InvalidValueError(
                 f"chunk is set, but the encoder of {name} normalises over the batch ({found[0]} and "
                 f"{len(found) - 1} more), which differs in chunks; freeze it, choose an encoder with layer or "
                 "group normalisation, or set chunk to 0"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.runs.options import OptimizerConfig
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|resblocks|stages|h)\.?(\d+)\.")
@@ -90,7 +91,9 @@ def layer_depths(names: list[str]) -> dict[str, int]:
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW with fused kernels, or LARS. Raises ValueError where nothing is trained."""
     if not groups:
-        raise ValueError("nothing to train: every branch is frozen and has no projector; widen a projector")
+        raise InvalidValueError(
+            "nothing to train: every branch is frozen and has no projector; widen a projector"
+        )
     if config.name == "adamw":
         fused = all(p.device.type in ("cpu", "cuda", "xpu") for group in groups for p in group["params"])
         return torch.optim.AdamW(

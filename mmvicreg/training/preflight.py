@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.shards.index import ShardIndex
@@ -17,44 +18,44 @@ def check(config: TrainConfig, processes: int) -> None:
     """Raise ValueError for fields that no data could make right."""
     modalities = modalities_of(config)
     if not modalities:
-        raise ValueError(
+        raise InvalidValueError(
             f"{type(config).__name__} has no modality; add fields such as image: ImageModality = ..."
         )
     if not config.train:
-        raise ValueError("no shards to train on; give --train 'folder/train-{000..099}.tar'")
+        raise InvalidValueError("no shards to train on; give --train 'folder/train-{000..099}.tar'")
     if config.batch_size != "auto" and (config.batch_size < 1 or config.batch_size % processes):
-        raise ValueError(
+        raise InvalidValueError(
             f"batch_size {config.batch_size} is shared by {processes} processes; "
             f"choose a multiple of {processes}, such as {max(1, config.batch_size // processes) * processes}"
         )
     for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
         if vars(config)[name] < 1:
-            raise ValueError(f"{name} is {vars(config)[name]}; it is at least 1")
+            raise InvalidValueError(f"{name} is {vars(config)[name]}; it is at least 1")
     for name in ("chunk", "checkpoint_minutes", "epochs", "ema"):
         if vars(config)[name] < 0:
-            raise ValueError(f"{name} is {vars(config)[name]}; it is at least 0")
+            raise InvalidValueError(f"{name} is {vars(config)[name]}; it is at least 0")
     unknown = sorted(set(config.views().values()) - set(modalities))
     if unknown:
-        raise ValueError(f"views() names {unknown}; the modalities are {sorted(modalities)}")
+        raise InvalidValueError(f"views() names {unknown}; the modalities are {sorted(modalities)}")
     _check_readers(config.views(), config.readers(), modalities)
     if config.best and not config.probe.data:
-        raise ValueError(f"best is {config.best!r}, a number of the probe; give --probe.data as well")
+        raise InvalidValueError(f"best is {config.best!r}, a number of the probe; give --probe.data as well")
     if config.parallel == "fsdp" and (config.chunk or config.ema or config.optimizer.unfreeze_at):
-        raise ValueError(
+        raise InvalidValueError(
             "parallel fsdp goes without chunk, ema and unfreeze_at; choose ddp, or leave them out"
         )
     if config.parallel == "columns" and config.precision == "fp16":
-        raise ValueError(
+        raise InvalidValueError(
             "parallel columns goes without fp16's scaled gradients; choose precision bf16, or ddp"
         )
 
 
 def _check_readers(views: dict[str, str], readers: dict[str, str], modalities: dict[str, Modality]) -> None:
     if set(readers) != set(views):
-        raise ValueError(f"readers() names the views {sorted(readers)}; views() has {sorted(views)}")
+        raise InvalidValueError(f"readers() names the views {sorted(readers)}; views() has {sorted(views)}")
     unknown = sorted(set(readers.values()) - set(modalities))
     if unknown:
-        raise ValueError(f"readers() names {unknown}; the modalities are {sorted(modalities)}")
+        raise InvalidValueError(f"readers() names {unknown}; the modalities are {sorted(modalities)}")
 
 
 def view_readers(config: TrainConfig) -> dict[str, Reader]:
@@ -71,7 +72,7 @@ def modalities_in_use(config: TrainConfig) -> dict[str, Modality]:
 
 def check_batch(config: TrainConfig, index: ShardIndex, batch_size: int) -> None:
     if len(index) < batch_size:
-        raise ValueError(
+        raise InvalidValueError(
             f"{config.train!r} has {len(index)} samples, less than one batch of {batch_size}; "
             "lower --batch-size or name more shards"
         )
@@ -94,7 +95,7 @@ def check_widths(inner: Step, readers: dict[str, Reader]) -> None:
                 objective(z, present, branches=model.views, seed=0, targets=z)
         except (RuntimeError, UserWarning) as error:
             widths = ", ".join(f"{view} {value.shape[1]}" for view, value in z.items())
-            raise ValueError(
+            raise InvalidValueError(
                 f"the objective does not take embeddings of these widths: {widths} ({error}); give the projectors "
                 "one last width, or choose an alignment with predictors between widths"
             ) from None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import UnknownNameError
 from mmvicreg.runs.options import OptimizerConfig
 
 COOLDOWN = 0.2
@@ -50,7 +51,9 @@ def freeze_until(model: Model, unfreeze_at: Mapping[str, int], step: int) -> boo
     changed = False
     for name, when in unfreeze_at.items():
         if name not in model.branches:
-            raise KeyError(f"unfreeze_at names branch {name!r}; the branches are {sorted(model.branches)}")
+            raise UnknownNameError(
+                f"unfreeze_at names branch {name!r}; the branches are {sorted(model.branches)}"
+            )
         branch = model.branches[name]
         assert isinstance(branch, Branch)
         changed |= branch.freeze(step < when)

@@ -20,6 +20,7 @@ from mmvicreg.branches.compile import compile_encoders
 from mmvicreg.branches.fsdp import shard
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.branches.moving_average import MovingAverage
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.objectives.alignments import Alignment
 from mmvicreg.objectives.objective import Objective
@@ -220,9 +221,13 @@ def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
     if not asked:
         return None
     if len(asked) > 1:
-        raise ValueError(f"alignments ask for momentum branches of {sorted(asked)}; give them one momentum")
+        raise InvalidValueError(
+            f"alignments ask for momentum branches of {sorted(asked)}; give them one momentum"
+        )
     if config.parallel == "fsdp":
-        raise ValueError("an alignment asks for momentum branches, which fsdp does not shard; choose ddp")
+        raise InvalidValueError(
+            "an alignment asks for momentum branches, which fsdp does not shard; choose ddp"
+        )
     return MovingAverage(inner.model, asked.pop())
 
 
@@ -250,7 +255,7 @@ def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) ->
     )
     if config.best and config.best not in probe.rising():
         hint = "" if config.probe.label else " (knn and linear need --probe.label)"
-        raise ValueError(f"best is {config.best!r}; expected one of {', '.join(probe.rising())}{hint}")
+        raise InvalidValueError(f"best is {config.best!r}; expected one of {', '.join(probe.rising())}{hint}")
     return probe
 
 
@@ -278,7 +283,7 @@ def _readers(
         if not draws:
             continue
         if not branch.frozen:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}.cache is {draws}, but its encoder is trained; set frozen, or cache to 0"
             )
         branch.encoder.to(accelerator.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmvicreg.errors import show_messages_alone
+from mmvicreg.errors import UnknownNameError, show_messages_alone
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.objective import Objective
 from mmvicreg.progress import bar
@@ -329,7 +329,7 @@ class Loop:
         if not best or not scores:
             return None
         if best not in scores:
-            raise KeyError(f"best is {best!r}; the probe gives {', '.join(sorted(scores))}")
+            raise UnknownNameError(f"best is {best!r}; the probe gives {', '.join(sorted(scores))}")
         return scores[best]
 
     def _tell_problems(self, step: int) -> None:

@@ -16,7 +16,7 @@ from webdataset import TarWriter
 
 from mmvicreg.modalities.pixels import decode
 from mmvicreg.shards.index_file import pack_block, unpack_block
-from mmvicreg.shards.tar import KINDS, BadShard, scan
+from mmvicreg.shards.tar import KINDS, BadShardError, scan
 from mmvicreg.stream.reader import BadSampleError
 from mmvicreg.stream.sequential import sequential_samples
 
@@ -75,7 +75,7 @@ def test_mutated_tars_end_in_a_verdict():
             assert all(0 <= o and o + n <= len(data) for o, n in zip(*row, strict=True)), number
         try:
             list(sequential_samples([("x", io.BytesIO(data))]))
-        except BadShard:
+        except BadShardError:
             pass
         slowest = max(slowest, time.process_time() - begun)
     assert slowest < 2

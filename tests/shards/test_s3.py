@@ -17,7 +17,7 @@ from photographs import Words, write_shards
 from mmvicreg.plan.plan import Plan
 from mmvicreg.shards.index import open_index
 from mmvicreg.shards.remote_cache import RemoteError, ShardCache
-from mmvicreg.shards.tar import BadShard
+from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.stream import Stream
 
 
@@ -113,7 +113,7 @@ def test_a_data_set_on_s3_is_indexed_and_streamed_like_a_local_one(endpoint, spo
     "name,error,text",
     [
         ("data/half.tar", RemoteError, "the tar is not whole"),
-        ("data/page.tar", BadShard, "not a tar"),
+        ("data/page.tar", BadShardError, "not a tar"),
         ("data/none.tar", RemoteError, "s3://data/none.tar does not exist"),
         ("nowhere/train.tar", RemoteError, "does not exist"),
     ],
@@ -129,7 +129,7 @@ def test_an_object_that_changed_after_indexing_is_refused(endpoint, spool, shard
         path.unlink()
     endpoint.put(shards[1], "data/train-000000.tar")
     try:
-        with pytest.raises(BadShard, match="changed after it was indexed"):
+        with pytest.raises(BadShardError, match="changed after it was indexed"):
             list(
                 Stream(
                     index,

@@ -13,7 +13,7 @@ from photographs import encoded, write_shards
 from webdataset import TarWriter, WebDataset
 
 from mmvicreg.shards.index import expand, open_index, sidecar_paths
-from mmvicreg.shards.tar import BadShard
+from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.fetch import Fetcher
 
 
@@ -127,7 +127,7 @@ def test_shard_that_changed_after_indexing_is_refused(tmp_path):
     index = open_index(paths)
     with open(paths[0], "ab") as file:
         file.write(bytes(512))
-    with pytest.raises(BadShard, match="changed after it was indexed"):
+    with pytest.raises(BadShardError, match="changed after it was indexed"):
         Fetcher(index)(0, 0, {"txt"})
 
 
@@ -143,7 +143,7 @@ def test_shard_that_was_written_again_with_the_same_size_is_refused_and_a_touche
             tar.addfile(info, io.BytesIO(b""))
     with open(paths[0], "r+b") as file:
         file.truncate(len(data))
-    with pytest.raises(BadShard, match="changed after it was indexed"):
+    with pytest.raises(BadShardError, match="changed after it was indexed"):
         Fetcher(index)(0, 0, {"txt"})
 
 
@@ -211,7 +211,7 @@ def test_damaged_tar_is_refused_with_its_kind(tmp_path, name):
     damage, kind = DAMAGE[name]
     paths = write_shards(tmp_path, [6])
     damage(paths[0])
-    with pytest.raises(BadShard, match=kind) as raised:
+    with pytest.raises(BadShardError, match=kind) as raised:
         open_index(paths)
     assert paths[0] in str(raised.value) and "mmvicreg check" in str(raised.value)
 
@@ -225,7 +225,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 def test_more_suffixes_than_an_index_holds_are_refused_by_name(tmp_path):
     members = [tarfile.TarInfo(f"image.{number}.jpg").tobuf() for number in range(65_537)]
     (tmp_path / "x.tar").write_bytes(b"".join(members) + bytes(1024))
-    with pytest.raises(BadShard, match=r"65537 different suffixes; dots in keys"):
+    with pytest.raises(BadShardError, match=r"65537 different suffixes; dots in keys"):
         open_index(str(tmp_path / "x.tar"))
 
 
@@ -235,12 +235,12 @@ def test_duplicate_and_returning_keys_are_refused(tmp_path):
         with TarWriter(path) as writer:
             for key in keys:
                 writer.write({"__key__": key, "jpg": encoded(1)})
-        with pytest.raises(BadShard, match=name):
+        with pytest.raises(BadShardError, match=name):
             open_index(path)
 
 
 def test_tar_without_samples_is_refused(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w"):
         pass
-    with pytest.raises(BadShard, match="hold no samples"):
+    with pytest.raises(BadShardError, match="hold no samples"):
         open_index(str(tmp_path / "x.tar"))

@@ -17,7 +17,7 @@ from mmvicreg.plan.plan import Plan
 from mmvicreg.preparation.check import CheckConfig, main
 from mmvicreg.shards.index import open_index
 from mmvicreg.shards.remote_cache import Closed, RemoteError, ShardCache
-from mmvicreg.shards.tar import BadShard
+from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.sequential import sequential_samples
 from mmvicreg.stream.stream import Stream
 
@@ -147,7 +147,7 @@ REFUSED = {
     "busy": (RemoteError, r"in 4 attempts; the last: _?Transient: HTTP 503"),
     "missing": (RemoteError, "HTTP 404"),
     "forbidden": (RemoteError, "HTTP 403"),
-    "html": (BadShard, "not a tar"),
+    "html": (BadShardError, "not a tar"),
     "cut-always": (RemoteError, "cut at"),
     "no-length-cut": (RemoteError, "the tar is not whole"),
     "stall": (RemoteError, "timed out"),
@@ -155,7 +155,7 @@ REFUSED = {
     "empty": (RemoteError, "the tar is not whole"),
     "dropped": (RemoteError, "in 4 attempts"),
     "garbage": (RemoteError, "in 4 attempts"),
-    "twice": (BadShard, "data after the end"),
+    "twice": (BadShardError, "data after the end"),
 }
 
 
@@ -232,7 +232,7 @@ def test_a_remote_data_set_is_indexed_and_streamed_like_a_local_one(server, spoo
 
 def test_a_remote_shard_that_changed_is_refused(server, spool):
     path = spool.get(f"{server}/sound.tar")
-    with pytest.raises(BadShard, match="changed after it was indexed"):
+    with pytest.raises(BadShardError, match="changed after it was indexed"):
         spool.get(f"{server}/sound.tar", size=os.path.getsize(path) + 1)
 
 
@@ -244,7 +244,9 @@ def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, s
     spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
     for path in Path(spool.folder).glob("*.tar"):
         path.unlink()
-    with pytest.raises(BadShard, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"):
+    with pytest.raises(
+        BadShardError, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"
+    ):
         spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
 
 
@@ -284,7 +286,7 @@ def test_sequential_mode_reads_pipes_and_notices_every_cut(tmp_path, caplog):
     data = Path(paths[0]).read_bytes()
     end = len(data.rstrip(b"\0"))
     for cut in [1, 100, 512, 700, *range(1024, end, 1024), end // 2]:
-        with pytest.raises(BadShard, match="truncated|not a tar"):
+        with pytest.raises(BadShardError, match="truncated|not a tar"):
             list(sequential_samples(opened(data[:cut])))
-    with pytest.raises(BadShard, match="data after the end"):
+    with pytest.raises(BadShardError, match="data after the end"):
         list(sequential_samples(opened(data + data)))

@@ -16,7 +16,7 @@ from webdataset import TarWriter
 from mmvicreg import Item
 from mmvicreg.plan.plan import Plan
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.tar import BadShard
+from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.ledger import read_ledger
 from mmvicreg.stream.rows import ReaderError
@@ -274,7 +274,7 @@ def test_a_shard_cut_short_during_the_run_stops_it(tmp_path):
     next(loader)
     with open(paths[0], "r+b") as file:
         file.truncate(3000)
-    with pytest.raises(BadShard, match=r"it changed after it was indexed|it was cut short"):
+    with pytest.raises(BadShardError, match=r"it changed after it was indexed|it was cut short"):
         list(loader)
 
 

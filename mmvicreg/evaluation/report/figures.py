@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator
 
+from mmvicreg.errors import InvalidValueError
+
 INK, LINE, PAPER = "#1f2328", "#d8dee4", "#ffffff"
 RIGHT, WRONG = "#1a9c5b", "#c9ced4"
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ec4899", "#eab308", "#06b6d4", "#84cc16")
@@ -82,7 +84,7 @@ def panels(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[np.nda
     from some steps; lines without a finite value are left out. Raises ValueError on an empty log.
     """
     if not log:
-        raise ValueError("the log has no steps; nothing to draw")
+        raise InvalidValueError("the log has no steps; nothing to draw")
     found: dict[str, dict[str, list[tuple[float, float]]]] = {"total": {}}
     for record in log:
         values = {"total/all": record["total"]} | {name: value for name, value in record["terms"].items()}
@@ -187,7 +189,7 @@ def spectrum_figure(spectra: Mapping[str, np.ndarray], *, ranks: Mapping[str, fl
 def examples_figure(examples: Sequence[Example]) -> Figure:
     """A grid, one row per query and its best items to the right; matches framed and ticked in green."""
     if not examples:
-        raise ValueError("no retrieval examples to draw")
+        raise InvalidValueError("no retrieval examples to draw")
     columns = 1 + max(len(example.results) for example in examples)
     text_only = all(isinstance(r.item, str) for e in examples for r in e.results)
     widths = [1.0] + [1.5 if text_only else 1.0] * (columns - 1)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
+
 BATCH = 1024
 """Test rows compared with all training rows at once."""
 
@@ -48,9 +50,9 @@ def score_classes(scores_MC: Tensor | np.ndarray, labels_M: np.ndarray) -> Class
     labels_M = np.asarray(labels_M, dtype=np.int64)
     rows, classes = scores.shape
     if len(labels_M) != rows or not rows:
-        raise ValueError(f"{rows} rows of scores and {len(labels_M)} labels")
+        raise InvalidValueError(f"{rows} rows of scores and {len(labels_M)} labels")
     if labels_M.min() < 0 or labels_M.max() >= classes:
-        raise ValueError(f"labels are {labels_M.min()}..{labels_M.max()}, there are {classes} classes")
+        raise InvalidValueError(f"labels are {labels_M.min()}..{labels_M.max()}, there are {classes} classes")
     labels = torch.from_numpy(labels_M)
     own_M1 = scores.gather(1, labels[:, None])
     above = (scores > own_M1).sum(1)
@@ -89,7 +91,7 @@ def knn_scores(
     """
     train = _unit(train_ND)
     if not 1 <= k <= len(train):
-        raise ValueError(f"k is {k}; there are {len(train)} training rows")
+        raise InvalidValueError(f"k is {k}; there are {len(train)} training rows")
     targets = torch.as_tensor(np.asarray(targets_N))
     votes = []
     for start in range(0, len(test_MD), BATCH):
@@ -225,7 +227,7 @@ def sweep(
     once.
     """
     if not settings:
-        raise ValueError("no settings to sweep")
+        raise InvalidValueError("no settings to sweep")
     rate = score or (lambda scores, labels: score_classes(scores, labels).top1)
     probes = {setting: make(setting) for setting in settings}
     found = {setting: rate(probe(validation_MD), labels_M) for setting, probe in probes.items()}

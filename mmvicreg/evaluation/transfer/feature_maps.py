@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError
+
 
 @runtime_checkable
 class _TakesFeatures(Protocol):
@@ -46,7 +48,7 @@ def _last_with_places(encoder: nn.Module, x: Tensor) -> Tensor:
         for hook in hooks:
             hook.remove()
     if not kept:
-        raise ValueError(
+        raise InvalidValueError(
             f"{type(encoder).__name__} has no feature map: none of its modules gives more than one place"
         )
     return kept[0]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.transfer.classification import Classified, score_classes
 from mmvicreg.evaluation.transfer.labels import LabelReader
 from mmvicreg.plan.plan import Plan
@@ -56,14 +57,16 @@ def balanced_subset(labels_N: np.ndarray, *, share: float, seed: int = 0) -> np.
     ValueError for a share outside 0 to 1, or no labels.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; expected more than 0 and at most 1 (0.01 for 1% of the labels)")
+        raise InvalidValueError(
+            f"share is {share}; expected more than 0 and at most 1 (0.01 for 1% of the labels)"
+        )
     chosen = []
     for label in np.unique(labels_N[labels_N >= 0]).tolist():
         numbers = np.flatnonzero(labels_N == label)
         order = generator(seed, "subset", label).permutation(len(numbers))
         chosen.append(numbers[order[: max(1, round(share * len(numbers)))]])
     if not chosen:
-        raise ValueError("no sample has a label; nothing to choose from")
+        raise InvalidValueError("no sample has a label; nothing to choose from")
     return np.sort(np.concatenate(chosen))
 
 
@@ -123,7 +126,7 @@ def fine_tune(
             advance(1, "")
             if (batch.step + 1) % plan.steps == 0:
                 if not math.isfinite(loss.item()):
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"the loss is {loss.item()} at step {batch.step}; lower the learning rates"
                     )
                 _save(model, optimizer, folder, batch.step + 1, name)
@@ -183,7 +186,7 @@ def _restore(model: Classifier, optimizer: torch.optim.SGD, folder: Path, name: 
         return 0
     position = checkpoint.read_position(path)
     if position.plan != name:
-        raise ValueError(
+        raise InvalidValueError(
             f"{folder} holds another fine-tuning (other data, weights, learning rates, ...); choose another folder"
         )
     source = path / checkpoint.WEIGHTS
@@ -232,5 +235,5 @@ def score_classifier(
         flush()
     kept = [row for row, number in enumerate(numbers) if number in truth]
     if not kept:
-        raise ValueError("no item of the test data has both an input and a label")
+        raise InvalidValueError("no item of the test data has both an input and a label")
     return score_classes(torch.cat(scores)[kept], np.array([truth[numbers[row]] for row in kept]))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.branches.model import Branch
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Rows
 from mmvicreg.evaluation.transfer.classification import class_weights
 from mmvicreg.shards.index import ShardIndex, open_index
@@ -70,7 +71,7 @@ class LabelReader(Reader):
                 if self.names
                 else "class names: none were given (--names FILE)"
             )
-            raise ValueError(f"{value!r} is not among {known}")
+            raise InvalidValueError(f"{value!r} is not among {known}")
         return self.names.index(value)
 
 
@@ -91,7 +92,7 @@ class Labelled:
         """
         several = [number for number, found in enumerate(self.labels) if len(found) > 1]
         if several:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{len(several)} samples have several labels (the first is number {several[0]}); this needs one "
                 "each: 'mmvicreg classify' takes several"
             )
@@ -121,7 +122,7 @@ def check_same_classes(train: Labelled, test: Labelled) -> None:
     if train.names and test.names and train.names != test.names:
         odd = sorted(set(train.names) ^ set(test.names))
         listed = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
-        raise ValueError(
+        raise InvalidValueError(
             f"--train and --test hold different classes ({listed}); give both the same class folders"
         )
 
@@ -139,7 +140,9 @@ def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) 
         else:
             labels[item.number].append(int(item.value))
     if not any(labels):
-        raise ValueError(f"no sample has a class number in {label!r}{reason}; name the member, or json:FIELD")
+        raise InvalidValueError(
+            f"no sample has a class number in {label!r}{reason}; name the member, or json:FIELD"
+        )
     return labels
 
 
@@ -174,10 +177,10 @@ def zero_shot_weights(
     Raises ValueError for a template without ``{}`` or a text the reader cannot read.
     """
     if not names or not templates:
-        raise ValueError(f"{len(names)} class names and {len(templates)} templates; both are needed")
+        raise InvalidValueError(f"{len(names)} class names and {len(templates)} templates; both are needed")
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}} for the class name")
+            raise InvalidValueError(f"template {template!r} has no {{}} for the class name")
     prompts = []
     for name in names:
         texts = [template.replace("{}", name) for template in templates]
@@ -194,7 +197,7 @@ def text_item(reader: Reader, text: str) -> Tensor:
         return reader.encode(text)
     items = reader.items(Sample("", 0, {member: text.encode() for member in reader.members}))
     if not items:
-        raise ValueError(f"{type(reader).__name__} reads no item from the text {text!r}")
+        raise InvalidValueError(f"{type(reader).__name__} reads no item from the text {text!r}")
     return items[0].value
 
 
@@ -207,7 +210,7 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise MissingFileError(f"{folder}: no such folder")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     files = [
         (c, f)
@@ -216,7 +219,7 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
         if f.suffix.lower() in IMAGES
     ]
     if not files:
-        raise ValueError(f"{folder} has {len(names)} class folders and no {', '.join(IMAGES)} in them")
+        raise InvalidValueError(f"{folder} has {len(names)} class folders and no {', '.join(IMAGES)} in them")
     with TarWriter(str(shard)) as writer:
         for number, (label, file) in enumerate(files):
             key = f"{number:08d}"
@@ -229,7 +232,7 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
 def read_lines(path: str | Path) -> list[str]:
     """Class names or templates, one a line, blank lines left out; a JSON list or {name: number} too."""
     if not Path(path).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: no such file; expected class names or templates, one a line, or JSON"
         )
     text = Path(path).read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from mmvicreg.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class MultiLabelled:
@@ -36,7 +38,7 @@ def score_labels(scores_MC: Tensor | np.ndarray, targets_MC: np.ndarray) -> Mult
     """mAP, both ways. Raises ValueError where shapes differ or no class has a positive."""
     scores, targets = np.asarray(scores_MC, dtype=np.float64), np.asarray(targets_MC, dtype=bool)
     if not targets.any():
-        raise ValueError(f"none of the {len(targets)} rows has a label")
+        raise InvalidValueError(f"none of the {len(targets)} rows has a label")
     by_class, eleven = (
         average_precision(scores, targets),
         average_precision(scores, targets, eleven_point=True),
@@ -66,7 +68,7 @@ def average_precision(
     scores = np.asarray(scores_MC, dtype=np.float64)
     targets = np.asarray(targets_MC, dtype=bool)
     if scores.shape != targets.shape:
-        raise ValueError(f"scores are {scores.shape}, targets {targets.shape}")
+        raise InvalidValueError(f"scores are {scores.shape}, targets {targets.shape}")
     found = np.full(scores.shape[1], np.nan)
     for c in np.flatnonzero(targets.any(0)):
         order = np.argsort(-scores[:, c], kind="stable")

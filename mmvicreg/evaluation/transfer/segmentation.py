@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Branch, Model
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.embed import store_name
 from mmvicreg.evaluation.transfer.feature_maps import feature_map
 from mmvicreg.modalities import pixels
@@ -160,7 +161,7 @@ def _write_maps(
             both = torch.stack(held)
             found = feature_map(encoder, both[:, :3].to(device)).half().cpu().contiguous()
             if not bool(found.isfinite().all()):
-                raise ValueError(
+                raise InvalidValueError(
                     "features are not finite in half precision; check the checkpoint that made them"
                 )
             shape = tuple(found.shape[1:])
@@ -177,7 +178,7 @@ def _write_maps(
                 flush()
         flush()
     if not keys:
-        raise ValueError(
+        raise InvalidValueError(
             f"none of the {len(index)} samples has a picture and a mask {reader.mask!r} of its size"
         )
     content = {"features": [len(keys), *shape], "masks": [len(keys), *reader.shape[1:]], "keys": keys}
@@ -220,7 +221,7 @@ def dense_probe(
     AdamW, weight decay 1e-4, cosine to 0. Raises ValueError where every pixel is ignored.
     """
     if not (maps.masks[rows] != IGNORED).any():
-        raise ValueError(f"every pixel of the {len(rows)} masks is {IGNORED}, which is ignored")
+        raise InvalidValueError(f"every pixel of the {len(rows)} masks is {IGNORED}, which is ignored")
     mean_E, std_E = _standards(maps, rows)
     probes = [DenseProbe(mean_E, std_E, classes, maps.masks.shape[1]).to(device) for _ in learning_rates]
     optimizers = [
@@ -312,8 +313,8 @@ def score_masks(called: np.ndarray, masks: np.ndarray, *, classes: int) -> Segme
     kept = masks != IGNORED
     truth, found = masks[kept].astype(np.int64), called[kept].astype(np.int64)
     if not len(truth):
-        raise ValueError(f"every pixel of the {len(masks)} masks is {IGNORED}, which is ignored")
+        raise InvalidValueError(f"every pixel of the {len(masks)} masks is {IGNORED}, which is ignored")
     if truth.max() >= classes:
-        raise ValueError(f"a mask has the value {truth.max()}; there are {classes} classes")
+        raise InvalidValueError(f"a mask has the value {truth.max()}; there are {classes} classes")
     counts = np.bincount(truth * classes + found, minlength=classes**2)
     return Segmented(counts.reshape(classes, classes))

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
+
 LIBRARIES = ("timm", "open_clip", "transformers")
 
 Input = Literal["text", "image", "audio"]
@@ -42,7 +44,7 @@ def locate(path: str) -> str:
     package, _, rest = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path!r}: the Python package {package!r} is not installed; install it (the demo's are in "
             f"'pip install -e \".[demo]\"'), or name a folder"
         )
@@ -53,7 +55,7 @@ def split(encoder: str) -> tuple[str, str]:
     """``LIBRARY/MODEL`` in two; ValueError where the library is none of ours."""
     library, _, name = encoder.partition("/")
     if library not in LIBRARIES or not name:
-        raise ValueError(
+        raise InvalidValueError(
             f"encoder {encoder!r}: expected LIBRARY/NAME with LIBRARY one of {', '.join(LIBRARIES)}, such as "
             "'timm/resnet50'; an encoder of your own goes into a modality of your own "
             "(a dataclass with reader() and branch())"
@@ -61,11 +63,11 @@ def split(encoder: str) -> tuple[str, str]:
     return library, name
 
 
-def unknown_name(encoder: str, known: list[str], listing: str) -> ValueError:
+def unknown_name(encoder: str, known: list[str], listing: str) -> InvalidValueError:
     """The error for a name its library does not have, with the nearest ones."""
     near = get_close_matches(encoder.partition("/")[2], known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"see {listing}"
-    return ValueError(f"encoder {encoder!r}: no such model in {encoder.partition('/')[0]}; {hint}")
+    return InvalidValueError(f"encoder {encoder!r}: no such model in {encoder.partition('/')[0]}; {hint}")
 
 
 def load_weights(module: nn.Module, path: str) -> None:
@@ -77,7 +79,7 @@ def load_weights(module: nn.Module, path: str) -> None:
 
     file = Path(locate(path))
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"weights {path!r}: no such file; expected .safetensors, or .pt/.pth holding tensors"
         )
     state = _read_tensors(file)
@@ -89,7 +91,7 @@ def load_weights(module: nn.Module, path: str) -> None:
     expected = [tuple(value.shape) for value in wanted.values()]
     if shapes[: len(expected)] != expected:
         missing = sorted(set(wanted) - set(state))[:3]
-        raise ValueError(
+        raise InvalidValueError(
             f"weights {path!r} do not fit {type(module).__name__}: {len(state)} tensors found, "
             f"{len(wanted)} expected, missing {missing}; choose the encoder these weights were made for"
         )
@@ -123,7 +125,7 @@ def timm_image(encoder: str, *, weights: str, size: int | tuple[int, int], chann
     except RuntimeError as error:
         if "Unknown model" in str(error):
             raise unknown_name(encoder, timm.list_models(), "timm.list_models()") from None
-        raise ValueError(f"encoder {encoder!r}: timm could not make it: {error}") from error
+        raise InvalidValueError(f"encoder {encoder!r}: timm could not make it: {error}") from error
     config = timm.data.resolve_model_data_config(module)
     if config.get("fixed_input_size") and tuple(config["input_size"][1:]) != (rows, columns):
         module = timm.create_model(name, **options, img_size=(rows, columns))
@@ -147,7 +149,7 @@ def open_clip_model(encoder: str, *, weights: str) -> nn.Module:
     if tag == "hub" and tags:
         tag = tags[0]
     if tag and tag not in tags:
-        raise ValueError(
+        raise InvalidValueError(
             f"weights {weights!r}: no such file, and not a tag of open_clip/{name}: {', '.join(tags)}"
         )
     quiet = logging.getLogger()
@@ -170,7 +172,7 @@ def open_clip_image(encoder: str, *, weights: str, size: int) -> Tower:
     visual: Any = model.visual
     side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     if side != size:
-        raise ValueError(
+        raise InvalidValueError(
             f"encoder {encoder!r} takes images of {side} pixels, found size {size}; set size to {side}"
         )
     width = _output_width(visual, torch.zeros(2, 3, side, side))
@@ -181,7 +183,7 @@ def open_clip_text(encoder: str, *, weights: str, length: int) -> Tower:
     """The text tower of an open_clip model, after its own projection; ids (n, length) in."""
     text: Any = open_clip_model(encoder, weights=weights).text
     if text.context_length != length:
-        raise ValueError(
+        raise InvalidValueError(
             f"encoder {encoder!r} takes {text.context_length} tokens, found length {length}; "
             f"set length to {text.context_length}"
         )
@@ -247,9 +249,9 @@ def transformers_tower(encoder: str, *, weights: str, pool: str, takes: Input) -
         else:
             model = AutoModel.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        if isinstance(error, WrongInput):
+        if isinstance(error, WrongInputError):
             raise
-        raise ValueError(
+        raise InvalidValueError(
             f"encoder {encoder!r}: transformers finds no model there; expected a folder with config.json "
             f"(and model.safetensors), or a model name that can be downloaded ({error})"
         ) from None
@@ -274,13 +276,13 @@ def transformers_tower(encoder: str, *, weights: str, pool: str, takes: Input) -
     return Tower(pooled, width, *_normalization(folder))
 
 
-class WrongInput(ValueError):
+class WrongInputError(InvalidValueError):
     """The model takes something else than this modality gives."""
 
 
 def _prepare_audio(encoder: str, config: Any) -> None:
     if "conv_dim" not in config.to_dict():
-        raise WrongInput(
+        raise WrongInputError(
             f"encoder {encoder!r} is a {config.model_type}, which takes no waveform; choose a model such as "
             "wav2vec2, HuBERT or WavLM, or timm/NAME over log-mel"
         )

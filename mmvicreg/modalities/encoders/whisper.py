@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.encoders import pretrained as towers
 
 RATE = 16_000
@@ -65,7 +66,9 @@ class WhisperEncoder(nn.Module):
 
         positions = samples // STRIDE
         if not 0 < positions <= POSITIONS:
-            raise ValueError(f"{samples / RATE:g} seconds; Whisper takes up to {POSITIONS * STRIDE // RATE}")
+            raise InvalidValueError(
+                f"{samples / RATE:g} seconds; Whisper takes up to {POSITIONS * STRIDE // RATE}"
+            )
         config = WhisperConfig(
             d_model=size.width,
             num_mel_bins=size.bins,
@@ -89,7 +92,7 @@ class WhisperEncoder(nn.Module):
         wanted = {name: tuple(value.shape) for name, value in self.encoder.state_dict().items()}
         if found != wanted:
             name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
-            raise ValueError(
+            raise InvalidValueError(
                 f"weights {weights!r} are of another size: {name} is {found.get(name, 'missing')}, expected "
                 f"{wanted.get(name, 'nothing')}; sizes are {', '.join(f'whisper/{size}' for size in SIZES)}"
             )
@@ -121,7 +124,7 @@ def read_variables(weights: str) -> dict[str, np.ndarray]:
     files = [Path(towers.locate(part)) for part in weights.split("::")]
     lost = [str(file) for file in files if not file.is_file()]
     if lost or not weights:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"weights {weights!r}: {lost or 'nothing'} found; expected the model.bin of a CTranslate2 conversion of "
             "Whisper, or its pieces separated by '::'"
         )
@@ -129,7 +132,7 @@ def read_variables(weights: str) -> dict[str, np.ndarray]:
     try:
         return _parse(data)
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"weights {weights!r} are not a whole CTranslate2 file of version {VERSION} ({error}); name model.bin, "
             "or all its pieces in order"
         ) from None
@@ -153,7 +156,7 @@ def _parse(data: bytes) -> dict[str, np.ndarray]:
 
     version, name = take("I"), text()
     if (version, name) != (VERSION, "WhisperSpec"):
-        raise ValueError(f"version {version}, {name!r}")
+        raise InvalidValueError(f"version {version}, {name!r}")
     take("I")
     found: dict[str, np.ndarray] = {}
     for _ in range(take("I")):
@@ -170,7 +173,7 @@ def encoder_state(variables: dict[str, np.ndarray], *, positions: int) -> dict[s
     """The encoder's weights under transformers' names, cut to ``positions``. ValueError for quantised ones."""
     own = {name.removeprefix("encoder/"): v for name, v in variables.items() if name.startswith("encoder/")}
     if any(name.endswith("weight_scale") for name in own):
-        raise ValueError("these weights are quantised; expected a conversion to float16 or float32")
+        raise InvalidValueError("these weights are quantised; expected a conversion to float16 or float32")
     tensors = {name: torch.from_numpy(v.astype(np.float32)) for name, v in own.items() if v.ndim}
     state = {"embed_positions.weight": tensors.pop("position_encodings/encodings")[:positions].clone()}
     for name, value in tensors.items():

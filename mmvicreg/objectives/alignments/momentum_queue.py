@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvicreg.distributed import gather_rows, mean_rows, row_counts
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.numerics import statistics_dtype, without_autocast
 from mmvicreg.objectives.alignments.alignment import Alignment, Targets
 from mmvicreg.objectives.arguments import expect
@@ -53,7 +54,9 @@ class MomentumQueue(Alignment):
         self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
     ) -> dict[str, Tensor]:
         if targets is None:
-            raise ValueError("targets are expected: pass the momentum branches' embeddings of both views")
+            raise InvalidValueError(
+                "targets are expected: pass the momentum branches' embeddings of both views"
+            )
         a_nD, b_nD = (F.normalize(statistics_dtype(x), dim=1) for x in (a_nD, b_nD))
         key_a, key_b = (F.normalize(statistics_dtype(x.detach()), dim=1) for x in targets)
         with without_autocast(a_nD):

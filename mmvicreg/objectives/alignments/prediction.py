@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmvicreg.branches.model import projector
 from mmvicreg.distributed import mean_rows
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.numerics import statistics_dtype
 from mmvicreg.objectives.alignments.alignment import Alignment, Targets
 from mmvicreg.objectives.alignments.cosine import cosine_distances
@@ -58,7 +59,9 @@ class Prediction(Alignment):
         self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
     ) -> dict[str, Tensor]:
         if self.momentum is not None and targets is None:
-            raise ValueError(f"momentum is {self.momentum}, so targets are expected: pass those branches' z")
+            raise InvalidValueError(
+                f"momentum is {self.momentum}, so targets are expected: pass those branches' z"
+            )
         to_a, to_b = targets or (a_nD, b_nD)
         of_b, of_a = self.predict(a_nD, b_nD)
         total = self._distance(of_b, to_b.detach()) + self._distance(of_a, to_a.detach())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.objectives.alignments.alignment import Alignment, Targets
 
 
@@ -16,13 +17,15 @@ class SumAlignment(Alignment):
     def __init__(self, *parts: Alignment) -> None:
         super().__init__()
         if not parts:
-            raise ValueError("SumAlignment() has no parts; give it alignments")
+            raise InvalidValueError("SumAlignment() has no parts; give it alignments")
         names = [term for part in parts for term in part.weights()]
         if len(set(names)) < len(names):
-            raise ValueError(f"the parts have the terms {names}; each name may occur once: give other parts")
+            raise InvalidValueError(
+                f"the parts have the terms {names}; each name may occur once: give other parts"
+            )
         momenta = {part.momentum for part in parts} - {None}
         if len(momenta) > 1:
-            raise ValueError(f"the parts ask for the momenta {sorted(momenta)}; give them one")  # type: ignore[type-var]
+            raise InvalidValueError(f"the parts ask for the momenta {sorted(momenta)}; give them one")  # type: ignore[type-var]
         self.momentum = next(iter(momenta), None)
         self.parts = nn.ModuleList(parts)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.distributed import all_reduce_sum, gather_rows, rank, row_counts, world_size
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.numerics import statistics_dtype, without_autocast
 from mmvicreg.objectives.alignments.alignment import Alignment, Targets
 from mmvicreg.objectives.alignments.cosine import cosine_distances
@@ -27,7 +28,7 @@ class WhitenedMSE(Alignment):
     def __init__(self, *, weight: float = 1.0, size: int = 256, shrink: float = 1e-3) -> None:
         super().__init__()
         if not 0 < shrink < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"shrink is {shrink}; choose it between 0 and 1, so that there is a Cholesky factor"
             )
         expect(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.objectives.regularizers.vicreg import VICReg
 
 
@@ -56,7 +57,7 @@ class VICRegCoefficients:
     def from_eb_jepa(*, width: int, std: float = 1.0, cov: float = 80.0) -> VICRegCoefficients:
         """facebookresearch/eb_jepa: nothing is halved, covariance averaged over D(D-1) with D = ``width``."""
         if width < 2:
-            raise ValueError(
+            raise InvalidValueError(
                 f"width is {width}; covariance needs at least 2 dimensions: give the embedding's D"
             )
         return VICRegCoefficients(invariance=1.0, variance=std, covariance=cov / (width - 1))

@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmvicreg import distributed
+from mmvicreg.errors import UserError
 from mmvicreg.runs.options import GuardConfig
 from mmvicreg.stream.stream import Batch
 from mmvicreg.training.monitoring.collapse import Looks, diagnose
 from mmvicreg.training.step import StepOutput
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """The total or the gradient is not a number; the message has every term, the step and the samples."""
 
 
-class CollapseError(RuntimeError):
+class CollapseError(UserError, RuntimeError):
     """A collapse alarm with action "stop", or one more than the run may roll back."""
 
 
-class ProcessesDifferError(RuntimeError):
+class ProcessesDifferError(UserError, RuntimeError):
     """The weights of the processes are not the same any more."""
 
 

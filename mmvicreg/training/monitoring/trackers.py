@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from mmvicreg.errors import InvalidValueError
+
 
 def check_trackers(names: Iterable[str]) -> None:
     """Raise ValueError for a tracker that Accelerate does not have, or whose package is missing: Accelerate itself
@@ -18,10 +20,10 @@ def check_trackers(names: Iterable[str]) -> None:
     there = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
         if name not in known:
-            raise ValueError(f"trackers has {name!r}; Accelerate has {', '.join(sorted(known))}")
+            raise InvalidValueError(f"trackers has {name!r}; Accelerate has {', '.join(sorted(known))}")
         if name not in there:
             package = name.replace("_", "-")
-            raise ValueError(
+            raise InvalidValueError(
                 f"trackers has {name!r}, whose package is not installed: pip install {package}, or leave it out "
                 "(log.jsonl has every number in any case)"
             )

@@ -5,8 +5,8 @@
 Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
 Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
 uninterrupted run of the same layout, bit for bit. A process that outlives a dead one by more than ``patience``
-seconds is a hang; one that waits for processes that died before they met ends itself (``--guard.meet-stop``, here
-15 seconds; a launcher would end it sooner). Last line: one JSON object.
+seconds is a hang; one that waits for processes that died before they met ends itself
+(``--guard.process-group-timeout``, here 15 seconds; a launcher would end it sooner). Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
         train=toy.write_shards(folder / "data"),
         epochs=options.epochs,
         checkpoint_every=3,
-        ema=0.9,
+        ema_decay=0.9,
         keep_checkpoints=3,
-        guard=mm.GuardConfig(every=10, compare_every=5, meet_stop=15.0),
+        guard=mm.GuardConfig(diagnose_every=10, compare_every=5, process_group_timeout=15.0),
     )
     for world in options.processes:
         members = start(replace(base, out=str(folder / f"whole-{world}")), world)

@@ -46,7 +46,7 @@ class Options:
 
 def main(options: Options) -> None:
     recipe = import_recipe(ROOT / "recipes" / "speech.py")
-    base = replace(recipe.Config(), train=options.train, features=f"{options.out}/features", cpu=True)
+    base = replace(recipe.Config(), train=options.train, feature_cache=f"{options.out}/features", cpu=True)
     found: dict[str, list[Ranks]] = {}
     store: Store | None = None
     for seed in options.seeds:

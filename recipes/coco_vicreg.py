@@ -30,10 +30,10 @@ class Config(mm.TrainConfig):
     out: str = "runs/coco-vicreg"
     batch_size: int | Literal["auto"] = 1024
     epochs: float = 30.0
-    precision: str = "bf16"  # type: ignore[assignment]
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     threads: int = 8
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
-        learning_rate=2e-4, weight_decay=1e-6, warmup_epochs=1.0, clip=2.0
+        learning_rate=2e-4, weight_decay=1e-6, warmup_epochs=1.0, max_gradient_norm=2.0
     )
     image: mm.ImageModality = mm.ImageModality(
         encoder="timm/resnet152", weights="hub", learning_rate=2e-5, crop_scale=(0.5, 1.0), flip=0.5,

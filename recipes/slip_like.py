@@ -36,7 +36,7 @@ class Config(mm.TrainConfig):
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/slip-like"
     ssl: float = 12.5
-    """weight of the invariance between two crops; 0 leaves pictures and names"""
+    """weight of the invariance between two crops, between 0 and 25; pictures and names get the rest of 25"""
     epochs: float = 12.0
     batch_size: int | Literal["auto"] = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(

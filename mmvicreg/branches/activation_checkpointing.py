@@ -41,8 +41,8 @@ def recompute_blocks(model: Model) -> dict[str, int]:
         counts[name] = len(blocks)
     if not any(counts.values()):
         raise InvalidValueError(
-            "recompute is set, but no trained encoder has repeated blocks without batch normalisation; "
-            "leave recompute out, or bound memory with --chunk"
+            "activation_checkpointing is set, but no trained encoder has repeated blocks without batch normalisation; "
+            "leave activation_checkpointing out, or bound memory with --gradient-cache-size"
         )
     return counts
 

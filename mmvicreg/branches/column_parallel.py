@@ -92,7 +92,7 @@ def split_projectors(model: Model, device: torch.device) -> None:
         layers = branch.projector
         if not (isinstance(layers, nn.Sequential) and len(layers) and type(layers[-1]) is nn.Linear):
             raise InvalidValueError(
-                f"parallel columns divides the last Linear of each projector; that of {name} has none; give it "
+                f"parallel column_parallel divides the last Linear of each projector; that of {name} has none; give it "
                 "widths, or choose parallel ddp"
             )
         layers[-1] = _split(layers[-1], device, owner=name)

@@ -84,8 +84,10 @@ def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
     if log:
         found |= {"steps": float(log[-1]["step"]), "total": float(log[-1]["total"])}
         found |= flat(log[-1]["terms"], "term")
-        probes = [line["probe"] for line in log if "probe" in line]
-        found |= {f"probe/{name}": value for name, value in (probes or [{}])[-1].items() if _common(name)}
+        probes = [line["validation"] for line in log if "validation" in line]
+        found |= {
+            f"validation/{name}": value for name, value in (probes or [{}])[-1].items() if _common(name)
+        }
         speeds = sorted(line["samples_per_second"] for line in log)
         found["samples per second (median)"] = speeds[len(speeds) // 2]
     return found
@@ -105,7 +107,7 @@ def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
         plain = name.replace("/", "·")
         for line in read_log(path):
             terms = {"total": line["total"], **line["terms"]}
-            terms |= {key: value for key, value in line.get("probe", {}).items() if key.endswith("at_1")}
+            terms |= {key: value for key, value in line.get("validation", {}).items() if key.endswith("at_1")}
             wanted = {key: value for key, value in terms.items() if "chance" not in key}
             renamed = {f"{plain}/{key.replace('/', ' ')}": value for key, value in wanted.items()}
             lines.append({"step": line["step"], "total": float("nan"), "terms": renamed})

@@ -30,9 +30,9 @@ class EvaluateConfig:
     folds: int = 0
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
     step: int | Literal["best"] | None = None
-    """checkpoint to score: its step, or best (see --best of training); the newest if not given"""
+    """checkpoint to score: its step, or best (see --best-metric of training); the newest if not given"""
     average: bool = False
-    """score the moving average of the weights, where the run kept one (--ema)"""
+    """score the moving average of the weights, where the run kept one (--ema-decay)"""
     recipe: str | None = None
     """recipe file that defines the run's own modalities; it is executed"""
     device: str = ""

@@ -23,9 +23,9 @@ class ExportConfig:
     branch: str = "image"
     """image, onnx: which branch"""
     step: int | Literal["best"] | None = None
-    """checkpoint to export: its step, or best (see --best of training); the newest if not given"""
+    """checkpoint to export: its step, or best (see --best-metric of training); the newest if not given"""
     average: bool = False
-    """export the moving average of the weights, where the run kept one (--ema)"""
+    """export the moving average of the weights, where the run kept one (--ema-decay)"""
     push: str = ""
     """hub: also upload to this Hugging Face repository (OWNER/NAME)"""
     recipe: str | None = None

@@ -155,9 +155,9 @@ def _name(pair: Pair) -> str:
 
 def _check_weights(part: Alignment | Regularizer) -> None:
     for term, weight in part.weights().items():
-        if not math.isfinite(weight):
+        if not (math.isfinite(weight) and weight >= 0):
             raise InvalidValueError(
-                f"the weight of {type(part).__name__}'s {term} is {weight}; give a finite number"
+                f"the weight of {type(part).__name__}'s {term} is {weight}; expected a finite number of at least 0"
             )
 
 

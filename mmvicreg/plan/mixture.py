@@ -141,7 +141,7 @@ def raise_shares(
     """
     wrong = {view: share for view, share in shares.items() if not 0 < share < 1}
     if wrong:
-        raise InvalidValueError(f"at_least {wrong}: the share of a view lies between 0 and 1")
+        raise InvalidValueError(f"minimum_fraction {wrong}: the share of a view lies between 0 and 1")
     weights = np.array([part.weight for part in parts], np.float64)
     weights /= weights.sum()
     index = join(parts)
@@ -154,8 +154,8 @@ def raise_shares(
     if extra.sum() >= 1 - 1 / BLOCK:
         found = ", ".join(f"{view} {share:.1%}" for view, share in zip(shares, base, strict=True))
         raise InvalidValueError(
-            f"at_least {dict(shares)}: no weights give these shares together, whose samples have little in common "
-            f"(the data have {found}); ask for less"
+            f"minimum_fraction {dict(shares)}: no weights give these shares together: their samples have little "
+            f"in common (the data have {found}); ask for less"
         )
     whole = [Part(part.index, w * (1 - extra.sum())) for part, w in zip(parts, weights.tolist(), strict=True)]
     added = [Part(rare[view], w) for view, w in zip(shares, extra.tolist(), strict=True) if w * BLOCK >= 1]

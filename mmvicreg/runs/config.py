@@ -1,4 +1,4 @@
-"""What a run is told, as frozen dataclasses of plain fields: the command line, the help and the saved JSON."""
+"""The training configuration: frozen dataclasses of plain fields, which are command line, help and saved JSON."""
 
 from __future__ import annotations
 
@@ -22,68 +22,68 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every run is told; a recipe adds its modalities as fields."""
+    """The base training configuration; a recipe adds its modalities as fields."""
 
     train: str = ""
-    """shards to train on: a path, with {000..099} and * expanded"""
+    """shards to train on: a path in which {000..099} and * are expanded"""
     out: str = "runs/run"
     """run directory"""
     batch_size: int | Literal["auto"] = 256
-    """samples of a step over all processes; auto tries powers of two and takes the largest that fits"""
-    chunk: int = 0
-    """rows a process encodes at once; 0 for all. The gradient is that of the whole batch either way: encoders
-    run twice, objectives see every row"""
+    """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
+    gradient_cache_size: int = 0
+    """gradient caching: samples that each process encodes at a time; 0 encodes the whole batch at once. The gradient
+    is that of the whole batch either way: encoders run twice, objectives see every row"""
     epochs: float = 10.0
     """passes over the data"""
     seed: int = 0
-    """initial weights, order of the data, augmentation, random directions"""
+    """seed of the initial weights, the order of the data, augmentation and random directions"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """optimizer and schedule"""
+    """optimizer and learning-rate schedule"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """precision of the encoders; statistics of objectives are fp32 in any case"""
-    recompute: bool = False
-    """gradient checkpointing: forget activations inside blocks of the encoders and compute them again"""
+    activation_checkpointing: bool = False
+    """recompute the activations inside the blocks of the encoders in the backward pass instead of keeping them"""
     compile: bool = False
     """torch.compile the encoders"""
-    parallel: Literal["ddp", "fsdp", "columns"] = "ddp"
-    """several processes: a copy of the weights on each, a share of them (FSDP2), or a copy but for the last layers
-    of the projectors, of whose outputs each process owns a share"""
-    ema: float = 0.0
-    """momentum of an exponential moving average of the weights, kept beside them; 0 for none"""
+    parallel: Literal["ddp", "fsdp", "column_parallel"] = "ddp"
+    """several processes: DDP, FSDP2, or DDP whose projectors have a column-parallel last layer (each process owns some
+    of its outputs)"""
+    ema_decay: float = 0.0
+    """decay of the moving average of the weights, which is kept beside them; 0 for none"""
     order: Literal["lanes", "global"] = "lanes"
-    """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of everything"""
-    features: str = ""
-    """folder for the representations of frozen towers, shared by runs one after another (their readings are then
-    the same for every seed); empty for the run's own"""
+    """order of samples: lanes and windows (reads neighbouring bytes), or one permutation of all samples"""
+    feature_cache: str = ""
+    """folder for the representations of frozen encoders, to be shared by runs one after another (their augmented views
+    are then the same for every seed); empty keeps them in the run directory"""
     threads: int = 2
-    """threads that read and decode, per process"""
+    """threads of each process that read and decode"""
     stream: StreamConfig = field(default_factory=StreamConfig)
-    """mixtures, exclusions, remote shards, bad samples"""
+    """mixtures, excluded samples, remote shards, rejected samples"""
     log_every: int = 10
     """steps between lines of the log"""
     checkpoint_every: int = 1000
     """steps between checkpoints; one is written at the end in any case"""
     checkpoint_minutes: float = 0.0
-    """minutes between checkpoints, beside the steps; 0 for none"""
+    """minutes between checkpoints, besides those by steps; 0 for none"""
     keep_checkpoints: int = 2
-    """checkpoints kept, newest first"""
-    best: str = ""
-    """a number of the probe, such as image_to_text/recall_at_1 (or image_to_text_by_predictor/...): every probe is
-    followed by a checkpoint, and the one where it was highest is kept"""
+    """how many of the newest checkpoints are kept"""
+    best_metric: str = ""
+    """a validation score, such as image_to_text/recall_at_1 (or image_to_text_by_predictor/...): a checkpoint follows
+    every validation, and the one with the highest score is kept"""
     guard: GuardConfig = field(default_factory=GuardConfig)
-    """what is watched, and what is done about it"""
-    probe: ValidationConfig = field(default_factory=ValidationConfig)
-    """scores on held-out samples while training"""
+    """checks while training, and what happens when one fails"""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """scores on held-out samples during training"""
     trackers: tuple[str, ...] = ()
-    """Accelerate's trackers beside the log: tensorboard, wandb, trackio, ..."""
+    """Accelerate's trackers in addition to the log: tensorboard, wandb, trackio, ..."""
     peak_tflops: float = 0.0
-    """of one device in this precision, for the share of it that is used (MFU); 0 looks known GPUs up"""
+    """peak of one device in this precision, for model FLOPs utilization (MFU); 0 looks known GPUs up"""
     resume: Literal["auto", "never", "restart"] = "auto"
-    """a run directory that holds a run: continue it, refuse, or move it aside and start again"""
+    """if the run directory holds a run: continue it, refuse, or move it aside and start again"""
     allow_change: tuple[str, ...] = ()
     """fields that may differ from those of the run that is continued, such as epochs or optimizer.learning_rate"""
     cpu: bool = False
-    """train on the CPU even where there is a GPU"""
+    """train on the CPU even if there is a GPU"""
 
     def views(self) -> dict[str, str]:
         """Each view's modality; a recipe overrides this for several views of one modality."""
@@ -91,16 +91,17 @@ class TrainConfig:
 
     def readers(self) -> dict[str, str]:
         """The modality that reads each view: its own, unless a recipe overrides this, as for the small crops of
-        multi-crop, which another size of crop reads and the same branch encodes."""
+        multi-crop, which a modality of another crop size reads and the same branch encodes."""
         return self.views()
 
 
 RESUMABLE = frozenset(
-    "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best resume allow_change cpu "
-    "probe trackers peak_tflops stream.workers stream.patience stream.spool stream.spool_gigabytes stream.max_rejected "
-    "guard.stall_warning guard.stall_stop guard.meet_stop guard.compare_every".split()
+    "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best_metric resume allow_change cpu "
+    "validation trackers peak_tflops stream.workers stream.wait_warning stream.shard_cache "
+    "stream.shard_cache_gigabytes stream.max_rejected_fraction "
+    "guard.stall_warning guard.stall_stop guard.process_group_timeout guard.compare_every".split()
 )
-"""Fields that may differ when a run is continued: they change neither data nor mathematics."""
+"""Fields that may differ when a run is continued: they change neither the data nor the mathematics."""
 
 
 def to_json(value: Any) -> Any:
@@ -185,7 +186,7 @@ def import_recipe(path: str | Path) -> types.ModuleType:
 def differences(saved: Any, given: Any, *, allowed: Iterable[str] = ()) -> list[str]:
     """Lines ``field: saved -> given`` for every field that a continued run may not change.
 
-    ``allowed`` names further fields that may differ, whole or nested: "optimizer", "optimizer.clip".
+    ``allowed`` names further fields that may differ, whole or nested: "optimizer", "optimizer.max_gradient_norm".
     """
     before, after = flatten(saved), flatten(given)
     free = RESUMABLE | set(allowed)
@@ -203,7 +204,7 @@ def _parents(name: str) -> list[str]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Saved values by dotted path: {"optimizer": {"clip": 1}} to {"optimizer.clip": 1}."""
+    """Saved values by dotted path: {"optimizer": {"max_gradient_norm": 1}} to {"optimizer.max_gradient_norm": 1}."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}

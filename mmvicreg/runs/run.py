@@ -59,7 +59,7 @@ def load(
 ) -> Run:
     """Rebuild the model of a run directory, with the newest complete checkpoint or that of ``step``.
 
-    ``step`` "best" is the one with the highest score (see TrainConfig.best); ``average`` takes the moving
+    ``step`` "best" is the one with the highest score (see TrainConfig.best_metric); ``average`` takes the moving
     average of the branches' weights that the run kept.
     ``recipe`` names the file that defines modalities which are not this package's; it is executed. Raises
     FileNotFoundError where there is no run or no complete checkpoint, ValueError where files do not fit.
@@ -112,7 +112,7 @@ def _checkpoint(folder: Path, step: int | Literal["best"] | None) -> Path:
         best = checkpoint.best_checkpoint(folder / CHECKPOINTS)
         if not best:
             raise MissingFileError(
-                f"{folder}: no checkpoint has a score; train with --best and --probe.data"
+                f"{folder}: no checkpoint has a score; train with --best-metric and --validation.data"
             )
         return best[0]
     wanted = checkpoint.checkpoint_path(folder / CHECKPOINTS, step)

@@ -4,7 +4,7 @@
     mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
 
 gives a quarter of every 10,000 slots to samples with a sound effect, beside those that come by themselves.
-A configuration's ``stream.at_least`` finds such weights itself (:func:`mmvicreg.plan.mixture.raise_shares`).
+A configuration's ``stream.minimum_fraction`` finds such weights itself (:func:`mmvicreg.plan.mixture.raise_shares`).
 """
 
 from __future__ import annotations

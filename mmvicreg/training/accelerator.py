@@ -31,10 +31,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     _check_launcher()
     # Its settings are of the process: without this a second run in one process could not have another precision.
     AcceleratorState._reset_state()
-    seconds = config.guard.meet_stop
+    seconds = config.guard.process_group_timeout
     alone = (
-        f"the processes of this run did not meet within {seconds:g} s (--guard.meet-stop): one of them died, was never "
-        "started, or cannot reach the main one; look at the output of the others and start the same command again"
+        f"the processes of this run did not meet within {seconds:g} s (--guard.process-group-timeout): one of them "
+        "died, never started, or cannot reach the main one; see the output of the others and start the command again"
     )
     with deadline(seconds, alone):
         return Accelerator(

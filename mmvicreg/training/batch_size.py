@@ -24,8 +24,8 @@ def largest_power(fits: Callable[[int], bool], *, limit: int) -> int:
         found, size = size, 2 * size
     if not found:
         raise InvalidValueError(
-            f"batch_size auto: not even {SMALLEST} rows a process fit (limit {limit}); set chunk, recompute or "
-            "precision bf16, choose smaller encoders, or more data"
+            f"batch_size auto: not even {SMALLEST} rows a process fit (limit {limit}); set gradient_cache_size, "
+            "activation_checkpointing or precision bf16, choose smaller encoders, or more data"
         )
     return found
 

@@ -81,7 +81,10 @@ def roll_back(training: Training, reason: str) -> bool:
     path = _newest(training)
     if path is None:
         return False
-    lower, times = training.learning_rate_scale * training.config.guard.lower, training.rollbacks + 1
+    lower, times = (
+        training.learning_rate_scale * training.config.guard.rollback_factor,
+        training.rollbacks + 1,
+    )
     failed = training.step
     restore(training, path)
     training.learning_rate_scale, training.rollbacks = lower, times
@@ -91,7 +94,7 @@ def roll_back(training: Training, reason: str) -> bool:
         failed,
         "rollback",
         f"{reason}. Back to step {training.step}, learning rates times {lower:g} from here "
-        f"({times} of {training.config.guard.rollbacks} times)",
+        f"({times} of {training.config.guard.max_rollbacks} times)",
     )
     return True
 

@@ -21,13 +21,17 @@ SUMMARY = "data.json"
 
 def spool_of(config: TrainConfig) -> ShardCache:
     """Where remote shards are kept on this machine."""
-    limit = int(config.stream.spool_gigabytes * 1e9)
-    return ShardCache(config.stream.spool, limit=limit) if config.stream.spool else ShardCache(limit=limit)
+    limit = int(config.stream.shard_cache_gigabytes * 1e9)
+    return (
+        ShardCache(config.stream.shard_cache, limit=limit)
+        if config.stream.shard_cache
+        else ShardCache(limit=limit)
+    )
 
 
 def open_parts(config: TrainConfig) -> tuple[Part, ...]:
     """The data sets of ``train``: one, or with ``stream.weights`` one a weight, separated by ``::``; and the samples
-    of them that ``stream.at_least`` wants more of.
+    of them that ``stream.minimum_fraction`` wants more of.
 
     Raises ValueError where their numbers differ or shares cannot be had, and what
     :func:`mmvicreg.shards.index.open_index` raises.
@@ -44,11 +48,13 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
         Part(open_index(pattern, **options), weight)
         for pattern, weight in zip(patterns, weights, strict=True)
     )
-    wanted = config.stream.at_least
+    wanted = config.stream.minimum_fraction
     modalities = modalities_of(config)
     unknown = sorted(set(wanted) - set(modalities))
     if unknown:
-        raise InvalidValueError(f"stream.at_least names {unknown}; the modalities are {sorted(modalities)}")
+        raise InvalidValueError(
+            f"stream.minimum_fraction names {unknown}; the modalities are {sorted(modalities)}"
+        )
     members = {name: modalities[name].reader().members for name in wanted}
     return raise_shares(parts, wanted, members) if wanted else parts
 

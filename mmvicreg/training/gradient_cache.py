@@ -30,9 +30,9 @@ def check_chunkable(model: Model) -> None:
         found = [part for part, module in branch.encoder.named_modules() if isinstance(module, _BatchNorm)]
         if found:
             raise InvalidValueError(
-                f"chunk is set, but the encoder of {name} normalises over the batch ({found[0]} and "
+                f"gradient_cache_size is set, but the encoder of {name} normalises over the batch ({found[0]} and "
                 f"{len(found) - 1} more), which differs in chunks; freeze it, choose an encoder with layer or "
-                "group normalisation, or set chunk to 0"
+                "group normalisation, or set gradient_cache_size to 0"
             )
 
 

@@ -31,22 +31,27 @@ def check(config: TrainConfig, processes: int) -> None:
     for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
         if vars(config)[name] < 1:
             raise InvalidValueError(f"{name} is {vars(config)[name]}; it is at least 1")
-    for name in ("chunk", "checkpoint_minutes", "epochs", "ema"):
+    for name in ("gradient_cache_size", "checkpoint_minutes", "epochs", "ema_decay"):
         if vars(config)[name] < 0:
             raise InvalidValueError(f"{name} is {vars(config)[name]}; it is at least 0")
     unknown = sorted(set(config.views().values()) - set(modalities))
     if unknown:
         raise InvalidValueError(f"views() names {unknown}; the modalities are {sorted(modalities)}")
     _check_readers(config.views(), config.readers(), modalities)
-    if config.best and not config.probe.data:
-        raise InvalidValueError(f"best is {config.best!r}, a number of the probe; give --probe.data as well")
-    if config.parallel == "fsdp" and (config.chunk or config.ema or config.optimizer.unfreeze_at):
+    if config.best_metric and not config.validation.data:
         raise InvalidValueError(
-            "parallel fsdp goes without chunk, ema and unfreeze_at; choose ddp, or leave them out"
+            f"best_metric is {config.best_metric!r}, a validation score; give --validation.data as well"
         )
-    if config.parallel == "columns" and config.precision == "fp16":
+    if config.parallel == "fsdp" and (
+        config.gradient_cache_size or config.ema_decay or config.optimizer.unfreeze_at
+    ):
         raise InvalidValueError(
-            "parallel columns goes without fp16's scaled gradients; choose precision bf16, or ddp"
+            "parallel fsdp does not support gradient_cache_size, ema_decay and unfreeze_at; choose ddp, or "
+            "leave them out"
+        )
+    if config.parallel == "column_parallel" and config.precision == "fp16":
+        raise InvalidValueError(
+            "parallel column_parallel does not support the scaled gradients of fp16; choose precision bf16, or ddp"
         )
 
 

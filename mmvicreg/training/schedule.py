@@ -20,7 +20,7 @@ def learning_rate_factor(
 ) -> float:
     """Share of the peak when ``done`` samples (or steps) of ``total`` are seen; ``unit`` is one step of them.
 
-    Linear to 1 over ``warmup``, then cosine (VICReg's and CLIP's), linear or constant to ``config.final``;
+    Linear to 1 over ``warmup``, then cosine (VICReg's and CLIP's), linear or constant to ``config.final_fraction``;
     trapezoid is constant and falls linearly over the last fifth.
     """
     if done < warmup:
@@ -34,7 +34,7 @@ def learning_rate_factor(
         left = min(1.0, (1.0 - progress) / COOLDOWN)
     else:
         left = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.final + (1 - config.final) * left
+    return config.final_fraction + (1 - config.final_fraction) * left
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

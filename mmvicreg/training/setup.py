@@ -157,19 +157,19 @@ def assemble(
     check_widths(inner, view_readers(config))
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)
     freeze_until(model, config.optimizer.unfreeze_at, 0)
-    if config.chunk:
+    if config.gradient_cache_size:
         check_chunkable(model)
-    if config.recompute:
+    if config.activation_checkpointing:
         recompute_blocks(model)
     inner.to(accelerator.device)
-    average = MovingAverage(model, config.ema) if config.ema else None
+    average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     momentum = _momentum(inner, config)
     batch_size = _batch_size(config, inner, readers, accelerator, index)
     if config.compile:
-        compile_encoders(model, rows=config.chunk or batch_size // accelerator.num_processes)
+        compile_encoders(model, rows=config.gradient_cache_size or batch_size // accelerator.num_processes)
     if config.parallel == "fsdp":
         shard(model, accelerator.device)
-    elif config.parallel == "columns":
+    elif config.parallel == "column_parallel":
         for each in (model, *(kept.model for kept in (average, momentum) if kept is not None)):
             split_projectors(each, accelerator.device)
     groups = parameter_groups(
@@ -193,7 +193,9 @@ def assemble(
         probe=_probe(config, modalities, inner),
         journal=RunLogger(Path(config.out), accelerator, trackers=bool(config.trackers)),
         keeper=_keeper(config) if accelerator.is_main_process else None,
-        tally=SampleCounts(Counts(), Budget(share=config.stream.max_rejected), device=accelerator.device),
+        tally=SampleCounts(
+            Counts(), Budget(share=config.stream.max_rejected_fraction), device=accelerator.device
+        ),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),
         total_samples=max(1, round(config.epochs * plan.steps)) * batch_size,
@@ -232,30 +234,32 @@ def _momentum(inner: Step, config: TrainConfig) -> MovingAverage | None:
 
 
 def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
-    if config.chunk or config.parallel == "fsdp":
+    if config.gradient_cache_size or config.parallel == "fsdp":
         return inner  # gradients are averaged by the loop, or by the shards
     with warnings.catch_warnings():
         # torch renames the argument that accelerate passes on.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        if config.parallel == "columns" and accelerator.num_processes > 1:
+        if config.parallel == "column_parallel" and accelerator.num_processes > 1:
             return wrap_whole_parameters(inner, accelerator.device)
         wrapped: nn.Module = accelerator.prepare_model(inner)
     return wrapped
 
 
 def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) -> Probe | None:
-    if not config.probe.data:
+    if not config.validation.data:
         return None
     readers = {name: modality.reader() for name, modality in modalities.items()}
     probe = Probe(
-        config.probe,
-        open_index(config.probe.data),
+        config.validation,
+        open_index(config.validation.data),
         readers,
         predictors=predictors_of(inner.objective, inner.model.views),
     )
-    if config.best and config.best not in probe.rising():
-        hint = "" if config.probe.label else " (knn and linear need --probe.label)"
-        raise InvalidValueError(f"best is {config.best!r}; expected one of {', '.join(probe.rising())}{hint}")
+    if config.best_metric and config.best_metric not in probe.rising():
+        hint = "" if config.validation.label else " (knn and linear need --validation.label)"
+        raise InvalidValueError(
+            f"best_metric is {config.best_metric!r}; expected one of {', '.join(probe.rising())}{hint}"
+        )
     return probe
 
 
@@ -295,8 +299,8 @@ def _readers(
                 index,
                 name=name,
                 draws=draws,
-                seed=0 if config.features else config.seed,
-                folder=Path(config.features or Path(config.out) / "features"),
+                seed=0 if config.feature_cache else config.seed,
+                folder=Path(config.feature_cache or Path(config.out) / "features"),
                 device=accelerator.device,
                 threads=config.threads,
                 progress=lambda amount, advance=advance: advance(amount, ""),

@@ -165,7 +165,7 @@ class Loop:
             workers=self.config.stream.workers,
             substitutes=self.config.stream.substitutes,
             budget=None,  # it holds for all processes together: the tally has it
-            patience=self.config.stream.patience,
+            patience=self.config.stream.wait_warning,
             spool=spool_of(self.config),
             device=accelerator.device,
         )
@@ -185,7 +185,7 @@ class Loop:
         """Forward, backward, what all processes agree on, weights."""
         training, optimizer = self.training, self.training.optimizer
         guard = self.config.guard
-        if guard.skips:
+        if guard.max_skipped_steps:
             training.buffers.keep()
         self._set_learning_rate()
         output = self._differentiate(batch)
@@ -201,7 +201,7 @@ class Loop:
         )
         scaled = training.accelerator.scaler is not None  # fp16 overflows now and then, and skips by itself
         if verdict.finite_loss and (verdict.finite_gradient or scaled):
-            clip_gradients(optimizer, norm, self.config.optimizer.clip)
+            clip_gradients(optimizer, norm, self.config.optimizer.max_gradient_norm)
             optimizer.step()
             for kept in (training.average, training.momentum):
                 if kept is not None:
@@ -237,7 +237,7 @@ class Loop:
             with accelerator.autocast():
                 targets = training.momentum.targets(inputs, batch.present, precomputed=inner.precomputed)
         seed_random_state(config.seed, step, rank=rank)
-        if config.chunk:
+        if config.gradient_cache_size:
             with accelerator.autocast():
                 output = chunked_step(
                     inner,
@@ -245,7 +245,7 @@ class Loop:
                     batch.present,
                     seed=seed,
                     targets=targets,
-                    chunk=config.chunk,
+                    chunk=config.gradient_cache_size,
                     reseed=lambda part: seed_random_state(config.seed, step, rank=rank, part=part),
                     backward=accelerator.backward,
                 )
@@ -256,7 +256,7 @@ class Loop:
         else:
             output = training.module(inputs, batch.present, seed, targets)
             accelerator.backward(output.terms.total)
-        if config.chunk:
+        if config.gradient_cache_size:
             average_gradients(inner.parameters())
         elif config.parallel == "fsdp":
             average_gradients(inner.objective.parameters())
@@ -265,13 +265,15 @@ class Loop:
     def _skip(self, output: StepOutput, norms: dict[str, Tensor], batch: Batch) -> None:
         """Leave the weights as they are, or stop where the budget is spent."""
         training, guard = self.training, self.config.guard
-        message = explain_non_finite(training.step, output, norms, batch, skips=guard.skips)
+        message = explain_non_finite(training.step, output, norms, batch, skips=guard.max_skipped_steps)
         training.skipped += 1
-        if training.skipped > guard.skips:
+        if training.skipped > guard.max_skipped_steps:
             raise NonFiniteLossError(message)
         training.buffers.restore()
         training.journal.event(
-            training.step, "skip", f"left out ({training.skipped} of {guard.skips} in a row): {message}"
+            training.step,
+            "skip",
+            f"left out ({training.skipped} of {guard.max_skipped_steps} in a row): {message}",
         )
 
     def _look_and_write(self, numbers: StepMetrics, verdict: Verdict) -> str:
@@ -279,7 +281,11 @@ class Loop:
         training, config, step = self.training, self.config, self.training.step
         last = step == training.total_steps
         looks = None
-        if config.guard.every and (step % config.guard.every == 0 or last) and not training.skipped:
+        if (
+            config.guard.diagnose_every
+            and (step % config.guard.diagnose_every == 0 or last)
+            and not training.skipped
+        ):
             looks = look(numbers.output.z, numbers.present)
             for alarm in training.alarms.hear(looks, step):
                 if self._act_on(alarm):
@@ -308,7 +314,7 @@ class Loop:
         training.journal.event(training.step, "collapse", alarm)
         if guard.action == "warn":
             return False
-        if guard.action == "stop" or training.rollbacks >= guard.rollbacks:
+        if guard.action == "stop" or training.rollbacks >= guard.max_rollbacks:
             raise CollapseError(f"step {training.step}: {alarm}")
         return True
 
@@ -318,18 +324,18 @@ class Loop:
 
     def _probe(self, last: bool) -> dict[str, float]:
         training, config = self.training, self.config
-        if training.probe is None or not (training.step % config.probe.every == 0 or last):
+        if training.probe is None or not (training.step % config.validation.every == 0 or last):
             return {}
         self.watchdog.beat(f"the probe of step {training.step}")
         model = training.inner.model if training.average is None else training.average.model
         return training.probe.scores(model, device=training.accelerator.device, threads=config.threads)
 
     def _score(self, scores: dict[str, float]) -> float | None:
-        best = self.config.best
+        best = self.config.best_metric
         if not best or not scores:
             return None
         if best not in scores:
-            raise UnknownNameError(f"best is {best!r}; the probe gives {', '.join(sorted(scores))}")
+            raise UnknownNameError(f"best_metric is {best!r}; validation gives {', '.join(sorted(scores))}")
         return scores[best]
 
     def _tell_problems(self, step: int) -> None:

@@ -92,10 +92,10 @@ def test_no_rows_anywhere_is_zero_and_does_not_hang(size: int) -> None:
 
 def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "data")
-    optimizer = mm.OptimizerConfig(clip=0.5)
+    optimizer = mm.OptimizerConfig(max_gradient_norm=0.5)
     one = plain(shards, tmp_path / "one", optimizer=optimizer)
     mm.train(one, toy.objective)
-    divided = replace(one, parallel="columns")
+    divided = replace(one, parallel="column_parallel")
     assert pool(2).run(train, replace(divided, out=str(tmp_path / "two"))) == [12, 12]
     assert_close(tmp_path / "one", tmp_path / "two")
     # stopped, and continued by one process
@@ -114,19 +114,19 @@ def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"optimizer": mm.OptimizerConfig(name="lars", clip=0.5)},
-        {"ema": 0.9, "chunk": 3, "guard": mm.GuardConfig(compare_every=2)},
+        {"optimizer": mm.OptimizerConfig(name="lars", max_gradient_norm=0.5)},
+        {"ema_decay": 0.9, "gradient_cache_size": 3, "guard": mm.GuardConfig(compare_every=2)},
     ],
 )
 def test_lars_averages_chunks_and_guards_take_columns(tmp_path: Path, change: dict[str, Any]) -> None:
     shards = toy.write_shards(tmp_path / "data")
     layer = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
     probe = mm.ValidationConfig(data=shards, samples=70, every=6)
-    one = plain(shards, tmp_path / "one", a=layer[0], b=layer[1], probe=probe, **change)
+    one = plain(shards, tmp_path / "one", a=layer[0], b=layer[1], validation=probe, **change)
     mm.train(one, toy.objective)
-    pool(2).run(train, replace(one, out=str(tmp_path / "two"), parallel="columns"))
+    pool(2).run(train, replace(one, out=str(tmp_path / "two"), parallel="column_parallel"))
     assert_close(tmp_path / "one", tmp_path / "two")
-    if "ema" in change:
+    if "ema_decay" in change:
         average = [
             load_file(tmp_path / name / "checkpoints/step-00000012/average.safetensors")
             for name in ("one", "two")

@@ -63,7 +63,7 @@ def test_compiled_encoders_train_as_eager_ones_and_continue_bit_for_bit(shards: 
         cpu=True,
         log_every=1,
         checkpoint_every=5,
-        guard=mm.GuardConfig(every=5),
+        guard=mm.GuardConfig(diagnose_every=5),
     )
     goal = mm.VICReg()
     check(config, lambda config: mm.Objective(mm.Invariance(), {"b": goal}), tolerance=1e-4)
@@ -74,10 +74,10 @@ def test_compiled_encoders_train_as_eager_ones_and_continue_bit_for_bit(shards: 
     ("change", "tolerance"),
     [
         ({"precision": "bf16"}, 2e-2),
-        ({"recompute": True}, 1e-4),
-        ({"chunk": 5}, 1e-4),
+        ({"activation_checkpointing": True}, 1e-4),
+        ({"gradient_cache_size": 5}, 1e-4),
         ({"optimizer": mm.OptimizerConfig(unfreeze_at={"a": 5})}, 1e-4),
-        ({"guard": mm.GuardConfig(skips=1, every=1)}, 1e-4),
+        ({"guard": mm.GuardConfig(max_skipped_steps=1, diagnose_every=1)}, 1e-4),
     ],
 )
 def test_compiling_goes_with_the_other_options(

@@ -14,7 +14,7 @@ from mmvicreg.cli.compare import CompareConfig, compare, compare_runs
 def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = toy.write_shards(tmp_path / "data")
     probe = mm.ValidationConfig(data=shards, every=6)
-    config = toy.Config(train=shards, out=str(tmp_path / "first"), epochs=1.0, probe=probe)
+    config = toy.Config(train=shards, out=str(tmp_path / "first"), epochs=1.0, validation=probe)
     mm.train(config, toy.objective)
     other = mm.OptimizerConfig(learning_rate=1e-2)
     mm.train(replace(config, out=str(tmp_path / "second"), optimizer=other, goal="vicreg"), toy.objective)
@@ -24,7 +24,7 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found.differences == {"optimizer.learning_rate": [1e-3, 1e-2], "goal": ["sigreg", "vicreg"]}
     assert found.scores["steps"] == [6.0, 6.0]
     assert found.scores["term/a/variance"][0] is None and found.scores["term/a/variance"][1] is not None
-    assert None not in found.scores["probe/a_to_b/recall_at_1"]
+    assert None not in found.scores["validation/a_to_b/recall_at_1"]
     assert compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png"))) == 0
     assert "optimizer.learning_rate" in capsys.readouterr().out
     with Image.open(tmp_path / "curves.png") as picture:

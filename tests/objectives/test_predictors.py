@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         log_every=50,
         checkpoint_every=1000,
         optimizer=mm.OptimizerConfig(learning_rate=3e-3, warmup_epochs=1),
-        guard=mm.GuardConfig(every=0, compare_every=0),
+        guard=mm.GuardConfig(diagnose_every=0, compare_every=0),
     )
     return mm.train(config, objective), train
 
@@ -152,11 +152,11 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
         checkpoint_every=7,
         keep_checkpoints=1,
         optimizer=mm.OptimizerConfig(learning_rate=3e-3, warmup_epochs=0),
-        probe=mm.ValidationConfig(data=train, every=5, samples=256),
-        best=best,
+        validation=mm.ValidationConfig(data=train, every=5, samples=256),
+        best_metric=best,
     )
     with_probe = mm.train(config, objective)
-    log = {line["step"]: line["probe"] for line in read_log(with_probe.folder) if "probe" in line}
+    log = {line["step"]: line["validation"] for line in read_log(with_probe.folder) if "validation" in line}
     top = max(log, key=lambda step: (log[step][best], step))
     assert len(log) > 4 and {"a_to_b/recall_at_10", "b_to_a_by_predictor/median_rank"} <= set(log[top])
     assert mm.load(with_probe.folder, recipe=toy.__file__, step="best").step == top
@@ -164,7 +164,8 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
     shown = score_splits(with_probe, {"toy": train}, device="cpu")["toy"].retrieval["a_to_b_by_predictor"]
     assert shown.num_queries == 512
     plain = mm.train(
-        replace(config, out=str(tmp_path / "plain"), probe=mm.ValidationConfig(), best=""), objective
+        replace(config, out=str(tmp_path / "plain"), validation=mm.ValidationConfig(), best_metric=""),
+        objective,
     )
     for ends, module in plain.predictors.items():
         for name, value in module.state_dict().items():
@@ -176,7 +177,9 @@ def test_a_number_that_names_no_best_checkpoint_is_refused_before_the_first_step
     _, train = run
     probe = mm.ValidationConfig(data=train)
     with pytest.raises(ValueError, match="expected one of a_to_b/recall_at_1, "):
-        mm.train(toy.Config(train=train, out=str(tmp_path / "run"), probe=probe, best=best), objective)
+        mm.train(
+            toy.Config(train=train, out=str(tmp_path / "run"), validation=probe, best_metric=best), objective
+        )
     mm.train(
         toy.Config(train=train, out=str(tmp_path / "run"), epochs=0.1), objective
     )  # nothing to continue there

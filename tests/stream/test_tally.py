@@ -42,7 +42,7 @@ class Spoiled(toy.Numbers):
 class Config(toy.Config):
     a: toy.Numbers = Spoiled("a.npy", dropout=0.0)
     b: toy.Numbers = toy.Numbers("b.npy", dropout=0.0)
-    stream: mm.StreamConfig = mm.StreamConfig(max_rejected=0.5)
+    stream: mm.StreamConfig = mm.StreamConfig(max_rejected_fraction=0.5)
 
 
 def train(config: Config, stop: int | None = None) -> str:

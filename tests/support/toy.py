@@ -112,7 +112,7 @@ class Config(mm.TrainConfig):
     cpu: bool = True
     log_every: int = 1
     checkpoint_every: int = 5
-    guard: mm.GuardConfig = mm.GuardConfig(every=5)
+    guard: mm.GuardConfig = mm.GuardConfig(diagnose_every=5)
     goal: Literal["vicreg", "sigreg", "infonce"] = "sigreg"
 
 

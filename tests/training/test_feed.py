@@ -70,7 +70,7 @@ def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
 
 def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data", missing=4)  # b in three of four samples
-    wanted = config(tmp_path, train, at_least={"b": 0.9})
+    wanted = config(tmp_path, train, minimum_fraction={"b": 0.9})
     parts = open_parts(wanted)
     plan, index = make_plan(parts, wanted, 100), whole(parts)
     has_b = holds(index, ["b.npy"])
@@ -84,7 +84,7 @@ def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
 
 def test_a_modality_that_is_there_often_enough_changes_nothing(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
-    plain, asked = config(tmp_path, train), config(tmp_path, train, at_least={"b": 0.5})
+    plain, asked = config(tmp_path, train), config(tmp_path, train, minimum_fraction={"b": 0.5})
     assert len(open_parts(asked)) == 1
     fingerprints = {make_plan(open_parts(each), each, 16).fingerprint() for each in (plain, asked)}
     assert len(fingerprints) == 1
@@ -92,10 +92,10 @@ def test_a_modality_that_is_there_often_enough_changes_nothing(tmp_path: Path) -
 
 def test_shares_that_cannot_be_had_are_said(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data", missing=4)
-    with pytest.raises(ValueError, match=r"at_least names \['c'\]; the modalities are \['a', 'b'\]"):
-        mm.train(config(tmp_path, train, at_least={"c": 0.5}), toy.objective)
+    with pytest.raises(ValueError, match=r"minimum_fraction names \['c'\]; the modalities are \['a', 'b'\]"):
+        mm.train(config(tmp_path, train, minimum_fraction={"c": 0.5}), toy.objective)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        mm.train(config(tmp_path, train, at_least={"b": 1.5}), toy.objective)
-    lacking = replace(config(tmp_path, train, at_least={"b": 0.5}), b=toy.Numbers("c.npy"))
+        mm.train(config(tmp_path, train, minimum_fraction={"b": 1.5}), toy.objective)
+    lacking = replace(config(tmp_path, train, minimum_fraction={"b": 0.5}), b=toy.Numbers("c.npy"))
     with pytest.raises(ValueError, match=r"no sample of 96 has any of c.npy; members are a.npy, b.npy, json"):
         mm.train(lacking, toy.objective)

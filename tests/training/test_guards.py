@@ -52,7 +52,9 @@ def test_a_loss_that_is_not_finite_stops_with_terms_step_and_sample(tmp_path: Pa
 
 def test_steps_within_the_budget_are_left_out_and_nothing_of_them_stays(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "data", poison=40)
-    config = toy.Config(train=shards, out=str(tmp_path / "run"), guard=mm.GuardConfig(skips=1), ema=0.5)
+    config = toy.Config(
+        train=shards, out=str(tmp_path / "run"), guard=mm.GuardConfig(max_skipped_steps=1), ema_decay=0.5
+    )
     mm.train(config, toy.objective)
     assert [event["kind"] for event in events(tmp_path / "run")] == ["skip", "skip"]  # once an epoch
     for file in ("weights", "optimizer", "average"):
@@ -88,7 +90,7 @@ def test_a_branch_that_collapses_is_noticed_in_a_run(tmp_path: Path, shards: str
         log_every=50,
         checkpoint_every=1000,
         optimizer=mm.OptimizerConfig(learning_rate=1e-2),
-        guard=mm.GuardConfig(every=10, after=20, patience=2, action="stop"),
+        guard=mm.GuardConfig(diagnose_every=10, diagnose_after=20, patience=2, action="stop"),
     )
     with pytest.raises(
         CollapseError, match="maps everything to nearly one point|of its dimensions|no closer"
@@ -97,7 +99,9 @@ def test_a_branch_that_collapses_is_noticed_in_a_run(tmp_path: Path, shards: str
 
 
 def test_rolling_back_lowers_the_learning_rate_and_stops_at_last(tmp_path: Path, shards: str) -> None:
-    alarm = mm.GuardConfig(every=4, after=1, patience=1, action="rollback", min_spread=10.0, rollbacks=2)
+    alarm = mm.GuardConfig(
+        diagnose_every=4, diagnose_after=1, patience=1, action="rollback", min_spread=10.0, max_rollbacks=2
+    )
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=2, guard=alarm)
     with pytest.raises(CollapseError, match="step 4: a maps everything"):
         mm.train(config, toy.objective)
@@ -109,7 +113,7 @@ def test_rolling_back_lowers_the_learning_rate_and_stops_at_last(tmp_path: Path,
 
 
 def test_no_checkpoint_to_go_back_to_stops(tmp_path: Path, shards: str) -> None:
-    alarm = mm.GuardConfig(every=2, after=1, patience=1, action="rollback", min_spread=10.0)
+    alarm = mm.GuardConfig(diagnose_every=2, diagnose_after=1, patience=1, action="rollback", min_spread=10.0)
     with pytest.raises(CollapseError, match="no checkpoint to go back to"):
         mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), guard=alarm), toy.objective)
 
@@ -163,7 +167,7 @@ def test_a_clock_that_jumps_changes_nothing(
     tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour forward, a day back, a century forward at every look at the wall clock."""
-    guard = mm.GuardConfig(every=5, stall_warning=20.0, stall_stop=60.0)
+    guard = mm.GuardConfig(diagnose_every=5, stall_warning=20.0, stall_stop=60.0)
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), checkpoint_minutes=0.5, guard=guard)
     mm.train(config, toy.objective)
     jumps = itertools.cycle([3600.0, -86400.0, 3.15e9])
@@ -185,10 +189,14 @@ def test_a_process_whose_partner_died_before_they_met_says_so_and_ends(tmp_path:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     environment = {**os.environ, **ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     done = subprocess.run(
-        [*command, "--guard.meet-stop", "2"], env=environment, capture_output=True, timeout=300, text=True
+        [*command, "--guard.process-group-timeout", "2"],
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        text=True,
     )
     assert done.returncode == STALLED, done.stderr
-    assert "did not meet within 2 s (--guard.meet-stop): one of them died" in done.stderr
+    assert "did not meet within 2 s (--guard.process-group-timeout): one of them died" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -197,10 +205,10 @@ def test_a_probe_changes_no_bit_of_training_and_keeps_the_best(tmp_path: Path, s
     mm.train(config, toy.objective)
     probe = mm.ValidationConfig(data=shards, every=3, label="class", neighbours=5)
     best = "a_to_b/recall_at_1"
-    mm.train(replace(config, out=str(tmp_path / "with"), probe=probe, best=best), toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "with"), validation=probe, best_metric=best), toy.objective)
     one, other = weights(tmp_path / "without"), weights(tmp_path / "with")
     assert all(one[name].equal(other[name]) for name in one)
-    log = {line["step"]: line["probe"] for line in read_log(tmp_path / "with") if "probe" in line}
+    log = {line["step"]: line["validation"] for line in read_log(tmp_path / "with") if "validation" in line}
     assert list(log) == [3, 6, 9, 12]
     assert log[12]["a/knn"] > 0.6 and log[12]["a/linear"] > 0.6 and log[12]["a_to_b/chance_at_1"] < 0.02
     top = max(log, key=lambda step: (log[step][best], step))

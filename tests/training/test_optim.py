@@ -130,7 +130,7 @@ def test_norms_of_branches_make_the_norm_of_all_and_clipping_bounds_it() -> None
 
 def test_schedules_have_their_shapes() -> None:
     def at(step: int, schedule: str, final: float = 0.0) -> float:
-        config = mm.OptimizerConfig(schedule=schedule, final=final)  # type: ignore[arg-type]
+        config = mm.OptimizerConfig(schedule=schedule, final_fraction=final)  # type: ignore[arg-type]
         return learning_rate_factor(step, warmup=10, total=110, config=config)
 
     assert [at(0, "cosine"), at(9, "cosine"), at(10, "cosine")] == [0.1, 1.0, 1.0]
@@ -181,7 +181,7 @@ def test_recomputing_blocks_changes_no_gradient_and_refuses_batch_normalisation(
         assert (one.grad is None) == (other.grad is None)
         assert one.grad is None or one.grad.equal(other.grad)
     assert list(plain.state_dict()) == list(again.state_dict())
-    with pytest.raises(ValueError, match="recompute is set"):
+    with pytest.raises(ValueError, match="activation_checkpointing is set"):
         recompute_blocks(model(norm=nn.BatchNorm1d))
     with pytest.raises(ValueError, match="the encoder of image normalises over the batch"):
         check_chunkable(model(norm=nn.BatchNorm1d))

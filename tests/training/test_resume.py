@@ -169,22 +169,24 @@ def test_another_batch_size_goes_on_where_the_data_was_left(shards: str, tmp_pat
 
 def test_a_raised_share_of_a_rarer_modality_resumes_bit_for_bit(tmp_path: Path) -> None:
     rarer = toy.write_shards(tmp_path / "data", missing=4)
-    stream = mm.StreamConfig(at_least={"b": 0.9})
+    stream = mm.StreamConfig(minimum_fraction={"b": 0.9})
     configs = [
         toy.Config(train=rarer, out=str(tmp_path / name), stream=stream) for name in ("whole", "interrupted")
     ]
     mm.train(configs[0], toy.objective)
     with pytest.raises(Interrupted):
         mm.train(configs[1], lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
-    with pytest.raises(ValueError, match=r"stream.at_least.b: 0.9 -> 0.8"):
-        mm.train(replace(configs[1], stream=mm.StreamConfig(at_least={"b": 0.8})), toy.objective)
+    with pytest.raises(ValueError, match=r"stream.minimum_fraction.b: 0.9 -> 0.8"):
+        mm.train(replace(configs[1], stream=mm.StreamConfig(minimum_fraction={"b": 0.8})), toy.objective)
     mm.train(configs[1], toy.objective)
     assert_same(tmp_path / "whole", tmp_path / "interrupted")
 
 
 def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:
-    optimizer = mm.OptimizerConfig(unfreeze_at={"a": 7}, clip=5.0, layer_decay=0.5, schedule="linear")
-    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9, optimizer=optimizer)
+    optimizer = mm.OptimizerConfig(
+        unfreeze_at={"a": 7}, max_gradient_norm=5.0, layer_decay=0.5, schedule="linear"
+    )
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema_decay=0.9, optimizer=optimizer)
     first = mm.train(config, toy.objective)
     for step in (6, 8, 11):
         again = replace(config, out=str(tmp_path / f"cut-{step}"))

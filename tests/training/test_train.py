@@ -58,19 +58,19 @@ def test_encoders_of_pictures_and_words_train_and_load_again(tmp_path: Path) -> 
         ({"batch_size": 97}, ValueError, "96 samples, less than one batch of 97; lower --batch-size"),
         ({"batch_size": 0}, ValueError, "batch_size 0"),
         ({"log_every": 0}, ValueError, "log_every is 0; it is at least 1"),
-        ({"ema": -1.0}, ValueError, "ema is -1.0; it is at least 0"),
+        ({"ema_decay": -1.0}, ValueError, "ema_decay is -1.0; it is at least 0"),
         ({"precision": "fp16"}, ValueError, "fp16 needs a GPU; choose bf16"),
         ({"a": toy.Numbers("a.npy", widths=(32, 8))}, ValueError, "expects widths equal ones, found (8, 16)"),
         ({"a": toy.Numbers("z.npy")}, KeyError, "z.npy"),
         ({"a": mm.ImageModality("timm/resnet5")}, ValueError, "did you mean resnet"),
         ({"a": mm.ImageModality("resnet50")}, ValueError, "expected LIBRARY/NAME"),
-        ({"best": "a_to_b/recall_at_1"}, ValueError, "give --probe.data as well"),
-        ({"chunk": 4}, ValueError, "normalises over the batch"),
-        ({"recompute": True}, ValueError, "no trained encoder has repeated blocks"),
+        ({"best_metric": "a_to_b/recall_at_1"}, ValueError, "give --validation.data as well"),
+        ({"gradient_cache_size": 4}, ValueError, "normalises over the batch"),
+        ({"activation_checkpointing": True}, ValueError, "no trained encoder has repeated blocks"),
         ({"optimizer": mm.OptimizerConfig(unfreeze_at={"c": 3})}, KeyError, "names branch 'c'"),
-        ({"parallel": "fsdp", "ema": 0.9}, ValueError, "choose ddp"),
+        ({"parallel": "fsdp", "ema_decay": 0.9}, ValueError, "choose ddp"),
         ({"trackers": ("nothing",)}, ValueError, "trackers"),
-        ({"probe": mm.ValidationConfig(data="/no/such.tar")}, FileNotFoundError, "/no/such.tar"),
+        ({"validation": mm.ValidationConfig(data="/no/such.tar")}, FileNotFoundError, "/no/such.tar"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_the_first_step(
@@ -107,7 +107,7 @@ def test_a_step_in_chunks_is_the_step_of_the_whole_batch(shards: str, tmp_path: 
     parts = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), a=parts[0], b=parts[1], goal="vicreg")
     mm.train(config, toy.objective)
-    mm.train(replace(config, out=str(tmp_path / "chunks"), chunk=5), toy.objective)
+    mm.train(replace(config, out=str(tmp_path / "chunks"), gradient_cache_size=5), toy.objective)
     one, other = (read_log(tmp_path / name) for name in ("whole", "chunks"))
     for left, right in zip(one, other, strict=True):
         assert right["terms"] == pytest.approx(left["terms"], rel=1e-4)

@@ -51,7 +51,7 @@ def test_several_processes_resume_bit_for_bit(
     shards: str, tmp_path: Path, processes: int, stops: tuple[int, ...]
 ) -> None:
     """Four: the order in which a gradient is summed shows from three processes on."""
-    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema=0.9)
+    config = toy.Config(train=shards, out=str(tmp_path / "whole"), ema_decay=0.9)
     pool(processes).run(train, config)
     for stop in stops:
         cut = replace(config, out=str(tmp_path / f"cut-{stop}"))
@@ -65,9 +65,9 @@ def test_chunks_and_shards_of_the_weights_give_the_same_run(shards: str, tmp_pat
     config = replace(plain(shards, tmp_path / "one"), a=layer[0], b=layer[1])
     mm.train(config, toy.objective)
     for name, change in (
-        ("chunks", {"chunk": 3}),
+        ("chunks", {"gradient_cache_size": 3}),
         ("fsdp", {"parallel": "fsdp"}),
-        ("recompute", {"recompute": True}),
+        ("recompute", {"activation_checkpointing": True}),
         ("freed", {"optimizer": mm.OptimizerConfig(unfreeze_at={"a": 0})}),
     ):
         pool(2).run(train, replace(config, out=str(tmp_path / name), **change))
@@ -91,7 +91,7 @@ def parameters(config: toy.Config) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in model.named_parameters()}
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "columns"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "column_parallel"])
 def test_probes_of_processes_with_unequal_batches_are_those_of_one(
     shards: str, tmp_path: Path, parallel: Any
 ) -> None:
@@ -99,15 +99,15 @@ def test_probes_of_processes_with_unequal_batches_are_those_of_one(
     held_out = toy.write_shards(tmp_path / "data", shards=1, samples=129, missing=2, seed=3)
     a, b = (toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab")
     probe = mm.ValidationConfig(data=held_out, every=4, label="class")
-    config = plain(shards, tmp_path / "one", a=a, b=b, probe=probe)
+    config = plain(shards, tmp_path / "one", a=a, b=b, validation=probe)
     mm.train(config, toy.objective)
     both = pool(2).run(parameters, replace(config, out=str(tmp_path / "two"), parallel=parallel))
     assert_close(tmp_path / "one", tmp_path / "two")
     for left, right in zip(*(read_log(tmp_path / name) for name in ("one", "two")), strict=True):
-        assert ("probe" in left) == (left["step"] in (4, 8, 12))
-        assert right.get("probe") == pytest.approx(left.get("probe"), abs=0.02)
+        assert ("validation" in left) == (left["step"] in (4, 8, 12))
+        assert right.get("validation") == pytest.approx(left.get("validation"), abs=0.02)
     saved = load_file(tmp_path / "two/checkpoints/step-00000012/weights.safetensors")
-    if parallel != "columns":
+    if parallel != "column_parallel":
         for found in both:
             assert all(saved[f"model.{name}"].equal(value) for name, value in found.items())
 

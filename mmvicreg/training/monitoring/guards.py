@@ -72,8 +72,8 @@ def explain_non_finite(
     return (
         f"the loss of step {step} is {output.terms.total.item()}:\n{values}\n  gradient norms: {slopes}\n"
         f"  {which}: {listed}\n"
-        "lower the learning rate, clip the gradient (--optimizer.clip 1), train in fp32, or let a few such steps "
-        f"be skipped (--guard.skips, now {skips}); the last checkpoint is whole"
+        "lower the learning rate, clip the gradient (--optimizer.max-gradient-norm 1), train in fp32, or let a few "
+        f"such steps be skipped (--guard.max-skipped-steps, now {skips}); the last checkpoint is whole"
     )
 
 
@@ -120,7 +120,7 @@ class Alarms:
 
     def hear(self, looks: Looks, step: int) -> list[str]:
         """The findings that are alarms now: there for ``patience`` looks in a row, after ``after`` steps."""
-        if step < self.config.after:
+        if step < self.config.diagnose_after:
             return []
         found = diagnose(looks, self.config)
         self.seen = Counter({name: self.seen[name] + 1 for name in found})

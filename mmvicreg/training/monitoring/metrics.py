@@ -50,7 +50,7 @@ def log_line(
     if looks is not None:
         line["embeddings"] = looks.to_json()
     if probe:
-        line["probe"] = dict(probe)
+        line["validation"] = dict(probe)
     speed = training.clock.read()
     line |= {**speed, **memory(training.accelerator.device)}
     if training.flops:

@@ -43,7 +43,7 @@ _HOME = {
     "train": "mmvicreg.training.train",
     "NonFiniteLossError": "mmvicreg.training.monitoring.guards",
     "CollapseError": "mmvicreg.training.monitoring.guards",
-    "Preempted": "mmvicreg.training.preemption",
+    "Preempted": "mmvicreg.training.monitoring.preemption",
     "compare_runs": "mmvicreg.cli.compare",
     "evaluate_run": "mmvicreg.evaluation.score",
     "Alignment": "mmvicreg.objectives.alignments",

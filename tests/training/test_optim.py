@@ -10,18 +10,19 @@ import mmvicreg as mm
 from mmvicreg.branches.activation_checkpointing import recompute_blocks
 from mmvicreg.branches.model import projector
 from mmvicreg.branches.moving_average import MovingAverage
-from mmvicreg.training.batch_size import largest_power
-from mmvicreg.training.gradient_cache import check_chunkable
+from mmvicreg.training.dry_run import largest_power
+from mmvicreg.training.gradient_cache import check_cacheable
 from mmvicreg.training.optimizer import (
     Lars,
     clip_gradients,
+    freeze_until,
     gradient_norms,
     layer_depths,
+    learning_rate_factor,
     make_optimizer,
     parameter_groups,
     total_norm,
 )
-from mmvicreg.training.schedule import freeze_until, learning_rate_factor
 
 
 def model(*, norm: type[nn.Module] = nn.LayerNorm) -> mm.Model:
@@ -184,7 +185,7 @@ def test_recomputing_blocks_changes_no_gradient_and_refuses_batch_normalisation(
     with pytest.raises(ValueError, match="activation_checkpointing is set"):
         recompute_blocks(model(norm=nn.BatchNorm1d))
     with pytest.raises(ValueError, match="the encoder of image normalises over the batch"):
-        check_chunkable(model(norm=nn.BatchNorm1d))
+        check_cacheable(model(norm=nn.BatchNorm1d))
 
 
 def test_the_largest_batch_is_a_power_of_two_that_fits() -> None:

@@ -127,7 +127,9 @@ def test_a_modality_whose_source_changed_is_an_event(shards: str, tmp_path: Path
     assert "the source of Numbers changed" in (tmp_path / "run/events.jsonl").read_text()
 
 
-def test_an_alarm_after_a_restart_comes_when_the_uninterrupted_run_has_it(shards: str, tmp_path: Path) -> None:
+def test_an_alarm_after_a_restart_comes_when_the_uninterrupted_run_has_it(
+    shards: str, tmp_path: Path
+) -> None:
     """Two bad checks of three are state: steps 2 and 4 are bad, the run is cut, step 6 is the alarm."""
     guard = mm.GuardConfig(diagnose_every=2, diagnose_after=1, patience=3, action="stop", min_spread=10.0)
     config = toy.Config(train=shards, out=str(tmp_path / "whole"), checkpoint_every=1, guard=guard)
@@ -145,7 +147,9 @@ def test_skipped_steps_in_a_row_are_counted_over_a_restart(tmp_path: Path) -> No
     guard = mm.GuardConfig(max_skipped_steps=1)
     config = toy.Config(train=poisoned, out=str(tmp_path / "run"), checkpoint_every=1, guard=guard)
     mm.train(config, toy.objective)
-    states = [json.loads(path.read_text()) for path in sorted((tmp_path / "run").glob("checkpoints/*/state.json"))]
+    states = [
+        json.loads(path.read_text()) for path in sorted((tmp_path / "run").glob("checkpoints/*/state.json"))
+    ]
     assert all(state["parts"]["skipped_steps"] == {"consecutive": 0} for state in states[-1:])
     steps = {json.loads(line)["step"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()}
     cut = replace(config, out=str(tmp_path / "cut"), keep_checkpoints=99)
@@ -155,7 +159,9 @@ def test_skipped_steps_in_a_row_are_counted_over_a_restart(tmp_path: Path) -> No
         assert json.loads(path.read_text())["parts"]["skipped_steps"] == {"consecutive": 1}
 
 
-def test_ctrl_c_writes_a_checkpoint_and_one_line_and_the_run_ends_the_same(shards: str, tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_one_line_and_the_run_ends_the_same(
+    shards: str, tmp_path: Path
+) -> None:
     """A run shorter than checkpoint_every loses nothing. Reading one sample takes two seconds: time to interrupt."""
     out = tmp_path / "run"
     command = [sys.executable, toy.__file__, "--train", shards, "--out", str(out), "--a.stall", "2"]
@@ -198,7 +204,9 @@ def test_a_tilde_in_out_is_the_home_folder(
     assert run.folder == tmp_path / "run" and not (tmp_path / "~").exists()
 
 
-def test_a_run_killed_before_its_configuration_was_written_can_be_started(shards: str, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_configuration_was_written_can_be_started(
+    shards: str, tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.config.json.partial").write_text('{"config"')
     assert mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0), toy.objective).step == 6

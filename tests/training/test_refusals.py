@@ -64,9 +64,18 @@ def test_launcher_options_that_agree_with_the_recipe_are_accepted() -> None:
 def test_real_launches_are_refused_or_act(
     shards: str, tmp_path: Path, option: tuple[str, ...], words: str
 ) -> None:
-    """accelerate launch hands gradient_accumulation_steps to DeepSpeed and FSDP only: without them it changes nothing."""
+    """accelerate launch hands gradient_accumulation_steps on with DeepSpeed only; here it changes nothing."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
-    command += ["--num_machines", "1", *option, toy.__file__, "--train", shards, "--out", str(tmp_path / "run")]
+    command += [
+        "--num_machines",
+        "1",
+        *option,
+        toy.__file__,
+        "--train",
+        shards,
+        "--out",
+        str(tmp_path / "run"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode != 0) == bool(words) and words in done.stderr, done.stderr[-2000:]

@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.files import write_tensors
 from mmvicreg.runs.tensors import fill
 
 STATE = "state.json"
@@ -75,13 +76,11 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     partial.mkdir(parents=True)
     try:
         for name, tensors in snapshot.files.items():
-            save_file(tensors, partial / name)
+            write_tensors(partial / name, tensors)
         files = {file.name: _sum(file) for file in sorted(partial.iterdir())}
         content = {"format": 3, **asdict(snapshot.position), "files": files}
         (partial / STATE).write_text(json.dumps(content, indent=1))
-        mode = (partial / STATE).stat().st_mode  # safetensors writes files that only their owner can read
         for file in partial.iterdir():
-            file.chmod(mode)
             _flush(file)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

@@ -134,13 +134,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def line_step(line: str) -> float:
     """The step of a line of the log; infinity for a line that was cut short."""
     try:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError, UserError
+from mmvicreg.files import write_json
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.runs.config import TrainConfig
-from mmvicreg.runs.run import write_json
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.fetch import Fetcher

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from mmvicreg import distributed
 from mmvicreg.errors import UserError, show_messages_alone
+from mmvicreg.files import lock
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.description import classes_of, describe_objective
 from mmvicreg.objectives.objective import Objective
@@ -61,9 +63,21 @@ def _train(config: Config, objective: Callable[[Config], Objective]) -> Run:
         describe_objective(inner.objective, views),
         classes=classes_of(inner.objective, views),
     )
-    warnings = _on_main_process(lambda: _begin(resolved.config, description, parts))
-    training = assemble(resolved, inner, accelerator, parts)
-    if accelerator.is_main_process:
+    with ExitStack() as held:
+        warnings = _on_main_process(lambda: _begin(resolved.config, description, parts, held))
+        training = assemble(resolved, inner, accelerator, parts)
+        _prepare(training, resolved, description, warnings)
+        _run(training)
+        accelerator.wait_for_everyone()
+    return _finished(training, resolved)
+
+
+def _prepare(
+    training: Training, resolved: Resolved, description: directory.RunDescription, warnings: list[str]
+) -> None:
+    """Write what only the assembled run knows, and continue from the newest checkpoint."""
+    inner = training.inner
+    if training.accelerator.is_main_process:
         if training.config != resolved.config:  # the batch size was searched
             directory.write_description(
                 training.folder, replace(description, config=to_json(training.config))
@@ -73,16 +87,16 @@ def _train(config: Config, objective: Callable[[Config], Objective]) -> Run:
     resume(training)
     for warning in warnings:
         training.logger.event(training.step, "source", warning)
-    _run(training)
-    accelerator.wait_for_everyone()
-    return _finished(training, resolved)
 
 
-def _begin(config: TrainConfig, description: directory.RunDescription, parts: tuple[Part, ...]) -> list[str]:
-    """Check that the run of the folder is continued with the same objective and data, then write what it is now.
-
-    Returns warnings.
-    """
+def _begin(
+    config: TrainConfig, description: directory.RunDescription, parts: tuple[Part, ...], held: ExitStack
+) -> list[str]:
+    """Lock the run directory until ``held`` is closed, check that its run is continued with the same objective and
+    data, then write what it is now. Returns warnings; raises LockedError if another process trains there."""
+    directory.move_aside(config)
+    Path(config.out).mkdir(parents=True, exist_ok=True)
+    held.enter_context(lock(Path(config.out), purpose="training"))
     warnings = []
     if directory.is_continued(config):
         folder = Path(config.out)
@@ -90,7 +104,7 @@ def _begin(config: TrainConfig, description: directory.RunDescription, parts: tu
         newest = checkpoint.complete_checkpoints(folder / CHECKPOINTS)[-1]
         plan = make_plan(parts, config, 1 if config.batch_size == "auto" else config.batch_size)
         check_data(checkpoint.read_position(newest), config, plan, whole(parts))
-    directory.begin(config, description)
+    directory.begin(Path(config.out), description)
     return warnings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -210,3 +211,46 @@ def test_a_run_killed_before_its_configuration_was_written_can_be_started(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.config.json.partial").write_text('{"config"')
     assert mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0), toy.objective).step == 6
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_a_dead_one_is_taken_over(
+    shards: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, toy.__file__, "--train", shards, "--out", str(out), "--a.stall", "60"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    config = toy.Config(train=shards, out=str(out))
+    try:
+        end = time.monotonic() + 240
+        while time.monotonic() < end and first.poll() is None and not (out / "config.json").is_file():
+            time.sleep(0.01)
+        with pytest.raises(OSError, match=rf"process {first.pid} on .* at work there since .* \(training\)"):
+            mm.train(config, toy.objective)
+    finally:
+        first.kill()
+        first.wait()
+    assert mm.train(config, toy.objective).step == 12
+    assert not (out / ".lock").exists()
+
+
+def test_a_full_disk_keeps_the_log_and_the_run_goes_on(shards: str, tmp_path: Path) -> None:
+    """The kernel refuses to append to the log for three steps, as a full disk does; no line is lost."""
+    config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=1000, log_every=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    steps: list[int] = []
+
+    def fill() -> None:
+        steps.append(len(steps))
+        size = (tmp_path / "run/log.jsonl").stat().st_size
+        full = (size + 10, before[1])  # ten bytes of the next line fit
+        resource.setrlimit(resource.RLIMIT_FSIZE, full if len(steps) <= 3 else before)
+
+    try:
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), 5, fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [line["step"] for line in read_log(tmp_path / "run")] == list(range(1, 13))
+    mm.train(replace(config, out=str(tmp_path / "whole")), toy.objective)
+    assert_same(tmp_path / "whole", tmp_path / "run")

@@ -67,8 +67,12 @@ def log_line(
 def conclude(training: Training) -> None:
     """Write and print what happened to the samples; every process calls this."""
     counts = training.sample_counts.sum()
-    if training.accelerator.is_main_process:
+    if not training.accelerator.is_main_process:
+        return
+    try:
         training.logger.say(write_summary(training.folder, training.plan, training.step, counts=counts))
+    except OSError as error:  # a full disk does not cost the run its last checkpoint
+        training.logger.event(training.step, "disk", f"data.json cannot be written: {error}")
 
 
 def _learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

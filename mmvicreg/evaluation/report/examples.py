@@ -11,7 +11,7 @@ import torch
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
-from mmvicreg.evaluation.store import Rows, Store
+from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities import pixels
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
@@ -23,8 +23,8 @@ class Direction:
     """Queries of one branch looking for items of another."""
 
     ends: tuple[str, str]
-    queries: Rows
-    items: Rows
+    queries: EmbeddedItems
+    items: EmbeddedItems
     positives: Positives
     ranks: Ranks
 
@@ -44,7 +44,7 @@ def examples_of(
     direction: Direction, store: Store, readers: Mapping[str, Reader], index: ShardIndex, *, count: int
 ) -> list[pictures.Example]:
     """``count`` queries spread evenly over the split, whatever their rank: failures are shown too."""
-    return _draw(_best(direction, count=count), direction.ends, store, readers, index)
+    return _draw(_best(direction, count=count), direction.ends, store, readers, index) if count else []
 
 
 def _best(direction: Direction, *, count: int, best: int = 5) -> list[_Found]:
@@ -78,7 +78,7 @@ def _draw(
     fetch = Fetcher(index)
 
     def content(name: str, row: int) -> np.ndarray | str:
-        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
+        identity, number = store.items(name).identities[row], store.items(name).samples[row][0]
         sample = fetch(*index.place(number), readers[name].members)
         for suffix, data in sample.members.items():
             if suffix in ("jpg", "jpeg", "png", "webp"):

@@ -17,8 +17,10 @@ from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.description import Description, describe_store
 from mmvicreg.evaluation.embed import embed_split
 from mmvicreg.evaluation.ranks import rank_both, rank_queries
-from mmvicreg.evaluation.report.examples import Direction, examples_of
+from mmvicreg.evaluation.report.examples import Direction, examples_of, hubs_of
 from mmvicreg.evaluation.report.figures import Example
+from mmvicreg.evaluation.report.hubs import Hub
+from mmvicreg.evaluation.report.page import SplitReport
 from mmvicreg.evaluation.report.run_report import write_run_report
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
@@ -35,12 +37,14 @@ class SplitScores:
 
     ``retrieval``: by direction; ``image_to_text`` ranks by cosine, and ``image_to_text_by_predictor``, where the run
     has predictors, by the cosine of what the pictures predict of the texts. ``description``: geometry of every branch.
-    ``examples``: queries with what they found, by direction. ``proof``: which samples were read.
+    ``examples``: queries with what they found, by direction; ``hubs``: items that are found too often. ``proof``:
+    which samples were read.
     """
 
     retrieval: dict[str, RetrievalScores]
     description: Description
     examples: dict[str, list[Example]]
+    hubs: dict[str, list[Hub]]
     proof: Proof
 
     def to_json(self) -> dict[str, Any]:
@@ -72,13 +76,11 @@ def evaluate(
         return scores
     print_scores(scores)
     summarize_splits(run, scores, source="evaluate").write(folder / "summary.json")
-    write_run_report(
-        run,
-        retrieval={split: found.retrieval for split, found in scores.items()},
-        descriptions={split: found.description for split, found in scores.items()},
-        examples={split: found.examples for split, found in scores.items()},
-        folder=folder,
-    )
+    reports = {
+        split: SplitReport(found.retrieval, found.description, found.examples, found.hubs)
+        for split, found in scores.items()
+    }
+    write_run_report(run, reports, folder=folder)
     return scores
 
 
@@ -94,7 +96,7 @@ def score_splits(
 ) -> dict[str, SplitScores]:
     """Scores of every split {name: shards}, without writing anything but the embeddings.
 
-    ``examples``: queries of each direction that are kept with what they found (their pictures are decoded).
+    ``examples``: queries of each direction that are kept with what they found, and hubs (pictures are decoded).
     ``folds`` > 0 adds the mean over so many consecutive folds of the pictures (``image_to_text_5_folds``), as the COCO
     1K protocol has it. ``group_images``: pictures of identical bytes are one item, which matches the captions of all
     samples it occurs in.
@@ -136,16 +138,18 @@ def _score_split(
             f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
-    retrieval, shown = {}, {}
+    retrieval, shown, hubs = {}, {}, {}
     for name, direction in _directions(store, branches, run.predictors, device).items():
         retrieval[name] = summarize(direction.ranks, resamples=1000)
-        shown[name] = examples_of(direction, store, readers, index, count=examples)
+        if examples:
+            shown[name] = examples_of(direction, store, readers, index, count=examples)
+            hubs[name] = hubs_of(direction, store, readers, index)
     if not retrieval:
         widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
         raise InvalidValueError(
             f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
         )
-    return SplitScores(retrieval, describe_store(store, device=device), shown, store.proof)
+    return SplitScores(retrieval, describe_store(store, device=device), shown, hubs, store.proof)
 
 
 def _directions(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
-from mmvicreg.runs.run import write_json
+from mmvicreg.files import write_json
 
 FORMAT = 1
 PLAIN = {"learning_rate", "penalty", "median_rank", "mean_rank"}

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from processes import pool
 
 from mmvicreg.evaluation.match_counts import count_matches
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.retrieval import cross_modal_metrics, retrieval_metrics
+from mmvicreg.testing.processes import pool
 
 ROWS = 200
 

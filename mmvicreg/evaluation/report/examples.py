@@ -12,13 +12,8 @@ from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
-<<<<<<< HEAD
 from mmvicreg.evaluation.store import EmbeddedItems, Store
-from mmvicreg.modalities import pixels
-=======
-from mmvicreg.evaluation.store import Rows, Store
 from mmvicreg.modalities.decoding import pixels
->>>>>>> main
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import Reader

@@ -190,7 +190,8 @@ def _precompute(
             continue
         if not branch.frozen:
             raise InvalidValueError(
-                f"{name}.cache is {draws}, but its encoder is trained; set frozen, or cache to 0"
+                f"{name}.precomputed_views is {draws}, but its encoder is trained; set frozen, or leave "
+                "precomputed_views at 0"
             )
         branch.encoder.to(accelerator.device)
         own = -(-len(index) * draws // accelerator.num_processes)
@@ -219,4 +220,4 @@ def _precompute(
 
 def _draws(modality: Modality) -> int:
     values = vars(modality)
-    return int(values["cache"]) if "cache" in values else 0
+    return int(values.get("precomputed_views", 0))

@@ -46,7 +46,8 @@ def compare_runs(folders: Sequence[str | Path], *, all_scores: bool = False) -> 
             f"a comparison needs two runs or more, found {len(folders)}: mmvicreg compare RUN RUN"
         )
     paths = [Path(folder) for folder in folders]
-    configs = [flatten(read_config(path)["config"]) for path in paths]
+    saved = [read_config(path) for path in paths]
+    configs = [flatten({**each["config"], "objective": each.get("objective", {})}) for each in saved]
     numbers = [_numbers(path, all_scores=all_scores) for path in paths]
     differences = {
         name: values

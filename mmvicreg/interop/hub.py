@@ -80,6 +80,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
         "views": run.model.views,
         "tensors": {name: len(found) for name, found in branches.items()},
         "predictors": predictors.describe(run.predictors),
+        "objective": run.objective,
     }
     write_json(partial / CONFIG, config)
     save_model(run.model, str(partial / WEIGHTS))
@@ -172,7 +173,8 @@ def from_pretrained(name: str | Path) -> Run:
         ) from None
     plain = {key: to_json(modality) for key, modality in modalities.items()}
     predicted = _read_predictors(config, folder)
-    return Run(folder, plain, modalities, model.eval(), int(config["step"]), predicted)
+    objective = config.get("objective", {})
+    return Run(folder, plain, modalities, model.eval(), int(config["step"]), predicted, objective)
 
 
 def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:

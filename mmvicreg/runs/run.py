@@ -42,6 +42,8 @@ class Run:
     """the step the weights are from"""
     predictors: Predictors = field(default_factory=dict)
     """the predictors that the objective trained, by (from branch, to branch)"""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """description of the objective, as JSON values (see mmvicreg.objectives.description)"""
 
 
 def load(
@@ -84,7 +86,8 @@ def rebuild(
     checkpoint.read_model(path, model, file=file)
     predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
     step_number = checkpoint.read_position(path).step
-    return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
+    objective = saved.get("objective", {})
+    return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors, objective)
 
 
 def _without_weights(modality: Any) -> Modality:

@@ -8,6 +8,7 @@ order, errors and values are the same.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -72,6 +73,9 @@ _rows: RowReader  # of a worker process, set once when it begins
 
 def _begin(setup: WorkerSetup) -> None:
     global _rows
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process; the main one ends the workers
     torch.set_num_threads(1)
     _rows = setup.rows()
 

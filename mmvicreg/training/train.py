@@ -158,4 +158,6 @@ def _finished(training: Training, resolved: Resolved) -> Run:
         return rebuild(training.folder, read_config(training.folder), resolved.branches)
     model = training.inner.model.eval()
     trained = predictors.predictors_of(training.inner.objective, model.views)
-    return Run(training.folder, to_json(training.config), resolved.branches, model, training.step, trained)
+    objective = read_config(training.folder)["objective"]
+    config = to_json(training.config)
+    return Run(training.folder, config, resolved.branches, model, training.step, trained, objective)

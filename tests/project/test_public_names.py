@@ -31,11 +31,18 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     venv.create(folder, with_pip=False)
     interpreter = str(folder / "bin/python")
-    command = [sys.executable, "-m", "pip", "--quiet", "--python", interpreter, "install", "--no-deps"]
-    source = ["--editable", str(ROOT)] if request.param == "editable" else [str(ROOT)]
-    done = subprocess.run([*command, "--no-build-isolation", *source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    hook = "build_editable" if request.param == "editable" else "build_wheel"
+    build = f"from hatchling.build import {hook}; print({hook}({str(folder)!r}))"
+    wheel = folder / run(sys.executable, "-c", build, cwd=ROOT).splitlines()[-1]
+    run(sys.executable, "-m", "pip", "--python", interpreter, "install", "--no-deps", str(wheel), cwd=folder)
     return interpreter
+
+
+def run(*command: str, cwd: Path) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def errors(checker: str, file: Path, python: str) -> list[int]:

@@ -77,9 +77,13 @@ def check_folder(config: TrainConfig) -> None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
     elif config.resume == "never":
-        raise InvalidValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
+        raise InvalidValueError(
+            f"{folder} holds a run; choose another --out, or --resume auto to continue it"
+        )
     elif is_continued(config):
-        _refuse(folder, differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change))
+        _refuse(
+            folder, differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change)
+        )
 
 
 def is_continued(config: TrainConfig) -> bool:
@@ -99,7 +103,9 @@ def check_continuation(folder: Path, description: RunDescription, *, allowed: It
     given = description.to_json()
     parts = {"objective": "objective", "views": "views()", "readers": "readers()"}
     before = {label: saved.get(name, {}) for name, label in parts.items()}
-    _refuse(folder, differences(before, {label: given[name] for name, label in parts.items()}, allowed=allowed))
+    _refuse(
+        folder, differences(before, {label: given[name] for name, label in parts.items()}, allowed=allowed)
+    )
     return [
         f"the source of {name} changed since the run was started: check that it still computes the same"
         for name, digest in saved.get("sources", {}).items()

@@ -1,1 +1,1 @@
-"""A configuration goes in; a run directory comes out: configuration, log, events, checkpoints; and a `Run` read back."""
+"""A configuration goes in; a run directory with its checkpoints comes out, and a Run read back from it."""

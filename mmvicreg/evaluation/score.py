@@ -77,8 +77,8 @@ def evaluate_run(
     scores = score_splits(run, data, device=device)
     if distributed.rank() > 0:
         return scores
-    print_scores(scores)
-    write_summary(run, scores, run.folder / "summary.json")
+    Console(width=None if Console().is_terminal else 120).print(scores_table(scores))
+    write_json(run.folder / "summary.json", summary_of(run, scores))
     write_pictures(run, scores)
     return scores
 
@@ -201,8 +201,8 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
     return found
 
 
-def print_scores(scores: Mapping[str, SplitScores]) -> None:
-    """A table of every split and direction, chance beside each recall."""
+def scores_table(scores: Mapping[str, SplitScores]) -> Table:
+    """A table of every split and direction in percent, chance beside each recall."""
     table = Table(title="held-out retrieval, % (chance)")
     ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
     for column in ("split", "direction", *(f"R@{k}" for k in ks), "median rank", "queries", "items"):
@@ -212,13 +212,21 @@ def print_scores(scores: Mapping[str, SplitScores]) -> None:
             recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
             size = (f"{each.num_queries:,}", f"{each.num_items:,}")
             table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    return table
 
 
-def write_summary(run: Run, scores: Mapping[str, SplitScores], path: Path) -> None:
-    """Every number as JSON, recalls as fractions: split, direction, ``recall_at_1``, ``chance_at_1``, ..."""
+def summary_of(run: Run, scores: Mapping[str, SplitScores]) -> dict[str, Any]:
+    """Every number as JSON values, recalls as fractions: split, direction, ``recall_at_1``, ``chance_at_1``, ..."""
     splits = {split: found.to_json() for split, found in scores.items()}
-    write_json(path, {"run": run.folder.name, "step": run.step, **splits})
+    return {"run": run.folder.name, "step": run.step, **splits}
+
+
+def split_reports(scores: Mapping[str, SplitScores]) -> dict[str, SplitReport]:
+    """The scores as parts of a report."""
+    return {
+        name: SplitReport(each.retrieval, each.description, each.examples, each.hubs)
+        for name, each in scores.items()
+    }
 
 
 def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
@@ -235,11 +243,7 @@ def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
         )
         for direction, examples in found.examples.items():
             pictures.save(pictures.examples_figure(examples), folder / f"{split}-{direction}.png")
-    reports = {
-        name: SplitReport(each.retrieval, each.description, each.examples, each.hubs)
-        for name, each in scores.items()
-    }
-    page = compare([collect_run(run.folder, run.config, splits=reports)])
+    page = compare([collect_run(run.folder, run.config, splits=split_reports(scores))])
     path = write_report(page, run.folder / "report.html")
     Console(stderr=True).print(f"report: {path}")
     return path

@@ -9,30 +9,28 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+import tyro
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.preparation.pack_sources import PICTURES, Columns, Content, Record, read_source
 from mmvicreg.progress import bar
-from mmvicreg.shards.index import open_index
 
 
 @dataclass(frozen=True)
 class PackConfig:
     """Write pictures and captions as webdataset shards."""
 
-    source: Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """a folder; a csv, tsv, jsonl or parquet table; or the json of COCO, Karpathy or Flickr30k"""
-    output: Positional[str]
+    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """folder for the shards"""
     prefix: str = "train"
     """shards are called PREFIX-000000.tar and so on"""
@@ -69,30 +67,18 @@ class ShardJob:
     config: PackConfig
 
 
-def main(config: PackConfig) -> int:
-    """Run the tool; the exit status is 1 where samples were left out."""
-    skipped = pack(config)
-    paths = sorted(glob.glob(os.path.join(glob.escape(config.output), f"{glob.escape(config.prefix)}-*.tar")))
-    index = open_index(paths)
-    print(f"{len(paths)} shards, {len(index):,} samples in {config.output}, members {index.suffixes}")
-    if skipped:
-        path = os.path.join(config.output, f"{config.prefix}-skipped.jsonl")
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
-        print(f"{len(skipped):,} samples were left out, see {path}; the first: {skipped[0]}")
-    return 1 if skipped else 0
-
-
 def pack(config: PackConfig) -> list[tuple[str, str]]:
     """Write all shards; returns (key, reason) of the samples left out.
 
-    Raises FileExistsError where shards of that prefix are there and ``resume`` is off, ValueError for a
+    Raises InvalidValueError where shards of that prefix are there and ``resume`` is off, ValueError for a
     source that cannot be read or a key that comes twice.
     """
     os.makedirs(config.output, exist_ok=True)
     there = glob.glob(os.path.join(glob.escape(config.output), f"{glob.escape(config.prefix)}-*.tar"))
     if there and not config.resume:
-        raise FileExistsError(f"{len(there)} shards are there, such as {there[0]}; remove them, or --resume")
+        raise InvalidValueError(
+            f"{len(there)} shards are there, such as {there[0]}; remove them, or give --resume"
+        )
     records = read_source(config.source, images=config.images, split=config.split, columns=config.columns)
     jobs = [job for job in _jobs(records, config) if not os.path.exists(job.path)]
     skipped: list[tuple[str, str]] = []

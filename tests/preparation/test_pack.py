@@ -8,8 +8,10 @@ import pytest
 from photographs import encoded
 from webdataset import WebDataset
 
+from mmvicreg.cli.pack import pack as pack_command
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.pixels import decode
-from mmvicreg.preparation.pack import PackConfig, main, pack
+from mmvicreg.preparation.pack import PackConfig, pack
 from mmvicreg.preparation.pack_sources import Columns
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetch import Fetcher
@@ -38,7 +40,7 @@ def samples(folder):
 def test_a_folder_becomes_shards_that_webdataset_reads(tmp_path):
     pictures(tmp_path / "in")
     out = tmp_path / "out"
-    assert main(PackConfig(str(tmp_path / "in"), str(out), samples=2, processes=1)) == 0
+    assert pack_command(PackConfig(str(tmp_path / "in"), str(out), samples=2, processes=1)).status == 0
     assert sorted(os.listdir(out)) == [
         "train-000000.tar",
         "train-000001.tar",
@@ -124,7 +126,7 @@ def test_resize_and_encode(tmp_path):
     pictures(tmp_path / "in")
     (tmp_path / "in" / "sub" / "bad.jpg").write_bytes(b"<html>")
     config = PackConfig(str(tmp_path / "in"), str(tmp_path / "out"), resize=24, encode="webp", processes=1)
-    assert main(config) == 1
+    assert pack_command(config).status == 1
     found = samples(tmp_path / "out")
     assert len(found) == 5 and {decode(s.members["webp"]).array.shape for s in found} == {(24, 45, 3)}
     assert "not a picture" in (tmp_path / "out" / "train-skipped.jsonl").read_text()
@@ -136,7 +138,7 @@ def test_size_limit_resume_and_processes(tmp_path):
     assert pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, processes=1)) == []
     names = sorted(os.listdir(tmp_path / "a"))
     assert len(names) > 2 and len(samples(tmp_path / "a")) == 8
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(InvalidValueError, match="--resume"):
         pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, processes=1))
     (tmp_path / "a" / names[1]).unlink()
     pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, resume=True, processes=1))

@@ -58,7 +58,7 @@ class Config(mm.TrainConfig):
         length=24,
         projector=(512, 512),
         dropout=0.2,
-        cache=1,
+        precomputed_views=1,
     )
 
     def views(self) -> dict[str, str]:

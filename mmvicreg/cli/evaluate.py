@@ -85,7 +85,9 @@ def _captions_at(run: Run, caption: str) -> Run:
     from mmvicreg.modalities.text import TextModality
 
     moved = {
-        name: replace(m, caption=caption) for name, m in run.modalities.items() if isinstance(m, TextModality)
+        name: replace(m, members=(caption,))
+        for name, m in run.modalities.items()
+        if isinstance(m, TextModality)
     }
     if not moved:
         raise InvalidValueError(

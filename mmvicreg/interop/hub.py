@@ -123,7 +123,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
             f"modality {name!r} is {saved[CLASS]}, defined outside this package: it cannot be loaded without "
             "its recipe. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
-    saved |= {"weights": "", "cache": 0}
+    saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
         (folder / name).mkdir()
         shutil.copyfile(saved["vocabulary"], folder / name / "vocabulary.json")

@@ -10,7 +10,7 @@ from webdataset import WebDataset
 
 from mmvicreg.cli.pack import pack as pack_command
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.pixels import decode
+from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.preparation.pack import PackConfig, pack
 from mmvicreg.preparation.pack_sources import Columns
 from mmvicreg.shards.index import open_index

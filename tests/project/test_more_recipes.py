@@ -69,9 +69,10 @@ def tone(hertz: float) -> bytes:
 
 def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path) -> None:
     shard = spoken_shard(tmp_path)
-    options = ("--batch-size", "16", "--speech.cache", "1", "--speech.seconds", "1", "--effect.encoder", "mel",
-               "--effect.weights", "", "--effect.no-frozen", "--effect.cache", "0", "--effect.seconds", "1",
-               "--image.no-frozen", "--image.cache", "0")  # fmt: skip
+    options = ("--batch-size", "16", "--speech.precomputed-views", "1", "--speech.seconds", "1",
+               "--effect.encoder", "mel",
+               "--effect.weights", "", "--effect.no-frozen", "--effect.precomputed-views", "0", "--effect.seconds", "1",
+               "--image.no-frozen", "--image.precomputed-views", "0")  # fmt: skip
     found = start("speech.py", "--train", shard, "--held-out", shard, *SMALL_IMAGE, *options, cwd=tmp_path)
     found = found["held_out"]
     for direction in (
@@ -87,8 +88,8 @@ def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path
 
 
 def test_multilingual_aligns_languages_in_a_star(shard: str, tmp_path: Path) -> None:
-    found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.cache", "0", "--pairs", "star",
-                  "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
+    found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.precomputed-views", "0",
+                  "--pairs", "star", "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
     assert {"image_to_french", "french_to_german"} <= set(found["held_out_concepts"])
     terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
     assert "image-french/invariance" in terms and not any("german-french" in name for name in terms)

@@ -27,9 +27,9 @@ TOY_TEXT = [
         "--text.projector",
         "64",
         "32",
-        "--image.cache",
+        "--image.precomputed-views",
         "0",
-        "--text.cache",
+        "--text.precomputed-views",
         "0",
     ),
     *("--image.no-frozen", "--image.dropout", "0", "--text.dropout", "0", "--text.state-width", "32"),
@@ -161,7 +161,7 @@ def test_the_baseline_runs(tmp_path: Path) -> None:
 
 
 def test_coco_runs_at_toy_size(tmp_path: Path) -> None:
-    options = (*TOY, "--train", f"{ROOT / 'data/demo'}/train-000000.tar", "--precision", "fp32", "--text.caption",
+    options = (*TOY, "--train", f"{ROOT / 'data/demo'}/train-000000.tar", "--precision", "fp32", "--text.members",
                "txt",
                "--text.vocabulary", "words.json", "--image.projector", "32", "16", "--text.projector", "32", "16",
                "--text.state-width", "16", "--out", "run", "--threads", "1")  # fmt: skip

@@ -14,7 +14,7 @@ from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
 from mmvicreg.evaluation.store import Rows, Store
-from mmvicreg.modalities import pixels
+from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Reader, Sample

@@ -25,15 +25,13 @@ class EmbedConfig(ModelOptions):
 
 def embed(config: EmbedConfig) -> Output:
     """Every branch's embeddings with identities and sample keys, in one file."""
+    from mmvicreg.evaluation.embed import embed_split
     from mmvicreg.evaluation.nearest import check_rows_name, write_rows
-    from mmvicreg.evaluation.score import embedded
     from mmvicreg.shards.index import open_index
 
     check_rows_name(config.out)  # before anything is computed
     run = config.load(config.model)
-    store = embedded(
-        run, open_index(config.data), *run.modalities, device=config.device, threads=config.threads
-    )
+    store = embed_split(run, open_index(config.data), device=config.device, threads=config.threads)
     path = write_rows(store, config.out, output=config.output)
     counts = {view: len(rows.z) for view, rows in store.views.items()}
     listed = ", ".join(f"{count:,} {view}" for view, count in counts.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class EvaluateConfig(ModelOptions):
     """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
     folds: int = 0
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
+    group_images: bool = False
+    """pictures of identical bytes are one item, which matches all its captions (for data with a sample a caption)"""
 
 
 def named_splits(data: tuple[str, ...]) -> dict[str, str]:
@@ -52,21 +54,26 @@ def evaluate(config: EvaluateConfig) -> Output:
     """Score every split and write the JSON file. Under a launcher its processes share the work."""
     splits = named_splits(config.data)
     from mmvicreg import distributed
-    from mmvicreg.evaluation.score import score_splits, scores_table, summary_of
-    from mmvicreg.files import write_json
+    from mmvicreg.evaluation.evaluate import score_splits, scores_table, summarize_splits
 
     run = config.load(config.run)
     if config.caption:
         run = _captions_at(run, config.caption)
     _join_group(config.device)
-    scores = score_splits(run, splits, device=config.device, threads=config.threads, folds=config.folds)
+    scores = score_splits(
+        run,
+        splits,
+        device=config.device,
+        threads=config.threads,
+        folds=config.folds,
+        group_images=config.group_images,
+    )
     if distributed.rank() > 0:
         return Output({}, ())
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    summary = summary_of(run, scores)
-    write_json(path, summary)
-    return Output({"written": str(path), **summary}, (scores_table(scores), f"written: {path}"))
+    summary = summarize_splits(run, scores, source="evaluate")
+    summary.write(path)
+    return Output({"written": str(path), **asdict(summary)}, (scores_table(scores), f"written: {path}"))
 
 
 def _join_group(device: str) -> None:

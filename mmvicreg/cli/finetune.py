@@ -67,7 +67,7 @@ class FinetuneConfig(ModelOptions):
 
 def finetune(config: FinetuneConfig) -> Output:
     """Choose, train, score, and write result.json."""
-    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.finetuning import balanced_subset
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
     from mmvicreg.files import write_json

@@ -49,12 +49,14 @@ def report(config: ReportConfig) -> Output:
 
 
 def _collect(config: ReportConfig, source: str, splits: dict[str, str]) -> RunReport:
+    from mmvicreg.evaluation.evaluate import score_splits, split_reports
     from mmvicreg.evaluation.report.collect import collect_run
     from mmvicreg.evaluation.report.examples import training_samples
-    from mmvicreg.evaluation.score import score_splits, split_reports
 
     run = config.load(source)
-    scores = score_splits(run, splits, device=config.device, threads=config.threads) if splits else {}
+    scores = (
+        score_splits(run, splits, device=config.device, threads=config.threads, examples=6) if splits else {}
+    )
     train = str(run.config.get("train", ""))
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
     samples = training_samples(train, readers, count=config.samples) if train and config.samples else ()

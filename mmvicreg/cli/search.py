@@ -33,17 +33,17 @@ def search(config: SearchConfig) -> Output:
     """The nearest items, best first: cosine, sample keys, identity."""
     import torch
 
+    from mmvicreg.evaluation.embed import embed_split
     from mmvicreg.evaluation.nearest import embed_query, nearest
-    from mmvicreg.evaluation.score import embedded
     from mmvicreg.shards.index import open_index
 
     run = config.load(config.model)
     index = open_index(config.data)
-    store = embedded(run, index, config.among, device=config.device, threads=config.threads)
+    store = embed_split(run, index, config.among, device=config.device, threads=config.threads)
     query_D = embed_query(
         run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"
     )
-    rows = store.rows(config.among)
+    rows = store.items(config.among)
     cosine, places = nearest(torch.as_tensor(query_D)[None], rows.z, k=config.k)
     found = [
         {

@@ -99,7 +99,7 @@ RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best_metric resume allow_change cpu "
     "validation trackers peak_tflops stream.workers stream.wait_warning stream.shard_cache "
     "stream.shard_cache_gigabytes stream.max_rejected_fraction "
-    "guard.stall_warning guard.stall_stop guard.process_group_timeout guard.compare_every".split()
+    "guard.absent_after guard.stall_warning guard.stall_stop guard.process_group_timeout guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither the data nor the mathematics."""
 

@@ -141,7 +141,7 @@ def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):
         assert main([name, *arguments, "--json"]) == 0, name
         found[name] = json.loads(capsys.readouterr().out)
     assert found["check"]["samples"] == 96 and found["embed"]["items"]["a"] == 96
-    assert 0 <= found["evaluate"]["test"]["a_to_b"]["recall_at_1"] <= 1
+    assert 0 <= found["evaluate"]["scores"]["test.a_to_b.recall_at_1"] <= 1
     assert found["compare"]["differences"] == {}
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 

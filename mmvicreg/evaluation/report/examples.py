@@ -13,7 +13,7 @@ from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
-from mmvicreg.evaluation.store import Rows, Store
+from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.fetch import Fetcher
@@ -25,8 +25,8 @@ class Direction:
     """Queries of one branch looking for items of another."""
 
     ends: tuple[str, str]
-    queries: Rows
-    items: Rows
+    queries: EmbeddedItems
+    items: EmbeddedItems
     positives: Positives
     ranks: Ranks
 
@@ -114,7 +114,7 @@ class Content:
 
     def __call__(self, view: str, row: int) -> np.ndarray | str:
         """uint8 picture (H, W, 3), or the item's text; the key of its sample where it has neither."""
-        found = self._store.rows(view)
+        found = self._store.items(view)
         sample = self._fetch(*self._index.place(found.samples[row][0]), self._readers[view].members)
         picture = _picture(sample, self._readers[view].members)
         return picture if picture is not None else found.identities[row] or sample.key

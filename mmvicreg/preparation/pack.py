@@ -169,7 +169,7 @@ def _check_there(config: PackConfig, prefixes: Sequence[str]) -> None:
         )
     if there and not file.is_file():
         raise InvalidValueError(
-            f"--resume: {there[0]} was not written by this command, or its {file.parent.name} is gone; give another folder"
+            f"--resume: {there[0]} was not written by this command, or {file.parent.name} is gone; give another folder"
         )
     if there:
         before = json.loads(file.read_text())
@@ -203,8 +203,8 @@ def _notices(records: Sequence[Record]) -> list[str]:
     several = sum(len(record.captions) > 1 for record in records)
     if several:
         found.append(
-            f"{several:,} samples have several captions: all are in the json member (--text.members json:captions), the "
-            "first is in the txt member"
+            f"{several:,} samples have several captions: all are in the json member (--text.members json:captions), "
+            "the first is in the txt member"
         )
     without = sum(not record.captions for record in records)
     if without:

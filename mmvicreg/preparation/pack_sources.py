@@ -157,8 +157,8 @@ def _coco(content: dict[str, Any], pictures: PictureFolder, path: Path) -> Itera
     annotations = content["annotations"]
     if annotations and not any("caption" in annotation for annotation in annotations):
         raise InvalidValueError(
-            f"{path}: its annotations have {', '.join(sorted(annotations[0]))} and no caption (an instances file of COCO "
-            "or LVIS); give the captions_*.json of the same pictures"
+            f"{path}: its annotations have {', '.join(sorted(annotations[0]))} and no caption (an instances file of "
+            "COCO or LVIS); give the captions_*.json of the same pictures"
         )
     captions: dict[Any, list[str]] = {}
     known = {image["id"] for image in content["images"]}

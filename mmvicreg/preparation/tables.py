@@ -55,7 +55,8 @@ def read_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
                 yield number, line
     except UnicodeDecodeError as error:
         raise InvalidValueError(
-            f"{path}: text after line {number} is not {encoding} ({error.reason}, byte {error.object[error.start]:#x}); "
+            f"{path}: text after line {number} is not {encoding} ({error.reason}, byte "
+            f"{error.object[error.start]:#x}); "
             "expected UTF-8: convert it, or give its encoding, such as --encoding latin-1"
         ) from None
     except LookupError:

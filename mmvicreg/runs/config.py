@@ -165,7 +165,9 @@ def _checked(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
     for name, value in plain.items():
         if get_origin(hints.get(name)) is Literal and value not in get_args(hints[name]):
-            raise InvalidValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
+            raise InvalidValueError(
+                f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}"
+            )
     return plain
 
 

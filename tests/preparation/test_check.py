@@ -11,10 +11,19 @@ from photographs import crop, encoded, write_shards
 from PIL import Image
 from webdataset import TarWriter
 
+from mmvicreg.cli.check import check as check_command
+from mmvicreg.cli.main import main as command_line
 from mmvicreg.preparation import check_members
-from mmvicreg.preparation.check import CheckConfig, check, exclusions, main
+from mmvicreg.preparation.check import CheckConfig, check, exclusions
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetch import Fetcher
+
+
+def main(config):
+    """Show what the command gives, as the command line does; its exit status."""
+    output = check_command(config)
+    output.show(as_json=False)
+    return output.status
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +120,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tmp_path, capsys):
         (f"{tmp_path}/*.tar", "", f"{tmp_path}/none/out.json"): "its folder does not exist",
     }.items():
         shards, report, quarantine = options
-        assert main(CheckConfig(shards, report=report, quarantine=quarantine, processes=1)) == 2
+        files = ["--report", report, "--quarantine", quarantine, "--processes", "1"]
+        assert command_line(["check", shards, *files]) == 1
         captured = capsys.readouterr()
         assert said in captured.err and not captured.out
     assert not (tmp_path / "train.index").exists()

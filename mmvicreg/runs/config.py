@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
-
 import importlib
 import importlib.util
 import sys
@@ -13,8 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import modalities_of
-from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ValidationConfig, StreamConfig
+from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""

@@ -10,7 +10,6 @@ checkpoints/       see mmvicreg.runs.checkpoint
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -13,13 +13,21 @@ import pytest
 from photographs import Words, encoded, write_shards
 from webdataset import TarWriter
 
+from mmvicreg.cli.check import check as check_command
 from mmvicreg.plan.plan import Plan
-from mmvicreg.preparation.check import CheckConfig, main
+from mmvicreg.preparation.check import CheckConfig
 from mmvicreg.shards.index import open_index
 from mmvicreg.shards.remote_cache import Closed, RemoteError, ShardCache
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.sequential import sequential_samples
 from mmvicreg.stream.stream import Stream
+
+
+def main(config: CheckConfig) -> int:
+    """Show what the command gives, as the command line does; its exit status."""
+    output = check_command(config)
+    output.show(as_json=False)
+    return output.status
 
 
 @functools.cache
@@ -264,7 +272,12 @@ def test_a_spooled_copy_of_the_same_size_with_other_members_is_not_used(server, 
 
 
 def test_remote_shards_are_checked_too(server, spool, capsys):
-    assert main(CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)) == 0
+    assert (
+        check_command(
+            CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)
+        ).status
+        == 0
+    )
     assert "2 shards, 80 samples" in capsys.readouterr().out
     assert main(CheckConfig(f"{server}/{{missing,html}}.tar", processes=1)) == 1
     out = capsys.readouterr().out

@@ -13,12 +13,12 @@ import pytest
 import torch
 import toy
 from interruption import Interrupted, assert_same, final, interrupt_at, pull_the_plug
-from mmvicreg.runs.tensors import ScalerState
 from safetensors.torch import load_file, save_file
 
 import mmvicreg as mm
 from mmvicreg.runs.checkpoint import SCALER, complete_checkpoints, read_tensors
 from mmvicreg.runs.run import read_log
+from mmvicreg.runs.tensors import ScalerState
 from mmvicreg.training.monitoring.preemption import Preempted
 
 

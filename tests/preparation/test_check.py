@@ -43,9 +43,9 @@ def bomb():
     return buffer.getvalue()
 
 
-def tiff():
+def ppm():
     buffer = io.BytesIO()
-    crop(1).save(buffer, "TIFF")
+    crop(1).save(buffer, "PPM")
     return buffer.getvalue()
 
 
@@ -59,7 +59,7 @@ SAMPLES = {
     "deepjson": ({"jpg": encoded(1), "txt": b"x", "json": b"[" * 200_000}, "json not readable"),
     "html": ({"jpg": b"<html>403</html>", "txt": b"x"}, "not a picture"),
     "zero": ({"jpg": b"", "txt": b"x"}, "not a picture"),
-    "tiff": ({"jpg": tiff(), "txt": b"x"}, "not a picture"),
+    "ppm": ({"jpg": ppm(), "txt": b"x"}, "not a picture"),
     "bomb": ({"png": bomb(), "txt": b"x"}, "too many pixels"),
     "tiny": ({"jpg": encoded(1, width=4), "txt": b"x"}, "tiny picture"),
     "hole": ({"jpg": holed(2), "txt": b"x"}, "damaged picture"),
@@ -84,10 +84,10 @@ def test_every_sample_fault_is_found_by_name_and_nothing_else(tmp_path):
         p.where: p.kind for p in report.shards[0].findings if p.where != "html" or p.kind == "not a picture"
     }
     expected = {key: kind for key, (_, kind) in SAMPLES.items() if kind}
-    assert {k: v for k, v in found.items() if k not in ("zero", "tiff")} == {
-        k: v for k, v in expected.items() if k not in ("zero", "tiff")
+    assert {k: v for k, v in found.items() if k not in ("zero", "ppm")} == {
+        k: v for k, v in expected.items() if k not in ("zero", "ppm")
     }
-    assert {"zero", "tiff"} <= set(report.shards[0].bad)
+    assert {"zero", "ppm"} <= set(report.shards[0].bad)
     assert "sound" not in report.shards[0].bad and "swapped" not in report.shards[0].bad
 
 

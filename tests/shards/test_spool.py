@@ -272,12 +272,7 @@ def test_a_spooled_copy_of_the_same_size_with_other_members_is_not_used(server, 
 
 
 def test_remote_shards_are_checked_too(server, spool, capsys):
-    assert (
-        check_command(
-            CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)
-        ).status
-        == 0
-    )
+    assert main(CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)) == 0
     assert "2 shards, 80 samples" in capsys.readouterr().out
     assert main(CheckConfig(f"{server}/{{missing,html}}.tar", processes=1)) == 1
     out = capsys.readouterr().out

@@ -58,12 +58,7 @@ def downloaded(tmp_path: Path) -> Path:
 
 def test_img2dataset_output_is_clean_and_whole(downloaded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pattern = f"{downloaded}/{{00000..00001}}.tar"
-    assert (
-        check_command(
-            CheckConfig(pattern, depth="decode", require=("jpg", "txt", "json"), processes=1)
-        ).status
-        == 0
-    )
+    assert main(CheckConfig(pattern, depth="decode", require=("jpg", "txt", "json"), processes=1)) == 0
     assert "10 samples" in capsys.readouterr().out
     index = mm.open_index(f"{downloaded}/*.tar")
     assert index.counts.tolist() == [5, 5] and index.suffixes == {"jpg": 10, "json": 10, "txt": 10}

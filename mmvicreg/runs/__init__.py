@@ -1,1 +1,0 @@
-"""A configuration goes in; a run directory with its checkpoints comes out, and a Run read back from it."""

@@ -73,9 +73,8 @@ _rows: RowReader  # of a worker process, set once when it begins
 
 def _begin(setup: WorkerSetup) -> None:
     global _rows
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process; the main one ends the workers
+    # Ctrl-C reaches every process of the terminal; the main one ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _rows = setup.rows()
 

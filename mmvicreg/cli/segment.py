@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mmvicreg.evaluation.transfer.segmentation import DenseProbe, Maps
+    from mmvicreg.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ def segment(config: SegmentConfig) -> int:
     import torch
 
     from mmvicreg.evaluation.transfer import segmentation as dense
-    from mmvicreg.evaluation.transfer.labels import read_lines
+    from mmvicreg.evaluation.transfer.label_files import read_lines
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    train, test = _maps(config, device)
+    run, train, test = _maps(config, device)
+    dense.check_classes(np.asarray(test.masks))
     names = read_lines(config.names) if config.names else []
     classes = max(len(names), _classes(train), _classes(test))
     if names and classes > len(names):
@@ -81,18 +83,17 @@ def segment(config: SegmentConfig) -> int:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    print(f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}")
+    from mmvicreg.evaluation.summary import shown
+
+    print(f"dense linear: {', '.join(f'{name} {shown(name, value)}' for name, value in result.items())}")
     if config.out:
         named = names or [str(number) for number in range(classes)]
-        by_class = {
-            name: None if value != value else float(value)
-            for name, value in zip(named, scores.per_class, strict=True)
-        }
-        _write(config, result | {"per_class": by_class}, test, called)
+        by_class = dict(zip(named, scores.per_class.tolist(), strict=True))
+        _write(config, run, result | {"per_class": by_class}, test, called)
     return 0
 
 
-def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
+def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
     from mmvicreg.interop.pretrained import load_subject
@@ -111,7 +112,7 @@ def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
         feature_maps(branch, open_index(data), reader, folder=folder, device=device)
         for data in (config.train, config.test)
     )
-    return train, test
+    return run, train, test
 
 
 def _classes(maps: Maps) -> int:
@@ -151,14 +152,13 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     return train(np.sort(order), (best,))[0], best
 
 
-def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
+def _write(config: SegmentConfig, run: Run, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
     from mmvicreg.evaluation.report import figures as pictures
+    from mmvicreg.evaluation.summary import Summary, flatten
     from mmvicreg.evaluation.transfer.segmentation import IGNORED
-    from mmvicreg.files import write_json
 
     path = Path(config.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+    Summary("segment", run.folder.name, run.step, flatten({"test": result})).write(path)
     import numpy as np
 
     shown = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))

@@ -62,6 +62,8 @@ class SearchConfig:
     """a text, or a picture file"""
     among: str = "image"
     """branch whose items are searched"""
+    query_branch: str = ""
+    """branch that embeds the query; needed where several could (texts of several languages)"""
     k: int = 10
     """how many to show"""
     by_predictor: bool = False
@@ -128,7 +130,11 @@ def search(config: SearchConfig) -> int:
     run = load_subject(config.model, recipe=config.recipe)
     store = embed_split(run, open_index(config.data), config.among, device=config.device)
     query_D = embed_query(
-        run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"
+        run,
+        config.query,
+        branch=config.query_branch,
+        to=config.among if config.by_predictor else "",
+        device=config.device or "cpu",
     )
     rows = store.items(config.among)
     cosine, places = nearest(torch.as_tensor(query_D)[None], rows.z, k=config.k)

@@ -43,7 +43,7 @@ from mmvicreg.training.dry_run import rehearse
 from mmvicreg.training.gradient_cache import check_chunkable
 from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
 from mmvicreg.training.monitoring.logger import RunLogger
-from mmvicreg.training.monitoring.online_evaluation import Probe
+from mmvicreg.training.monitoring.online_evaluation import Validation
 from mmvicreg.training.monitoring.throughput import Clock
 from mmvicreg.training.optimizer import make_optimizer, parameter_groups
 from mmvicreg.training.preflight import check_batch, check_widths, modalities_in_use, view_readers
@@ -71,7 +71,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     momentum: MovingAverage | None
-    probe: Probe | None
+    probe: Validation | None
     journal: RunLogger
     keeper: CheckpointWriter | None
     """of the main process"""
@@ -245,11 +245,11 @@ def _wrap(inner: Step, config: TrainConfig, accelerator: Accelerator) -> nn.Modu
     return wrapped
 
 
-def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) -> Probe | None:
+def _probe(config: TrainConfig, modalities: dict[str, Modality], inner: Step) -> Validation | None:
     if not config.validation.data:
         return None
     readers = {name: modality.reader() for name, modality in modalities.items()}
-    probe = Probe(
+    probe = Validation(
         config.validation,
         open_index(config.validation.data),
         readers,

@@ -5,12 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
+class SegmentConfig(ModelOptions):
     """Dense linear probe: classify every pixel from the frozen features of its place; mean intersection over union.
 
     Samples hold a picture and a mask: a PNG of class numbers (grey values or palette entries), 255 to be ignored.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    train: str = ""
+    train: str = field(kw_only=True)
     """shards with pictures and masks"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """the same, to score on"""
     mask: str = "mask.png"
     """member suffix of the mask"""
@@ -51,19 +51,14 @@ class SegmentConfig:
     """order of the pictures"""
     out: str = ""
     """JSON file to write; a picture of masks goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def segment(config: SegmentConfig) -> int:
+def segment(config: SegmentConfig) -> Output:
     """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
-    if not config.train or not config.test:
-        raise InvalidValueError("a dense probe needs --train and --test: shards with pictures and masks")
     import numpy as np
     import torch
 
+    from mmvicreg.evaluation.summary import Summary, flatten, shown
     from mmvicreg.evaluation.transfer import segmentation as dense
     from mmvicreg.evaluation.transfer.label_files import read_lines
 
@@ -83,24 +78,23 @@ def segment(config: SegmentConfig) -> int:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    from mmvicreg.evaluation.summary import shown
-
-    print(f"dense linear: {', '.join(f'{name} {shown(name, value)}' for name, value in result.items())}")
+    lines = [f"dense linear: {', '.join(f'{name} {shown(name, value)}' for name, value in result.items())}"]
+    named = names or [str(number) for number in range(classes)]
+    result["per_class"] = dict(zip(named, scores.per_class.tolist(), strict=True))
+    summary = Summary("segment", run.folder.name, run.step, flatten({"test": result}))
     if config.out:
-        named = names or [str(number) for number in range(classes)]
-        by_class = dict(zip(named, scores.per_class.tolist(), strict=True))
-        _write(config, run, result | {"per_class": by_class}, test, called)
-    return 0
+        _draw(summary.write(config.out).with_suffix(".png"), test, called, classes)
+        lines.append(f"written: {config.out}")
+    return Output(asdict(summary), tuple(lines))
 
 
 def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
-    from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
         raise InvalidValueError(
@@ -152,18 +146,12 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     return train(np.sort(order), (best,))[0], best
 
 
-def _write(config: SegmentConfig, run: Run, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
-    from mmvicreg.evaluation.report import figures as pictures
-    from mmvicreg.evaluation.summary import Summary, flatten
-    from mmvicreg.evaluation.transfer.segmentation import IGNORED
-
-    path = Path(config.out)
-    Summary("segment", run.folder.name, run.step, flatten({"test": result})).write(path)
+def _draw(path: Path, test: Maps, called: np.ndarray, classes: int) -> None:
     import numpy as np
 
-    shown = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
-    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in shown]
-    pictures.save(
-        pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
-    )
-    print(f"written: {path}")
+    from mmvicreg.evaluation.report import figures
+    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+
+    chosen = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
+    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in chosen]
+    figures.save(figures.masks_figure(rows, classes=classes, ignored=IGNORED), path)

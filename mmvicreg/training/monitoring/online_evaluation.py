@@ -1,7 +1,7 @@
-"""Scores on held-out samples while a run trains, sharded over its processes.
+"""Validation: scores on held-out samples while a run trains, divided among its processes.
 
-Nothing of training changes: weights and running statistics are read only, and every step seeds its own random
-state. The moving average is scored where the run keeps one.
+Training does not change: weights and running statistics are only read, and every step seeds its own random state. The
+moving average is scored if the run keeps one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ITERATIONS = 100
 
 
 class Validation:
-    """What is scored, opened once. Raises FileNotFoundError, KeyError or ValueError before the first step."""
+    """Scores of held-out samples. Opening them raises FileNotFoundError, KeyError or ValueError."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Validation:
         self.readers, self.predictors = dict(readers), predictors
         self.samples = min(config.samples, len(index))
 
-    def rising(self) -> list[str]:
-        """Names of the scores that are better the higher they are: what the best checkpoint can be chosen by."""
+    def maximized(self) -> list[str]:
+        """Names of the scores of which higher is better: those that can choose the best checkpoint."""
         directions = [f"{a}_to_{b}" for a, b in permutations(self.readers, 2)]
         directions += [f"{a}_to_{b}_by_predictor" for a, b in self.predictors]
         classes = [f"{name}/{kind}" for name in self.readers for kind in ("knn", "linear")]
@@ -58,7 +58,7 @@ class Validation:
         return recalls + (classes if self.config.label else [])
 
     def scores(self, model: Model, *, device: torch.device, threads: int) -> dict[str, float]:
-        """Numbers by name, such as image_to_text/recall_at_1; the same on every process, which all call this."""
+        """Scores by name, such as image_to_text/recall_at_1; the same on every process, all of which call this."""
         was_training = model.training
         model.eval()
         items, labels = self._embed(model, device=device, threads=threads)
@@ -100,8 +100,8 @@ class Validation:
 def _encoded(
     model: Model, name: str, items: list[EvaluationItem], device: torch.device, reader: Reader
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many batches on every process, the last ones without rows: branches that are shared out over the
-    processes (FSDP) are gathered by all of them for each batch."""
+    """As many batches on every process, the last ones without rows: branches that are divided among the processes
+    (FSDP) are gathered by all of them for each batch."""
     mine = torch.tensor(float(-(-len(items) // BATCH)), device=device)
     for number in range(int(distributed.all_reduce_max(mine).item())):
         batch = [item.value for item in items[number * BATCH : (number + 1) * BATCH]]

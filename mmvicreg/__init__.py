@@ -77,8 +77,6 @@ _HOME = {
     "push_to_hub": "mmvicreg.interop.hub",
     "load_subject": "mmvicreg.interop.pretrained",
     "to_open_clip": "mmvicreg.interop.open_clip",
-    "Report": "mmvicreg.evaluation.report.html",
-    "write_report": "mmvicreg.evaluation.report.html",
 }
 
 __all__ = sorted(_HOME)

@@ -88,7 +88,7 @@ def classify(config: ClassifyConfig) -> int:
 def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: list[str]) -> None:
     from mmvicreg.evaluation.report import figures as pictures
     from mmvicreg.evaluation.transfer.classification import Classified
-    from mmvicreg.runs.run import write_json
+    from mmvicreg.files import write_json
 
     content = {}
     for classifier, (scores, extra) in found.items():

@@ -126,7 +126,8 @@ def compare(config: CompareConfig) -> int:
         console.print("the configurations are the same")
     console.print(_table("scores", found.names, found.scores))
     if config.out:
-        from mmvicreg.evaluation.report.figures import loss_figure, save
+        from mmvicreg.evaluation.report.curves import loss_figure
+        from mmvicreg.evaluation.report.figures import save
 
         path = save(loss_figure(curves(config.runs)), config.out)
         console.print(f"curves: {path}")

@@ -153,7 +153,7 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
 def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
     from mmvicreg.evaluation.report import figures as pictures
     from mmvicreg.evaluation.transfer.segmentation import IGNORED
-    from mmvicreg.runs.run import write_json
+    from mmvicreg.files import write_json
 
     path = Path(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ Writes into the run directory: ``summary.json`` (numbers as fractions), ``report
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -22,13 +21,18 @@ from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.description import Description, describe_store
 from mmvicreg.evaluation.embed import embed, find
 from mmvicreg.evaluation.ranks import rank_both, rank_queries
+from mmvicreg.evaluation.report import curves
 from mmvicreg.evaluation.report import figures as pictures
-from mmvicreg.evaluation.report.examples import Direction, examples_of
-from mmvicreg.evaluation.report.html import Report, write_report
+from mmvicreg.evaluation.report.collect import collect_run, compare
+from mmvicreg.evaluation.report.examples import Direction, examples_of, hubs_of
+from mmvicreg.evaluation.report.html import write_report
+from mmvicreg.evaluation.report.hubs import Hub
+from mmvicreg.evaluation.report.page import SplitReport
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.store import Proof, Rows, Store
+from mmvicreg.files import write_json
 from mmvicreg.objectives.predictors import Predictors, predict
-from mmvicreg.runs.run import CHECKPOINTS, Run, read_log, write_json
+from mmvicreg.runs.run import CHECKPOINTS, Run, read_log
 from mmvicreg.shards.index import ShardIndex, cache_folder, open_index
 from mmvicreg.stream.reader import Reader
 
@@ -44,6 +48,7 @@ class SplitScores:
     retrieval: dict[str, RetrievalScores]
     description: Description
     examples: dict[str, list[pictures.Example]]
+    hubs: dict[str, list[Hub]]
     proof: Proof
 
     def to_json(self) -> dict[str, Any]:
@@ -146,16 +151,17 @@ def _score_split(
             f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
-    retrieval, shown = {}, {}
+    retrieval, shown, hubs = {}, {}, {}
     for name, direction in _directions(store, branches, run.predictors, device).items():
         retrieval[name] = summarize(direction.ranks, resamples=1000)
         shown[name] = examples_of(direction, store, readers, index, count=examples)
+        hubs[name] = hubs_of(direction, store, readers, index)
     if not retrieval:
         widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
         raise InvalidValueError(
             f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
         )
-    return SplitScores(retrieval, describe_store(store, device=device), shown, store.proof)
+    return SplitScores(retrieval, describe_store(store, device=device), shown, hubs, store.proof)
 
 
 def _directions(
@@ -220,7 +226,7 @@ def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
     log = read_log(run.folder)
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
-    pictures.save(pictures.loss_figure(log), folder / "loss.png")
+    pictures.save(curves.loss_figure(log), folder / "loss.png")
     for split, found in scores.items():
         geometry = found.description.geometry
         ranks = {branch: each.effective_rank for branch, each in geometry.items()}
@@ -229,25 +235,11 @@ def write_pictures(run: Run, scores: Mapping[str, SplitScores]) -> Path:
         )
         for direction, examples in found.examples.items():
             pictures.save(pictures.examples_figure(examples), folder / f"{split}-{direction}.png")
-    path = write_report(_report(run, scores, log), run.folder / "report.html")
+    reports = {
+        name: SplitReport(each.retrieval, each.description, each.examples, each.hubs)
+        for name, each in scores.items()
+    }
+    page = compare([collect_run(run.folder, run.config, splits=reports)])
+    path = write_report(page, run.folder / "report.html")
     Console(stderr=True).print(f"report: {path}")
     return path
-
-
-def _report(run: Run, scores: Mapping[str, SplitScores], log: Sequence[Mapping[str, Any]]) -> Report:
-    last = list(scores.values())[-1]
-    environment = run.folder / "environment.json"
-    return Report(
-        title=run.folder.name,
-        note=f"{len(log)} log lines, {run.step} steps.",
-        config=run.config,
-        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
-        scores={split: found.retrieval for split, found in scores.items()},
-        description=last.description,
-        log=log,
-        examples={
-            f"{split}: {direction}".replace("_", " "): examples
-            for split, found in scores.items()
-            for direction, examples in found.examples.items()
-        },
-    )

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor
 
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.files import write_json, write_tensors
 from mmvicreg.modalities.encoders.pretrained import locate, split
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.modality import Modality
@@ -35,7 +36,7 @@ from mmvicreg.modalities.text import TextModality
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.runs.config import CLASS, from_json, to_json
-from mmvicreg.runs.run import Run, write_json
+from mmvicreg.runs.run import Run
 
 FORMAT = 1
 CONFIG, WEIGHTS, PREDICTORS = "config.json", "model.safetensors", "predictors.safetensors"
@@ -82,7 +83,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     write_json(partial / CONFIG, config)
     save_model(run.model, str(partial / WEIGHTS))
     if run.predictors:
-        save_file(_predictor_tensors(run.predictors), str(partial / PREDICTORS))
+        write_tensors(partial / PREDICTORS, _predictor_tensors(run.predictors))
     (partial / "README.md").write_text(model_card(run, folder.name), encoding="utf-8")
     from_pretrained(partial)  # what is handed on has been loaded once
     _put_in_place(partial, folder)

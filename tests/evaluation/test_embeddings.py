@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from photographs import Photo, Words, encoded
-from processes import pool
 from torch import nn
 from webdataset import TarWriter
 
@@ -16,6 +15,7 @@ from mmvicreg.evaluation.embed import embed
 from mmvicreg.evaluation.retrieval import cross_modal_metrics
 from mmvicreg.evaluation.store import open_store
 from mmvicreg.shards.index import open_index
+from mmvicreg.testing.processes import pool
 
 SAMPLES = 61
 

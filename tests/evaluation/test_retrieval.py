@@ -5,13 +5,13 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from processes import pool
 
 from mmvicreg import distributed
 from mmvicreg.evaluation import match_counts as counts_module
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
 from mmvicreg.evaluation.retrieval import bootstrap_interval, folded_metrics, retrieval_metrics, summarize
+from mmvicreg.testing.processes import pool
 
 
 def oracle(scores_M, matches, k, order):

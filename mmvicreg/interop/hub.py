@@ -29,7 +29,8 @@ from torch import Tensor
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.files import write_json, write_tensors
-from mmvicreg.modalities.encoders.pretrained import locate, split
+from mmvicreg.modalities.encoders.pretrained import split
+from mmvicreg.modalities.encoders.weights import locate
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.modalities.text import TextModality

@@ -77,7 +77,7 @@ class ImageModality:
         from torch import channels_last, nn
 
         from mmvicreg.branches.model import Branch, projector
-        from mmvicreg.modalities.encoders import pretrained
+        from mmvicreg.modalities.encoders import hugging_face, pretrained
         from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
         library, _ = pretrained.split(self.encoder)
@@ -86,7 +86,7 @@ class ImageModality:
         elif library == "open_clip":
             tower = pretrained.open_clip_image(self.encoder, weights=self.weights, size=self.size)
         else:
-            tower = pretrained.transformers_tower(
+            tower = hugging_face.transformers_tower(
                 self.encoder, weights=self.weights, pool="mean", takes="image"
             )
         return Branch(

@@ -38,7 +38,7 @@ _HOME = {
     "ValidationConfig": "mmvicreg.runs.options",
     "TrainConfig": "mmvicreg.runs.config",
     "Run": "mmvicreg.runs.run",
-    "load": "mmvicreg.runs.run",
+    "load": "mmvicreg.interop.loading",
     "make_vocabulary": "mmvicreg.modalities.vocabulary",
     "train": "mmvicreg.training.train",
     "NonFiniteLossError": "mmvicreg.training.monitoring.guards",
@@ -72,11 +72,6 @@ _HOME = {
     "RetrievalScores": "mmvicreg.evaluation.retrieval",
     "retrieval_metrics": "mmvicreg.evaluation.retrieval",
     "cross_modal_metrics": "mmvicreg.evaluation.retrieval",
-    "from_pretrained": "mmvicreg.interop.hub",
-    "save_pretrained": "mmvicreg.interop.hub",
-    "push_to_hub": "mmvicreg.interop.hub",
-    "load_subject": "mmvicreg.interop.pretrained",
-    "to_open_clip": "mmvicreg.interop.open_clip",
 }
 
 __all__ = sorted(_HOME)

@@ -66,9 +66,9 @@ def classify(config: ClassifyConfig) -> int:
         raise InvalidValueError("no data to classify; give --test SHARDS or --test FOLDER")
     from mmvicreg.evaluation.score import embeddings_folder
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = load(config.model, recipe=config.recipe)
     cache = embeddings_folder(run)
     names = read_lines(config.names) if config.names else []
     test = open_labelled(config.test, config.label, cache=cache, names=names)

@@ -63,9 +63,9 @@ def evaluate(config: EvaluateConfig) -> int:
     splits = named_splits(config.data)
     from mmvicreg import distributed
     from mmvicreg.evaluation.score import print_scores, score_splits, write_summary
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
 
-    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
+    run = load(config.run, recipe=config.recipe, step=config.step, average=config.average)
     if config.caption:
         run = _captions_at(run, config.caption)
     _join_group(config.device)

@@ -82,9 +82,9 @@ def finetune(config: FinetuneConfig) -> int:
     from mmvicreg.evaluation.transfer.finetuning import balanced_subset
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
     from mmvicreg.files import write_json
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = load(config.model, recipe=config.recipe)
     run.model.branch_named(config.branch)  # KeyError with those there are
     names = read_lines(config.names) if config.names else []
     train, test = (

@@ -95,11 +95,11 @@ def segment(config: SegmentConfig) -> int:
 def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
     from mmvicreg.evaluation.score import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = load(config.model, recipe=config.recipe)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
         raise InvalidValueError(

@@ -76,9 +76,10 @@ def export(config: ExportConfig) -> int:
     """Write the export and say where."""
     from pathlib import Path
 
-    from mmvicreg.interop import open_clip as doors
-    from mmvicreg.interop.hub import push_to_hub, save_pretrained
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
+    from mmvicreg.interop.onnx import save_onnx
+    from mmvicreg.interop.open_clip import save_open_clip
+    from mmvicreg.interop.timm import save_image_encoder
 
     folder = config.format in ("hub", "open_clip")
     if Path(config.out).is_file() if folder else Path(config.out).is_dir():
@@ -86,17 +87,17 @@ def export(config: ExportConfig) -> int:
         raise InvalidValueError(
             f"{config.out} is {kinds[0]}; --format {config.format} writes {kinds[1]}: choose another name"
         )
-    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
+    run = load(config.run, recipe=config.recipe, step=config.step, average=config.average)
     if config.format == "hub":
-        path = save_pretrained(run, config.out)
+        path = run.save_pretrained(config.out)
         if config.push:
-            print(f"pushed: {push_to_hub(path, config.push)}")
+            print(f"pushed: {run.push_to_hub(config.push)}")
     elif config.format == "open_clip":
-        path = doors.save_open_clip(run, config.out)
+        path = save_open_clip(run, config.out)
     elif config.format == "image":
-        path = doors.save_image_encoder(run, config.out, image=config.branch)
+        path = save_image_encoder(run, config.out, image=config.branch)
     else:
-        path = doors.save_onnx(run, config.out, branch=config.branch)
+        path = save_onnx(run, config.out, branch=config.branch)
     print(f"written: {path}")
     return 0
 
@@ -105,10 +106,10 @@ def embed(config: EmbedConfig) -> int:
     """Every view's rows with identities and sample keys, in one file."""
     from mmvicreg.evaluation.nearest import write_rows
     from mmvicreg.evaluation.score import embedded
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = load(config.model, recipe=config.recipe)
     store = embedded(run, open_index(config.data), *run.modalities, device=config.device)
     path = write_rows(store, config.out, output=config.output)
     sizes = ", ".join(f"{len(rows.z):,} {view}" for view, rows in store.views.items())
@@ -122,10 +123,10 @@ def search(config: SearchConfig) -> int:
 
     from mmvicreg.evaluation.nearest import embed_query, nearest
     from mmvicreg.evaluation.score import embedded
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.interop.loading import load
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = load(config.model, recipe=config.recipe)
     store = embedded(run, open_index(config.data), config.among, device=config.device)
     query_D = embed_query(
         run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"

@@ -16,19 +16,26 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmvicreg.runs import checkpoint
 from mmvicreg.files import write_json, write_text
 from mmvicreg.runs.config import TrainConfig, differences, from_json, import_recipe, to_json
-from mmvicreg.modalities.modality import Modality
+from mmvicreg.modalities.modality import Modality, check_names
 from mmvicreg.branches.model import Model
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.objectives.predictors import read as read_predictors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmvicreg.evaluation.score import SplitScores
+    from mmvicreg.interop.open_clip import ImageTransform, OpenClipAdapter, Tokenizer
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -50,8 +57,72 @@ class Run:
     predictors: Predictors = field(default_factory=dict)
     """what the objective learned to predict, by (from branch, to branch)"""
 
+    def encode(
+        self, view: str, items: object, *, normalize: bool = True, batch_size: int = 64, device: str = ""
+    ) -> Tensor:
+        """Embeddings float32 (n, D) on the CPU of one item or a sequence of n.
 
-def load(
+        Of an image view, items are PIL pictures, uint8 arrays (H, W, 3), paths or bytes; of a text view, strings; of any
+        view, paths and bytes of what its reader reads, or its own input as a tensor. Rows have unit length unless
+        ``normalize`` is False. ``device`` empty takes a GPU where there is one; the branch stays there. Raises
+        FileNotFoundError and ValueError for what cannot be read.
+        """
+        from mmvicreg.interop import encoding
+
+        return encoding.encode(
+            self, view, items, normalize=normalize, batch_size=batch_size, device=device
+        )
+
+    def encode_image(
+        self, images: object, *, normalize: bool = True, batch_size: int = 64, device: str = ""
+    ) -> Tensor:
+        """:meth:`encode` with the run's one view of images."""
+        from mmvicreg.interop.encoding import only_view
+        from mmvicreg.modalities.image import ImageModality
+
+        view = only_view(self, ImageModality)
+        return self.encode(view, images, normalize=normalize, batch_size=batch_size, device=device)
+
+    def encode_text(
+        self, texts: object, *, normalize: bool = True, batch_size: int = 64, device: str = ""
+    ) -> Tensor:
+        """:meth:`encode` with the run's one view of texts."""
+        from mmvicreg.interop.encoding import only_view
+        from mmvicreg.modalities.text import TextModality
+
+        view = only_view(self, TextModality)
+        return self.encode(view, texts, normalize=normalize, batch_size=batch_size, device=device)
+
+    def evaluate(
+        self, data: Mapping[str, str | Sequence[str]], *, device: str = "", threads: int = 2, folds: int = 0
+    ) -> dict[str, SplitScores]:
+        """Scores on the shards of each split, {name: shards}; see :func:`mmvicreg.evaluation.score.score_splits`."""
+        from mmvicreg.evaluation.score import score_splits
+
+        return score_splits(self, data, device=device, threads=threads, folds=folds)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write an export that :func:`mmvicreg.load` reads without the recipe; see :mod:`mmvicreg.interop.export`."""
+        from mmvicreg.interop.export import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    def push_to_hub(self, repository: str, *, private: bool = True) -> str:
+        """Export to a repository OWNER/NAME of the Hugging Face hub; its address."""
+        from mmvicreg.interop.export import push_to_hub
+
+        return push_to_hub(self, repository, private=private)
+
+    def to_open_clip(
+        self, *, image: str = "image", text: str = "text", predicted: bool = False
+    ) -> tuple[OpenClipAdapter, ImageTransform, Tokenizer]:
+        """(model, preprocess, tokenizer) as open_clip has them; see :func:`mmvicreg.interop.open_clip.to_open_clip`."""
+        from mmvicreg.interop.open_clip import to_open_clip
+
+        return to_open_clip(self, image=image, text=text, predicted=predicted)
+
+
+def read_run(
     folder: str | Path,
     *,
     recipe: str | Path | None = None,
@@ -82,7 +153,7 @@ def rebuild(
     step: int | Literal["best"] | None = None,
     average: bool = False,
 ) -> Run:
-    """The run of ``folder`` from what its config.json holds and its modalities; see :func:`load`."""
+    """The run of ``folder`` from what its config.json holds and its modalities; see :func:`read_run`."""
     modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
     path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
@@ -138,6 +209,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InvalidValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(saved, dict) or not {"config", "views"} <= set(saved):
         raise InvalidValueError(f"{file}: expected the keys 'config' and 'views', found {sorted(saved)[:5]}")
+    if not isinstance(saved["config"], dict) or not isinstance(saved["views"], dict):
+        raise InvalidValueError(f"{file}: expected 'config' and 'views' to be objects")
+    check_names([*saved["views"], *saved["views"].values()], where=file)
     return saved
 
 

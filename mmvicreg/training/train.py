@@ -15,7 +15,7 @@ from mmvicreg.objectives.objective import Objective
 from mmvicreg.progress import bar
 from mmvicreg.randomness import seed_random_state, step_seed
 from mmvicreg.runs.config import to_json
-from mmvicreg.runs.run import Run, load, open_run, read_config, rebuild, write_config
+from mmvicreg.runs.run import Run, open_run, read_config, rebuild, write_config
 from mmvicreg.stream.stream import Batch, Stream
 from mmvicreg.training.accelerator import make_accelerator
 from mmvicreg.training.checkpointing import resume, roll_back, save, saved_batch_size
@@ -356,4 +356,4 @@ class Loop:
         raise Preempted(training.step, name)
 
 
-__all__ = ["CollapseError", "NonFiniteLossError", "Preempted", "Run", "load", "train"]
+__all__ = ["CollapseError", "NonFiniteLossError", "Preempted", "Run", "train"]

@@ -13,7 +13,7 @@ from towers_small import image_and_captions
 from webdataset import TarWriter
 
 from mmvicreg.cli.main import main
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 WORDS = ["a", "red", "bird", "blue", "boat"]
 

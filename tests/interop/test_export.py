@@ -10,9 +10,12 @@ import torch
 from photographs import crop
 from safetensors.torch import load_file, save_file
 
-from mmvicreg.interop.hub import from_pretrained, save_pretrained
-from mmvicreg.interop.open_clip import save_image_encoder, save_onnx, save_open_clip, to_open_clip
-from mmvicreg.interop.pretrained import load_subject
+from mmvicreg.interop.export import save_pretrained
+from mmvicreg.interop.exported import read_export
+from mmvicreg.interop.loading import load
+from mmvicreg.interop.onnx import save_onnx
+from mmvicreg.interop.open_clip import save_open_clip, to_open_clip
+from mmvicreg.interop.timm import save_image_encoder
 
 
 def inputs(run):
@@ -45,7 +48,7 @@ def test_an_export_needs_neither_run_nor_recipe_and_gives_the_same_embeddings(sm
     folder = save_pretrained(small_run, tmp_path / "export")
     (tmp_path / "words.json").unlink()
     moved = shutil.move(folder, tmp_path / "elsewhere")
-    back = from_pretrained(moved)
+    back = read_export(moved)
     for name, z in outputs(back).items():
         torch.testing.assert_close(z, expected[name], rtol=0, atol=0)
     assert back.step == 7
@@ -121,7 +124,7 @@ def test_broken_and_malicious_exports_are_refused(small_run, tmp_path, damage):
     change, message = BROKEN[damage]
     change(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        from_pretrained(folder)
+        read_export(folder)
 
 
 def test_code_beside_a_transformers_model_is_never_run_whatever_is_answered(small_run, tmp_path, monkeypatch):
@@ -136,7 +139,7 @@ def test_code_beside_a_transformers_model_is_never_run_whatever_is_answered(smal
     (folder / "text/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     monkeypatch.setattr("builtins.input", lambda prompt: "y")
     with pytest.raises(ValueError, match="custom code"):
-        from_pretrained(folder)
+        read_export(folder)
     assert not (tmp_path / "ran").exists()
 
 
@@ -174,10 +177,10 @@ def test_projectors_and_other_towers_have_no_place_in_an_open_clip_checkpoint(sm
 
 def test_open_clip_models_are_baselines(tiny_name, tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path))
-    found = load_subject(f"open_clip/{tiny_name}")
+    found = load(f"open_clip/{tiny_name}")
     assert outputs(found)["image"].shape == (3, 16)
     with pytest.raises(ValueError, match="no such model"):
-        load_subject("open_clip/ViT-B-23")
+        load("open_clip/ViT-B-23")
 
 
 def test_transformers_pairs_are_baselines(tmp_path, monkeypatch):
@@ -192,7 +195,7 @@ def test_transformers_pairs_are_baselines(tmp_path, monkeypatch):
     transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(
         tmp_path / "clip"
     )
-    found = load_subject(f"transformers/{tmp_path / 'clip'}")
+    found = load(f"transformers/{tmp_path / 'clip'}")
     x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     ids = torch.tensor([[1, 2, 99, -1, -1, -1, -1, -1, -1], [4, 5, 6, 7, 99, -1, -1, -1, -1]])
     with torch.inference_mode():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.encoders.weights import fill, load_weights, locate, read_tensors
 
 LIBRARIES = ("timm", "open_clip", "transformers")

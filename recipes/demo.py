@@ -78,7 +78,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
+    mm.evaluate(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
 
 
 if __name__ == "__main__":

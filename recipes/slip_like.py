@@ -80,7 +80,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out": config.style})
+    mm.evaluate(run, {"held_out": config.style})
 
 
 if __name__ == "__main__":

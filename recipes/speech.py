@@ -109,7 +109,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out": config.held_out})
+    mm.evaluate(run, {"held_out": config.held_out})
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def only_view(run: Run, kind: type[ImageModality] | type[TextModality]) -> str:
     views = [view for view, name in run.model.views.items() if isinstance(run.modalities[name], kind)]
     if len(views) != 1:
         raise InvalidValueError(
-            f"expected one view of {kind.__name__}, found {views or 'none'} among {list(run.model.views)}; name the view: "
-            "run.encode(view, items)"
+            f"expected one view of {kind.__name__}, found {views or 'none'} among {list(run.model.views)}; "
+            "name the view: run.encode(view, items)"
         )
     return views[0]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.torch import save_model
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.files import write_json, write_tensors, write_text, write_with
 from mmvicreg.interop.exported import (
     CONFIG,
@@ -122,8 +123,8 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
     saved = to_json(modality)
     if saved[CLASS] not in MODALITIES:
         raise InvalidValueError(
-            f"modality {name!r} is {saved[CLASS]}, which is not this package's own: it cannot be loaded without the code "
-            "that defines it. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
+            f"modality {name!r} is {saved[CLASS]}, which is not this package's own: it cannot be loaded without the "
+            "code that defines it. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
     saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
@@ -169,17 +170,18 @@ def _score_lines(folder: Path) -> Iterator[str]:
     file = folder / "summary.json"
     if not file.is_file():
         return
-    summary: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    scores = read_summary(file).scores
     yield from (
         "## Scores",
         "",
-        "| split | direction | R@1 | chance | R@5 | R@10 |",
+        "| split | direction | R@1, % | chance, % | R@5, % | R@10, % |",
         "|---|---|---|---|---|---|",
     )
-    for split_name, found in summary.items():
-        for direction, scores in found.items() if isinstance(found, dict) else ():
-            if "_to_" in direction:
-                keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
-                cells = " | ".join(f"{100 * scores[key]:.2f}" for key in keys)
-                yield f"| {split_name} | {direction.replace('_', ' ')} | {cells} |"
+    for name in scores:
+        direction, _, score = name.rpartition(".")
+        if score == "recall_at_1":
+            keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
+            cells = " | ".join(f"{100 * (scores[f'{direction}.{key}'] or 0):.2f}" for key in keys)
+            split, _, ends = direction.rpartition(".")
+            yield f"| {split} | {ends.replace('_', ' ')} | {cells} |"
     yield ""

@@ -24,7 +24,7 @@ def load(
     """The model of ``source``, in evaluation mode, with what is known of how to read its inputs.
 
     ``source`` is a run directory, an exported folder, ``hf/OWNER/NAME`` (an export on the Hugging Face hub),
-    ``open_clip/NAME`` or ``open_clip/NAME:WEIGHTS`` (a tag or a file; without, the weights are random, for a baseline at
+    ``open_clip/NAME`` or ``open_clip/NAME:WEIGHTS`` (a tag or a file; without, the weights are random: a baseline at
     chance), or ``transformers/NAME-or-folder``. Published models get their own preprocessing and tokenizer.
 
     For run directories: ``step`` chooses a checkpoint, "best" the one with the highest score (see

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,23 +36,23 @@ def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
     example = torch.zeros((2, *reader.shape), dtype=reader.dtype)
     rows = torch.export.Dim("rows", min=1)
     try:
-        program = torch.export.export(embedding, (example,), dynamic_shapes=({0: rows},), strict=False)
+        with warnings.catch_warnings():
+            # A GRU lists its parameters once more, which torch.export takes for tensors made anew.
+            warnings.filterwarnings("ignore", message=".*were assigned during export", category=UserWarning)
+            program = torch.export.export(embedding, (example,), dynamic_shapes=({0: rows},), strict=False)
+        # Of a module the exporter would fall back to tracing, which fixes the number of rows; of a program it cannot.
         found = torch.onnx.export(
             program,
             input_names=["x"],
             output_names=["z"],
-            dynamic_shapes=({0: rows},),
             dynamo=True,
-            fallback=False,
             verbose=False,
         )
     except ImportError as error:
         raise InvalidValueError(
             f"ONNX export needs the extra onnx (pip install 'mmvicreg[onnx]'): {error}"
         ) from None
-    except (
-        Exception
-    ) as error:  # the exporter raises many kinds; each means that the encoder cannot be exported
+    except Exception as error:  # of many kinds, each of which means that the encoder cannot be exported
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InvalidValueError(
             f"the encoder of {branch!r} cannot be exported to ONNX for any number of rows: {reason}"

@@ -34,7 +34,7 @@ from mmvicreg.objectives.predictors import read as read_predictors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmvicreg.evaluation.score import SplitScores
+    from mmvicreg.evaluation.evaluate import SplitScores
     from mmvicreg.interop.open_clip import ImageTransform, OpenClipAdapter, Tokenizer
 
 CONFIG = "config.json"
@@ -94,12 +94,12 @@ class Run:
         return self.encode(view, texts, normalize=normalize, batch_size=batch_size, device=device)
 
     def evaluate(
-        self, data: Mapping[str, str | Sequence[str]], *, device: str = "", threads: int = 2, folds: int = 0
+        self, splits: Mapping[str, str | Sequence[str]], *, device: str = "", threads: int = 2, folds: int = 0
     ) -> dict[str, SplitScores]:
-        """Scores on the shards of each split, {name: shards}; see :func:`mmvicreg.evaluation.score.score_splits`."""
-        from mmvicreg.evaluation.score import score_splits
+        """Scores of every split, {name: shards}; see :func:`mmvicreg.evaluation.evaluate.score_splits`."""
+        from mmvicreg.evaluation.evaluate import score_splits
 
-        return score_splits(self, data, device=device, threads=threads, folds=folds)
+        return score_splits(self, splits, device=device, threads=threads, folds=folds)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write an export that :func:`mmvicreg.load` reads without the recipe; see :mod:`mmvicreg.interop.export`."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mmvicreg.evaluation.summary import read_summary
+
 ROOT = Path(__file__).parents[2]
 TOY = [
     *("--batch-size", "32", "--epochs", "0.1", "--log-every", "1", "--optimizer.warmup-epochs", "0"),
@@ -75,10 +77,10 @@ def commands(language: str) -> list[str]:
 
 
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
-    summary = json.loads((demo / "summary.json").read_text())
+    summary = read_summary(demo / "summary.json")
     for split, times in (("held_out_concepts", 8), ("held_out_style", 50)):
         for direction in ("image_to_text", "text_to_image"):
-            scores = summary[split][direction]
+            scores = summary.split(split, direction)
             assert scores["recall_at_1"] >= times * scores["chance_at_1"], (split, direction, scores)
             assert scores["recall_at_1"] <= scores["recall_at_5"] <= scores["recall_at_10"] <= 1
 
@@ -97,8 +99,8 @@ def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     command = (sys.executable, "-m", "mmvicreg.cli.main", "evaluate", "runs/demo", "--data", shards)
     done = start(*command, cwd=demo.parent.parent)
     assert "R@10" in done.stdout
-    again = json.loads((demo / "evaluation.json").read_text())
-    assert again["held_out_style"] == json.loads((demo / "summary.json").read_text())["held_out_style"]
+    again, first = (read_summary(demo / name) for name in ("evaluation.json", "summary.json"))
+    assert again.split("held_out_style") == first.split("held_out_style") != {}
 
 
 def test_readmes_other_commands_run(demo: Path) -> None:

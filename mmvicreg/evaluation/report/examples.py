@@ -12,7 +12,7 @@ from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
-from mmvicreg.evaluation.store import Rows, Store
+from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
@@ -24,8 +24,8 @@ class Direction:
     """Queries of one branch looking for items of another."""
 
     ends: tuple[str, str]
-    queries: Rows
-    items: Rows
+    queries: EmbeddedItems
+    items: EmbeddedItems
     positives: Positives
     ranks: Ranks
 
@@ -69,7 +69,7 @@ class Content:
 
     def __call__(self, view: str, row: int) -> np.ndarray | str:
         """uint8 picture (H, W, 3), or the item's text; the key of its sample where it has neither."""
-        found = self._store.rows(view)
+        found = self._store.items(view)
         sample = self._fetch(*self._index.place(found.samples[row][0]), self._readers[view].members)
         for suffix, data in sample.members.items():
             if suffix in ("jpg", "jpeg", "png", "webp"):

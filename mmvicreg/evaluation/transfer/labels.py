@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmvicreg.branches.model import Branch
 from mmvicreg.errors import InvalidValueError, MissingFileError
-from mmvicreg.evaluation.store import Rows
+from mmvicreg.evaluation.store import EmbeddedItems
 from mmvicreg.evaluation.transfer.classification import class_weights
 from mmvicreg.modalities.decoding.formats import PICTURES, is_picture
 from mmvicreg.shards.index import ShardIndex, open_index
@@ -147,7 +147,7 @@ def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) 
 
 
 def features_with_labels(
-    rows: Rows, labels: Sequence[Sequence[int]], *, output: str = "h"
+    rows: EmbeddedItems, labels: Sequence[Sequence[int]], *, output: str = "h"
 ) -> tuple[np.ndarray, list[list[int]]]:
     """Features (M, E or D) of the rows whose sample has a label, and the labels of each."""
     matrix = rows.h if output == "h" else rows.z

@@ -298,7 +298,7 @@ class Segmented:
 
 
 @torch.inference_mode()
-def segment(
+def predict_masks(
     probe: DenseProbe, maps: Maps, rows: np.ndarray, *, device: str = "cpu", batch_size: int = 16
 ) -> Tensor:
     """The class called for every pixel, uint8 (n, S, S)."""

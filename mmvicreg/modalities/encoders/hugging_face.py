@@ -72,8 +72,8 @@ def read_config(folder: str, *, encoder: str) -> Any:
         named = vars(part).get("_attn_implementation_internal")
         if named not in ATTENTIONS:
             raise InvalidValueError(
-                f"encoder {encoder!r}: its configuration asks for the attention implementation {named!r}, which is code "
-                f"of a repository; expected one of {', '.join(str(name) for name in ATTENTIONS[1:])}"
+                f"encoder {encoder!r}: its configuration asks for the attention implementation {named!r}, which is "
+                f"code of a repository; expected one of {', '.join(str(name) for name in ATTENTIONS[1:])}"
             )
     return config
 

@@ -10,11 +10,7 @@ from .evaluation.retrieval import RetrievalScores as RetrievalScores
 from .evaluation.retrieval import cross_modal_metrics as cross_modal_metrics
 from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.summary import Summary as Summary
-from .interop.hub import from_pretrained as from_pretrained
-from .interop.hub import push_to_hub as push_to_hub
-from .interop.hub import save_pretrained as save_pretrained
-from .interop.open_clip import to_open_clip as to_open_clip
-from .interop.pretrained import load_subject as load_subject
+from .interop.loading import load as load
 from .modalities.audio import AudioModality as AudioModality
 from .modalities.image import ImageModality as ImageModality
 from .modalities.modality import Modality as Modality
@@ -55,7 +51,6 @@ from .runs.options import OptimizerConfig as OptimizerConfig
 from .runs.options import StreamConfig as StreamConfig
 from .runs.options import ValidationConfig as ValidationConfig
 from .runs.run import Run as Run
-from .runs.run import load as load
 from .shards.index import ShardIndex as ShardIndex
 from .shards.index import open_index as open_index
 from .shards.subset import with_members as with_members

@@ -20,7 +20,7 @@ from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.label_files import open_labelled, pack_folder, read_lines
 from mmvicreg.evaluation.transfer.labels import label_matrix, labels_of
 from mmvicreg.evaluation.transfer.prompts import zero_shot_weights
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.shards.index import open_index
 
@@ -148,12 +148,12 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     import open_clip
     from small_runs import TINY
 
+    from mmvicreg.interop.loading import load
     from mmvicreg.interop.open_clip import to_open_clip
-    from mmvicreg.interop.pretrained import load_subject
 
     (tmp_path / "tiny-zero.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path)
-    run = load_subject("open_clip/tiny-zero")
+    run = load("open_clip/tiny-zero")
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
     model, _, tokenizer = to_open_clip(run)
     theirs = zero_shot(model, tokenizer, names, templates)

@@ -21,7 +21,7 @@ import mmvicreg as mm
 from mmvicreg.cli.main import main
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.finetuning import FineTuning, balanced_subset
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 SIZES = np.bincount(np.delete(load_digits().target, slice(None, None, 4))).tolist()
 """Training samples of each digit."""

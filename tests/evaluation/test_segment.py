@@ -19,7 +19,7 @@ from mmvicreg.cli.main import main
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.feature_maps import feature_map
 from mmvicreg.evaluation.transfer.segmentation import MaskedReader, decode_mask, score_masks
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Sample

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+import tyro
 
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effective_rank", "knn", "linear")
@@ -20,7 +20,7 @@ SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effectiv
 class CompareConfig:
     """Compare runs: configuration, scores, curves."""
 
-    runs: Positional[tuple[str, ...]]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
     """run directories"""
     out: str = "comparison.png"
     """picture of the curves to write; empty for none"""
@@ -72,13 +72,14 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
     """What a run scored at its end, and where its log ended."""
+    from mmvicreg.evaluation.summary import read_summary
     from mmvicreg.runs.run import LOG, read_log
     from mmvicreg.training.monitoring.logger import flat
 
     found: dict[str, float] = {}
     summary = folder / "summary.json"
     if summary.is_file():
-        scores = flat(json.loads(summary.read_text(encoding="utf-8")))
+        scores = {name: v for name, v in read_summary(summary).scores.items() if v is not None}
         found |= {name: value for name, value in scores.items() if all_scores or _common(name)}
     log = read_log(folder) if (folder / LOG).is_file() else []
     if log:
@@ -94,7 +95,7 @@ def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
 
 
 def _common(name: str) -> bool:
-    return name.rpartition("/")[2] in SCORES
+    return name.replace("/", ".").rpartition(".")[2] in SCORES
 
 
 def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -114,24 +115,21 @@ def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     return lines
 
 
-def compare(config: CompareConfig) -> int:
-    """Print both tables and write the picture."""
-    from rich.console import Console
-
+def compare(config: CompareConfig) -> Output:
+    """Tables of what differs and what was scored, and a picture of the curves."""
     found = compare_runs(config.runs, all_scores=config.all_scores)
-    console = Console(width=None if Console().is_terminal else 140)
+    shown: list[Any] = []
     if found.differences:
-        console.print(_table("configuration: what differs", found.names, found.differences))
+        shown.append(_table("configuration: what differs", found.names, found.differences))
     else:
-        console.print("the configurations are the same")
-    console.print(_table("scores", found.names, found.scores))
+        shown.append("the configurations are the same")
+    shown.append(_table("scores", found.names, found.scores))
     if config.out:
         from mmvicreg.evaluation.report.curves import loss_figure
         from mmvicreg.evaluation.report.figures import save
 
-        path = save(loss_figure(curves(config.runs)), config.out)
-        console.print(f"curves: {path}")
-    return 0
+        shown.append(f"curves: {save(loss_figure(curves(config.runs)), config.out)}")
+    return Output(asdict(found), tuple(shown))
 
 
 def _table(title: str, names: Iterable[str], rows: Mapping[str, Sequence[Any]]) -> Any:

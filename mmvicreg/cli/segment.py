@@ -5,12 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
+class SegmentConfig(ModelOptions):
     """Dense linear probe: classify every pixel from the frozen features of its place; mean intersection over union.
 
     Samples hold a picture and a mask: a PNG of class numbers (grey values or palette entries), 255 to be ignored.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    train: str = ""
+    train: str = field(kw_only=True)
     """shards with pictures and masks"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """the same, to score on"""
     mask: str = "mask.png"
     """member suffix of the mask"""
@@ -50,16 +50,10 @@ class SegmentConfig:
     """order of the pictures"""
     out: str = ""
     """JSON file to write; a picture of masks goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def segment(config: SegmentConfig) -> int:
+def segment(config: SegmentConfig) -> Output:
     """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
-    if not config.train or not config.test:
-        raise InvalidValueError("a dense probe needs --train and --test: shards with pictures and masks")
     import numpy as np
     import torch
 
@@ -73,7 +67,7 @@ def segment(config: SegmentConfig) -> int:
     if names and classes > len(names):
         raise InvalidValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
     probe, rate = _probe(config, train, classes, device)
-    called = dense.segment(probe, test, np.arange(len(test.masks)), device=device).numpy()
+    called = dense.predict_masks(probe, test, np.arange(len(test.masks)), device=device).numpy()
     scores = dense.score_masks(called, np.asarray(test.masks), classes=classes)
     result: dict[str, Any] = scores.to_json() | {
         "learning_rate": rate,
@@ -81,25 +75,25 @@ def segment(config: SegmentConfig) -> int:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    print(f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}")
+    lines = [f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}"]
+    named = names or [str(number) for number in range(classes)]
+    result["per_class"] = {
+        name: None if value != value else float(value)
+        for name, value in zip(named, scores.per_class, strict=True)
+    }
     if config.out:
-        named = names or [str(number) for number in range(classes)]
-        by_class = {
-            name: None if value != value else float(value)
-            for name, value in zip(named, scores.per_class, strict=True)
-        }
-        _write(config, result | {"per_class": by_class}, test, called)
-    return 0
+        _write(config, result, test, called)
+        lines.append(f"written: {config.out}")
+    return Output(result, tuple(lines))
 
 
 def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
-    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
-    from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
         raise InvalidValueError(
@@ -125,8 +119,7 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     """The best of the sweep on a fifth of the pictures, trained again on all of them."""
     import numpy as np
 
-    from mmvicreg.evaluation.transfer.segmentation import dense_probe, score_masks
-    from mmvicreg.evaluation.transfer.segmentation import segment as call
+    from mmvicreg.evaluation.transfer.segmentation import dense_probe, predict_masks, score_masks
 
     def train(rows: np.ndarray, rates: tuple[float, ...]) -> list[DenseProbe]:
         options: dict[str, Any] = {
@@ -143,7 +136,9 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
         probes = train(np.sort(order[len(held) :]), config.learning_rates)
         truth = np.asarray(maps.masks[held])
         found = [
-            score_masks(call(probe, maps, held, device=device).numpy(), truth, classes=classes).mean_iou
+            score_masks(
+                predict_masks(probe, maps, held, device=device).numpy(), truth, classes=classes
+            ).mean_iou
             for probe in probes
         ]
         best = config.learning_rates[int(np.argmax(found))]
@@ -165,4 +160,3 @@ def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np
     pictures.save(
         pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
     )
-    print(f"written: {path}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Store
-from mmvicreg.evaluation.transfer.labels import IMAGES
+from mmvicreg.modalities.decoding.formats import is_picture
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
 from mmvicreg.stream.reader import Sample
@@ -18,6 +18,13 @@ from mmvicreg.stream.reader import Sample
 BLOCK = 65_536
 LARGE = 1_000_000
 """From this many rows on, faiss searches where it is installed."""
+SUFFIXES = (".safetensors", ".npy", ".npz", ".parquet")
+
+
+def check_rows_name(path: str | Path) -> None:
+    """Raise InvalidValueError where :func:`write_rows` knows no format for the suffix of ``path``."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InvalidValueError(f"{path}: expected a name in {', '.join(SUFFIXES)}")
 
 
 def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
@@ -44,7 +51,7 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     elif path.suffix == ".parquet":
         _write_parquet(path, matrices, first, names)
     else:
-        raise InvalidValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
+        check_rows_name(path)
     return path
 
 
@@ -102,7 +109,7 @@ def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.devic
     ``to``: what it predicts of that branch. Raises FileNotFoundError for a missing picture, ValueError where the run
     has no branch for the query, or no such predictor.
     """
-    picture = Path(query).suffix.lower() in IMAGES
+    picture = is_picture(Path(query).suffix)
     if picture and not Path(query).is_file():
         raise MissingFileError(f"{query}: no such picture")
     name = "image" if picture else "text"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.files import write_json, write_tensors
 from mmvicreg.modalities.encoders.pretrained import locate, split
 from mmvicreg.modalities.image import ImageModality
@@ -123,7 +124,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
             f"modality {name!r} is {saved[CLASS]}, defined outside this package: it cannot be loaded without "
             "its recipe. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
-    saved |= {"weights": "", "cache": 0}
+    saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
         (folder / name).mkdir()
         shutil.copyfile(saved["vocabulary"], folder / name / "vocabulary.json")
@@ -325,19 +326,20 @@ def _score_lines(folder: Path) -> Iterator[str]:
     file = folder / "summary.json"
     if not file.is_file():
         return
-    summary: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    scores = read_summary(file).scores
     yield from (
         "## Scores",
         "",
-        "| split | direction | R@1 | chance | R@5 | R@10 |",
+        "| split | direction | R@1, % | chance, % | R@5, % | R@10, % |",
         "|---|---|---|---|---|---|",
     )
-    for split_name, found in summary.items():
-        for direction, scores in found.items() if isinstance(found, dict) else ():
-            if "_to_" in direction:
-                keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
-                cells = " | ".join(f"{100 * scores[key]:.2f}" for key in keys)
-                yield f"| {split_name} | {direction.replace('_', ' ')} | {cells} |"
+    for name in scores:
+        direction, _, score = name.rpartition(".")
+        if score == "recall_at_1":
+            keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
+            cells = " | ".join(f"{100 * (scores[f'{direction}.{key}'] or 0):.2f}" for key in keys)
+            split, _, ends = direction.rpartition(".")
+            yield f"| {split} | {ends.replace('_', ' ')} | {cells} |"
     yield ""
 
 

@@ -11,12 +11,14 @@ from typing import IO, Literal, cast
 
 from PIL import Image, UnidentifiedImageError
 
+from mmvicreg.modalities.decoding import formats
 from mmvicreg.shards.index_file import pack_block
 from mmvicreg.shards.remote_cache import RemoteError, ShardCache, is_remote
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
-PICTURES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
+PICTURES = {suffix: {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()) for suffix in formats.PICTURES}
+"""Pillow's name of the format that each picture suffix says."""
 KNOWN = (*PICTURES, "txt", "json")
 KEPT = 1000
 
@@ -230,7 +232,7 @@ def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect:
 
 
 def _decode(key: str, data: bytes, limits: Limits, *, collect: _Look) -> None:
-    from mmvicreg.modalities.pixels import decode
+    from mmvicreg.modalities.decoding.pixels import decode
     from mmvicreg.stream.reader import BadSampleError
 
     try:

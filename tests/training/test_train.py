@@ -9,7 +9,7 @@ import toy
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.runs.run import read_config, read_log
 
 DEMO = Path(__file__).parents[2] / "data/demo"
@@ -57,15 +57,15 @@ def test_encoders_of_pictures_and_words_train_and_load_again(tmp_path: Path) -> 
         ({"train": "/no/such-{000..003}.tar"}, FileNotFoundError, "/no/such"),
         ({"batch_size": 97}, ValueError, "96 samples, less than one batch of 97; lower --batch-size"),
         ({"batch_size": 0}, ValueError, "batch_size 0"),
-        ({"log_every": 0}, ValueError, "log_every is 0; it is at least 1"),
-        ({"ema_decay": -1.0}, ValueError, "ema_decay is -1.0; it is at least 0"),
+        ({"log_every": 0}, ValueError, "log_every is 0; expected at least 1"),
+        ({"ema_decay": -1.0}, ValueError, "ema_decay is -1.0; expected between 0 and 1"),
         ({"precision": "fp16"}, ValueError, "fp16 needs a GPU; choose bf16"),
         ({"a": toy.Numbers("a.npy", widths=(32, 8))}, ValueError, "expects widths equal ones, found (8, 16)"),
         ({"a": toy.Numbers("z.npy")}, KeyError, "z.npy"),
         ({"a": mm.ImageModality("timm/resnet5")}, ValueError, "did you mean resnet"),
         ({"a": mm.ImageModality("resnet50")}, ValueError, "expected LIBRARY/NAME"),
         ({"best_metric": "a_to_b/recall_at_1"}, ValueError, "give --validation.data as well"),
-        ({"gradient_cache_size": 4}, ValueError, "normalises over the batch"),
+        ({"gradient_cache_size": 4}, ValueError, "normalizes over the batch"),
         ({"activation_checkpointing": True}, ValueError, "no trained encoder has repeated blocks"),
         ({"optimizer": mm.OptimizerConfig(unfreeze_at={"c": 3})}, KeyError, "names branch 'c'"),
         ({"parallel": "fsdp", "ema_decay": 0.9}, ValueError, "choose ddp"),
@@ -122,11 +122,12 @@ def test_momentum_branches_give_the_targets_and_are_continued(shards: str, tmp_p
 
         momentum = 0.9
 
-        def forward(self, a_nD: Any, b_nD: Any, *, seed: int, targets: Any = None) -> Any:
+        def terms(self, a_nD: Any, b_nD: Any, context: mm.PairContext) -> Any:
+            targets = context.targets
             assert targets is not None and not targets[0].requires_grad
             seen.append(bool((targets[0] - a_nD).abs().max() > 0))
-            first = super().forward(a_nD, targets[1], seed=seed)["invariance"]
-            return {"invariance": first + super().forward(targets[0], b_nD, seed=seed)["invariance"]}
+            first = super().terms(a_nD, targets[1], context)["invariance"]
+            return {"invariance": first + super().terms(targets[0], b_nD, context)["invariance"]}
 
     def objective(config: toy.Config) -> mm.Objective:
         regularizer = mm.VICReg()

@@ -24,7 +24,7 @@ def objective(config):
     """Prediction with a stop-gradient, and variance and covariance against collapse."""
     kept = mm.VICReg(variance=1.0, covariance=0.1)
     return mm.Objective(
-        mm.SumAlignment(mm.Prediction(WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept}
+        mm.SumAlignment(mm.Prediction(widths=WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept}
     )
 
 
@@ -84,7 +84,7 @@ def test_views_of_one_branch_predict_nothing_across_modalities(tmp_path):
     from mmvicreg.objectives.predictors import predictors_of
 
     model = mm.Model({"a": Numbers().branch()}, {"one": "a", "two": "a"})
-    assert predictors_of(mm.Objective(mm.Prediction(WIDTHS), {}), model.views) == {}
+    assert predictors_of(mm.Objective(mm.Prediction(widths=WIDTHS), {}), model.views) == {}
 
 
 @pytest.fixture

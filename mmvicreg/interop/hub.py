@@ -24,8 +24,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.encoders.pretrained import locate, split
@@ -78,6 +79,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
         "views": run.model.views,
         "tensors": {name: len(found) for name, found in branches.items()},
         "predictors": predictors.describe(run.predictors),
+        "heads": {name: found for name in branches if (found := heads.describe(_projector(run, name)))},
     }
     write_json(partial / CONFIG, config)
     save_model(run.model, str(partial / WEIGHTS))
@@ -87,6 +89,10 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     from_pretrained(partial)  # what is handed on has been loaded once
     _put_in_place(partial, folder)
     return folder
+
+
+def _projector(run: Run, name: str) -> nn.Module:
+    return run.model.branch_named(name).projector
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
@@ -162,6 +168,7 @@ def from_pretrained(name: str | Path) -> Run:
     config = _read_config(folder)
     modalities = {key: _modality(key, value, folder) for key, value in config["modalities"].items()}
     model = Model({key: modality.branch() for key, modality in modalities.items()}, config["views"])
+    _place_heads(model, config, folder)
     try:
         load_model(model, str(folder / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError, ValueError) as error:
@@ -171,6 +178,15 @@ def from_pretrained(name: str | Path) -> Run:
     plain = {key: to_json(modality) for key, modality in modalities.items()}
     predicted = _read_predictors(config, folder)
     return Run(folder, plain, modalities, model.eval(), int(config["step"]), predicted)
+
+
+def _place_heads(model: Model, config: dict[str, Any], folder: Path) -> None:
+    description = config.get("heads", {})
+    if not isinstance(description, dict) or not set(description) <= set(config["modalities"]):
+        raise InvalidValueError(f"{folder / CONFIG}: expected heads by branch, found {description!r:.80}")
+    stored = (folder / WEIGHTS).stat().st_size
+    for name, parts in description.items():
+        model.branch_named(name).projector = heads.build(parts, source=folder / CONFIG, stored=stored)
 
 
 def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:

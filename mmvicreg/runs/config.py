@@ -11,13 +11,36 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ValidationConfig, StreamConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
+
+
+class RunConfig(Protocol):
+    """What every configuration says of its run directory, whether the run is trained or solved."""
+
+    @property
+    def out(self) -> str:
+        """The run directory."""
+        ...
+
+    @property
+    def resume(self) -> Literal["auto", "never", "restart"]:
+        """If the run directory holds a run: continue it, refuse, or move it aside and start again."""
+        ...
+
+    @property
+    def allow_change(self) -> tuple[str, ...]:
+        """Fields that may differ from those of the run that is continued."""
+        ...
+
+    def views(self) -> dict[str, str]:
+        """Each view's modality."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +51,9 @@ class TrainConfig:
     """shards to train on: a path in which {000..099} and * are expanded"""
     out: str = "runs/run"
     """run directory"""
+    init: str = ""
+    """run directory whose weights the branches start from (trained or solved), with its heads where it was solved;
+    empty for the modalities' own initial weights"""
     batch_size: int | Literal["auto"] = 256
     """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
     gradient_cache_size: int = 0

@@ -4,6 +4,7 @@ config.json        the configuration, with the import path of every modality's c
 environment.json   versions, revision, command, machine
 log.jsonl          one line of numbers every few steps
 events.jsonl       in words: alarms, skipped steps, checkpoints that could not be written
+heads.json         of a solved run, or one that started from it: which heads its projectors are
 checkpoints/       see mmvicreg.runs.checkpoint
 """
 
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmvicreg.runs import checkpoint
-from mmvicreg.runs.config import TrainConfig, differences, from_json, import_recipe, to_json
+from mmvicreg.runs.config import RunConfig, TrainConfig, differences, from_json, import_recipe, to_json
 from mmvicreg.modalities.modality import Modality
+from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.objectives.predictors import read as read_predictors
@@ -85,12 +87,37 @@ def rebuild(
     modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
     path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
+    place_heads(model, folder, path / checkpoint.WEIGHTS)
     file = checkpoint.AVERAGE if average else checkpoint.WEIGHTS
     checkpoint.verify(path, checkpoint.WEIGHTS, file)
     checkpoint.read_model(path, model, file=file)
     predictors = read_predictors(folder, path / checkpoint.WEIGHTS)
     step_number = checkpoint.read_position(path).step
     return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors)
+
+
+def start_from(model: Model, folder: Path) -> None:
+    """Give ``model`` the weights of the newest checkpoint of the run in ``folder``, and its heads where it was solved.
+
+    Raises FileNotFoundError where there is none, ValueError where its branches do not fit the model's.
+    """
+    saved = read_config(folder)
+    branches = set(saved["views"].values())
+    if branches != set(model.branches):
+        raise InvalidValueError(
+            f"init: {folder} has the branches {sorted(branches)}, this run has {sorted(model.branches)}"
+        )
+    path = _checkpoint(folder, None)
+    place_heads(model, folder, path / checkpoint.WEIGHTS)
+    checkpoint.verify(path, checkpoint.WEIGHTS)
+    checkpoint.read_model(path, model)
+
+
+def place_heads(model: Model, folder: Path, weights: Path) -> None:
+    """Give ``model`` the solved heads that ``folder`` describes in place of its projectors, without their values, which
+    the file ``weights`` holds. Raises ValueError where they cannot be."""
+    for name, head in heads.read(folder, stored=weights.stat().st_size).items():
+        model.branch_named(name).projector = head
 
 
 def _without_weights(modality: Any) -> Modality:
@@ -140,34 +167,40 @@ def read_config(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def open_run(config: TrainConfig) -> Path:
-    """The run directory of ``config``: new, or one that may be continued.
+def open_run(config: RunConfig, *, saved: dict[str, Any] | None = None) -> Path:
+    """The run directory of ``config``: new, or one that may be continued. ``saved`` is what config.json holds, where
+    that is more than ``config`` itself.
 
     Raises ValueError naming every field that differs from the run found there, if that has a checkpoint.
     """
     folder = Path(config.out)
+    content = saved or _content(config)
     if (folder / CONFIG).is_file():
         if config.resume == "restart":
             folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
         elif config.resume == "never":
             raise InvalidValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
         elif any((folder / CHECKPOINTS).glob("step-*")):  # without one there is nothing to continue
-            _refuse_other(folder, config)
+            _refuse_other(folder, content["config"], config.allow_change)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(config)
+    write_json(folder / CONFIG, content)
     write_json(folder / "environment.json", environment())
     return folder
 
 
 def write_config(config: TrainConfig) -> None:
     """config.json of the run directory."""
-    write_json(Path(config.out) / CONFIG, {"config": to_json(config), "views": config.views()})
+    write_json(Path(config.out) / CONFIG, _content(config))
 
 
-def _refuse_other(folder: Path, config: TrainConfig) -> None:
-    found = differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change)
+def _content(config: RunConfig) -> dict[str, Any]:
+    return {"config": to_json(config), "views": config.views()}
+
+
+def _refuse_other(folder: Path, given: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    found = differences(read_config(folder)["config"], given, allowed=allowed)
     if found:
         listed = "\n  ".join(found)
         raise InvalidValueError(

@@ -31,7 +31,7 @@ from mmvicreg.progress import bar
 from mmvicreg.randomness import seed_random_state
 from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.config import TrainConfig
-from mmvicreg.runs.run import CHECKPOINTS
+from mmvicreg.runs.run import CHECKPOINTS, start_from
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.ledger import Counts
 from mmvicreg.stream.reader import Reader
@@ -153,6 +153,8 @@ def assemble(
     torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
     modalities = modalities_in_use(config)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, config.views())
+    if config.init:
+        start_from(model, Path(config.init))
     inner = Step(model, objective(config), frozenset())
     check_widths(inner, view_readers(config))
     readers, inner.precomputed = _readers(config, modalities, model, accelerator, index)

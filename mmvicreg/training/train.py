@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmvicreg.branches import head as heads
 from mmvicreg.errors import UnknownNameError, show_messages_alone
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.objective import Objective
@@ -67,6 +68,8 @@ def train(config: Config, objective: Callable[[Config], Objective]) -> Run:
     if accelerator.is_main_process:
         predicted = predictors.predictors_of(training.inner.objective, training.inner.model.views)
         predictors.write(training.folder, training.inner, predicted)
+        model = training.inner.model
+        heads.write(training.folder, {name: model.branch_named(name).projector for name in model.branches})
     resume(training)
     training.journal.begin(to_json(training.config), training.step)
     try:

@@ -22,6 +22,7 @@ LAYERS = [
     {"evaluation"},
     {"interop"},
     {"training"},
+    {"solvers"},
     {"preparation"},
     {"cli"},
 ]

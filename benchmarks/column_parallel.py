@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,8 +19,7 @@ from torch import nn
 
 from mmvicreg import Branch, Model, distributed
 from mmvicreg.branches.column_parallel import split_projectors
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from mmvicreg.testing.processes import pool
 
 
 def count(rows: int, features: int) -> int:
@@ -65,8 +62,6 @@ def predicted(rows: int, features: int, size: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    from processes import pool
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--features", type=int, default=1024)

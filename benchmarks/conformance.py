@@ -9,7 +9,6 @@ users run them: their loss on each process, gradients averaged as DDP does.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +20,10 @@ from torch import Tensor
 from mmvicreg import distributed
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from objective_cases import ALIGNMENTS, REGULARIZERS, relative, shards, weighted
-from processes import pool
+from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
+from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
+from mmvicreg.testing.processes import pool
 
 ROWS = {1: [(64,)], 2: [(32, 32), (40, 0)], 4: [(16, 16, 16, 16), (20, 0, 13, 7)]}
 WIDTH = 12
@@ -37,8 +36,8 @@ def case_kind(name: str) -> str:
 
 def views_of(name: str, counts: tuple[int, ...]) -> list[list[Tensor]]:
     if name in REGULARIZERS:
-        return shards(counts, WIDTH)
-    return shards(counts, ALIGNMENTS[name].width, views=2)
+        return process_rows(counts, WIDTH)
+    return process_rows(counts, ALIGNMENTS[name].width, views=2)
 
 
 def goals(views: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -54,7 +53,7 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
         if name in REGULARIZERS:
             made = REGULARIZERS[name].make()
             terms = REGULARIZERS[name].reference(leaves[0], 3) if exact else made(leaves[0], seed=3)
-            total = weighted(terms, made.weights())
+            total = weighted_sum(terms, made.weights())
         else:
             torch.manual_seed(5)
             case = ALIGNMENTS[name]
@@ -65,7 +64,7 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
                 terms = case.reference(alignment, *leaves, 3, targets)
             else:
                 terms = alignment(*leaves, seed=3, targets=targets)
-            total = weighted(terms, alignment.weights())
+            total = weighted_sum(terms, alignment.weights())
     total.backward()
     return total.item(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
 
@@ -80,7 +79,7 @@ def error(results: list[Result], exact: Result) -> str:
     """Worst value over processes, and the gradient after averaging."""
     value = max(abs(found - exact[0]) / (abs(exact[0]) or 1.0) for found, _ in results)
     found = torch.cat([torch.cat([g[v] for _, g in results]).flatten() for v in range(len(exact[1]))])
-    gradient = relative(found / len(results), torch.cat([g.flatten() for g in exact[1]]))
+    gradient = relative_error(found / len(results), torch.cat([g.flatten() for g in exact[1]]))
     return f"{value:.0e} / {gradient:.0e}"
 
 
@@ -114,7 +113,9 @@ def peer_loss(name: str) -> tuple[str, Callable[..., Tensor]]:
 
 
 def own_peer(name: str, counts: tuple[int, ...]) -> Result:
-    leaves = [view[distributed.rank()].clone().requires_grad_() for view in shards(counts, WIDTH, views=2)]
+    leaves = [
+        view[distributed.rank()].clone().requires_grad_() for view in process_rows(counts, WIDTH, views=2)
+    ]
     value = peer_loss(name)[1](*leaves)
     value.backward()
     return value.item(), [x.grad for x in leaves if x.grad is not None]
@@ -132,7 +133,7 @@ def peers() -> list[list[str]]:
     ):
         cells = []
         for counts in ((64,), (32, 32), (16, 16, 16, 16)):
-            whole = [torch.cat(view).requires_grad_() for view in shards(counts, WIDTH, views=2)]
+            whole = [torch.cat(view).requires_grad_() for view in process_rows(counts, WIDTH, views=2)]
             value = peer_loss(name)[1](*whole)
             value.backward()
             exact = (value.item(), [x.grad for x in whole if x.grad is not None])

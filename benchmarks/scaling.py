@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmvicreg import VICReg, distributed
 from mmvicreg.objectives.regularizers.covariance import COVARIANCE_STRIP, GRAM_STRIP, gram_is_cheaper
+from mmvicreg.testing.processes import pool
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 SHAPES = [(512, 2048), (2048, 512)]  # one of each form
 FLOPS_FP32, FLOPS_TF32 = 50e12, 350e12  # H100, assumed
@@ -112,8 +111,6 @@ def seconds(cost: Cost, size: int, *, flops: float) -> float:
 
 
 def counted() -> tuple[str, dict[str, float]]:
-    from processes import pool
-
     lines, ratios = [], {}
     for rows, features in SHAPES:
         for size in (1, 2, 4):

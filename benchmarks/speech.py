@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import mmvicreg as mm
-from mmvicreg.evaluation.embed import embed
+from mmvicreg.evaluation.embed import embed_samples
 from mmvicreg.evaluation.ranks import Ranks, rank_both
 from mmvicreg.evaluation.store import Store
 from mmvicreg.runs.config import import_recipe
@@ -69,7 +69,7 @@ def held_out(run: mm.Run, options: Options) -> Store:
     """Representations of the held-out items: those of frozen towers are the same for every seed."""
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
     index = mm.open_index(options.held_out)
-    return embed(run.model.eval(), index, readers, folder=f"{options.out}/embeddings")
+    return embed_samples(run.model.eval(), index, readers, folder=f"{options.out}/embeddings")
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
 
     from mmvicreg import Branch, Model, Plan, TrainConfig
     from mmvicreg.branches.model import projector
-    from mmvicreg.modalities.image_reader import PixelNormalization
+    from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
     from mmvicreg.stream.stream import Batch
     from mmvicreg.training.accelerator import make_accelerator
     from mmvicreg.training.monitoring.guards import Alarms, BufferCopies

@@ -65,7 +65,7 @@ def floor_epoch(shards: list[str], images: int) -> Callable[[], int]:
     import numpy as np
 
     from mmvicreg import open_index
-    from mmvicreg.modalities.pixels import decode, random_box, resize_crop
+    from mmvicreg.modalities.decoding.pixels import decode, random_box, resize_crop
     from mmvicreg.stream.fetch import Fetcher
 
     index = open_index(shards)

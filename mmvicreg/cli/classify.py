@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from mmvicreg.evaluation.transfer.classification import Probe
+    from mmvicreg.evaluation.transfer.classification import LinearProbe
     from mmvicreg.evaluation.transfer.labels import Labelled
     from mmvicreg.runs.run import Run
 
@@ -64,7 +64,7 @@ def classify(config: ClassifyConfig) -> int:
     """Print a line for every classifier there is data for, and write JSON and a confusion picture."""
     if not config.test:
         raise InvalidValueError("no data to classify; give --test SHARDS or --test FOLDER")
-    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
     from mmvicreg.interop.pretrained import load_subject
 
@@ -88,7 +88,7 @@ def classify(config: ClassifyConfig) -> int:
 def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: list[str]) -> None:
     from mmvicreg.evaluation.report import figures as pictures
     from mmvicreg.evaluation.transfer.classification import Classified
-    from mmvicreg.runs.run import write_json
+    from mmvicreg.files import write_json
 
     content = {}
     for classifier, (scores, extra) in found.items():
@@ -137,11 +137,11 @@ class _Task:
         """Features of the labelled rows, and their class numbers, or bool (M, C) where there are several."""
         import numpy as np
 
-        from mmvicreg.evaluation.score import embedded
+        from mmvicreg.evaluation.embed import embed_split
         from mmvicreg.evaluation.transfer.labels import features_with_labels, label_matrix
 
-        store = embedded(self.run, data.index, self.config.branch, device=self.config.device)
-        rows, labels = features_with_labels(store.rows(self.config.branch), data.labels, output=output)
+        store = embed_split(self.run, data.index, self.config.branch, device=self.config.device)
+        rows, labels = features_with_labels(store.items(self.config.branch), data.labels, output=output)
         if self.several:
             return rows, label_matrix(labels, self.classes)
         return rows, np.array([each[0] for each in labels], dtype=np.int64)
@@ -194,13 +194,13 @@ class _Task:
         weights_CD = zero_shot_weights(text, reader, self.names, templates=templates, device=device)
         return self.score(torch.nn.functional.normalize(torch.tensor(rows), dim=1) @ weights_CD.T, truth)
 
-    def probe(self, rows: np.ndarray, targets: np.ndarray) -> Probe:
+    def probe(self, rows: np.ndarray, targets: np.ndarray) -> LinearProbe:
         """The best of the sweep on a fifth of the rows, fitted again on all of them."""
         import numpy as np
 
         from mmvicreg.evaluation.transfer.classification import linear_probe, sgd_probe, sweep
 
-        def make(number: float, part: np.ndarray) -> Probe:
+        def make(number: float, part: np.ndarray) -> LinearProbe:
             x, y = rows[part], targets[part]
             if self.config.solver == "sgd":
                 return sgd_probe(x, y, classes=self.classes, learning_rate=number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +71,14 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
     """What a run scored at its end, and where its log ended."""
+    from mmvicreg.evaluation.summary import read_summary
     from mmvicreg.runs.run import LOG, read_log
     from mmvicreg.training.monitoring.logger import flat
 
     found: dict[str, float] = {}
     summary = folder / "summary.json"
     if summary.is_file():
-        scores = flat(json.loads(summary.read_text(encoding="utf-8")))
+        scores = {name: v for name, v in read_summary(summary).scores.items() if v is not None}
         found |= {name: value for name, value in scores.items() if all_scores or _common(name)}
     log = read_log(folder) if (folder / LOG).is_file() else []
     if log:
@@ -94,7 +94,7 @@ def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
 
 
 def _common(name: str) -> bool:
-    return name.rpartition("/")[2] in SCORES
+    return name.replace("/", ".").rpartition(".")[2] in SCORES
 
 
 def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -126,7 +126,8 @@ def compare(config: CompareConfig) -> int:
         console.print("the configurations are the same")
     console.print(_table("scores", found.names, found.scores))
     if config.out:
-        from mmvicreg.evaluation.report.figures import loss_figure, save
+        from mmvicreg.evaluation.report.curves import loss_figure
+        from mmvicreg.evaluation.report.figures import save
 
         path = save(loss_figure(curves(config.runs)), config.out)
         console.print(f"curves: {path}")

@@ -29,6 +29,8 @@ class EvaluateConfig:
     """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
     folds: int = 0
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
+    group_images: bool = False
+    """pictures of identical bytes are one item, which matches all its captions (for data with a sample a caption)"""
     step: int | Literal["best"] | None = None
     """checkpoint to score: its step, or best (see --best-metric of training); the newest if not given"""
     average: bool = False
@@ -62,20 +64,26 @@ def evaluate(config: EvaluateConfig) -> int:
     """Print the table and write the JSON file. Under a launcher its processes share the work."""
     splits = named_splits(config.data)
     from mmvicreg import distributed
-    from mmvicreg.evaluation.score import print_scores, score_splits, write_summary
+    from mmvicreg.evaluation.evaluate import print_scores, score_splits, summarize_splits
     from mmvicreg.interop.pretrained import load_subject
 
     run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
     if config.caption:
         run = _captions_at(run, config.caption)
     _join_group(config.device)
-    scores = score_splits(run, splits, device=config.device, threads=config.threads, folds=config.folds)
+    scores = score_splits(
+        run,
+        splits,
+        device=config.device,
+        threads=config.threads,
+        folds=config.folds,
+        group_images=config.group_images,
+    )
     if distributed.rank() > 0:
         return 0
     print_scores(scores)
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_summary(run, scores, path)
+    summarize_splits(run, scores, source="evaluate").write(path)
     print(f"written: {path}")
     return 0
 
@@ -96,7 +104,9 @@ def _captions_at(run: Run, caption: str) -> Run:
     from mmvicreg.modalities.text import TextModality
 
     moved = {
-        name: replace(m, caption=caption) for name, m in run.modalities.items() if isinstance(m, TextModality)
+        name: replace(m, members=(caption,))
+        for name, m in run.modalities.items()
+        if isinstance(m, TextModality)
     }
     if not moved:
         raise InvalidValueError(

@@ -78,11 +78,11 @@ def finetune(config: FinetuneConfig) -> int:
         raise InvalidValueError(
             "fine-tuning needs --train and --test: labelled shards, or image folders CLASS/PICTURE"
         )
-    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.finetuning import balanced_subset
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
+    from mmvicreg.files import write_json
     from mmvicreg.interop.pretrained import load_subject
-    from mmvicreg.runs.run import write_json
 
     run = load_subject(config.model, recipe=config.recipe)
     run.model.branch_named(config.branch)  # KeyError with those there are

@@ -73,7 +73,7 @@ def segment(config: SegmentConfig) -> int:
     if names and classes > len(names):
         raise InvalidValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
     probe, rate = _probe(config, train, classes, device)
-    called = dense.segment(probe, test, np.arange(len(test.masks)), device=device).numpy()
+    called = dense.predict_masks(probe, test, np.arange(len(test.masks)), device=device).numpy()
     scores = dense.score_masks(called, np.asarray(test.masks), classes=classes)
     result: dict[str, Any] = scores.to_json() | {
         "learning_rate": rate,
@@ -93,7 +93,7 @@ def segment(config: SegmentConfig) -> int:
 
 
 def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
-    from mmvicreg.evaluation.score import embeddings_folder
+    from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
     from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.modalities.image import ImageModality
@@ -125,8 +125,7 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     """The best of the sweep on a fifth of the pictures, trained again on all of them."""
     import numpy as np
 
-    from mmvicreg.evaluation.transfer.segmentation import dense_probe, score_masks
-    from mmvicreg.evaluation.transfer.segmentation import segment as call
+    from mmvicreg.evaluation.transfer.segmentation import dense_probe, predict_masks, score_masks
 
     def train(rows: np.ndarray, rates: tuple[float, ...]) -> list[DenseProbe]:
         options: dict[str, Any] = {
@@ -143,7 +142,9 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
         probes = train(np.sort(order[len(held) :]), config.learning_rates)
         truth = np.asarray(maps.masks[held])
         found = [
-            score_masks(call(probe, maps, held, device=device).numpy(), truth, classes=classes).mean_iou
+            score_masks(
+                predict_masks(probe, maps, held, device=device).numpy(), truth, classes=classes
+            ).mean_iou
             for probe in probes
         ]
         best = config.learning_rates[int(np.argmax(found))]
@@ -153,7 +154,7 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
 def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
     from mmvicreg.evaluation.report import figures as pictures
     from mmvicreg.evaluation.transfer.segmentation import IGNORED
-    from mmvicreg.runs.run import write_json
+    from mmvicreg.files import write_json
 
     path = Path(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)

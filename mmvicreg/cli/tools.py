@@ -103,13 +103,13 @@ def export(config: ExportConfig) -> int:
 
 def embed(config: EmbedConfig) -> int:
     """Every view's rows with identities and sample keys, in one file."""
+    from mmvicreg.evaluation.embed import embed_split
     from mmvicreg.evaluation.nearest import write_rows
-    from mmvicreg.evaluation.score import embedded
     from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.shards.index import open_index
 
     run = load_subject(config.model, recipe=config.recipe)
-    store = embedded(run, open_index(config.data), *run.modalities, device=config.device)
+    store = embed_split(run, open_index(config.data), device=config.device)
     path = write_rows(store, config.out, output=config.output)
     sizes = ", ".join(f"{len(rows.z):,} {view}" for view, rows in store.views.items())
     print(f"written: {path} ({sizes})")
@@ -120,17 +120,17 @@ def search(config: SearchConfig) -> int:
     """Print the nearest items: cosine, sample key, identity."""
     import torch
 
+    from mmvicreg.evaluation.embed import embed_split
     from mmvicreg.evaluation.nearest import embed_query, nearest
-    from mmvicreg.evaluation.score import embedded
     from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.shards.index import open_index
 
     run = load_subject(config.model, recipe=config.recipe)
-    store = embedded(run, open_index(config.data), config.among, device=config.device)
+    store = embed_split(run, open_index(config.data), config.among, device=config.device)
     query_D = embed_query(
         run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"
     )
-    rows = store.rows(config.among)
+    rows = store.items(config.among)
     cosine, places = nearest(torch.as_tensor(query_D)[None], rows.z, k=config.k)
     for value, place in zip(cosine[0].tolist(), places[0].tolist(), strict=True):
         keys = ", ".join(store.keys[number] for number in rows.samples[place][:3])

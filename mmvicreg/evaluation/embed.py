@@ -1,15 +1,16 @@
 """Embed a data set once: every item of every sample, on any number of processes, into a store.
 
-The samples are cut into blocks of fixed size; each process takes a contiguous range of blocks, and batches
-never cross a block. What enters a batch, and so every bit of the result, is the same for any number of
+The samples are cut into blocks of fixed size. Each process takes a contiguous range of blocks, and a batch never
+crosses the end of a block, so what enters a batch, and with it every bit of the result, is the same for any number of
 processes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,110 @@ from torch import Tensor
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.store import Block, Store, join, open_store, write_block
+from mmvicreg.evaluation.store import (
+    EmbeddedBlock,
+    Store,
+    check_names,
+    join,
+    open_store,
+    work_folder,
+    write_block,
+)
+from mmvicreg.modalities.image import ImageModality
 from mmvicreg.progress import bar
-from mmvicreg.shards.index import ShardIndex
+from mmvicreg.runs.run import CHECKPOINTS, Run
+from mmvicreg.shards.index import ShardIndex, cache_folder
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
-from mmvicreg.stream.reader import Reader
+from mmvicreg.stream.reader import Item, Reader, Sample
 
 BLOCK = 256
 """Samples of a block."""
+
+
+def embeddings_folder(run: Run) -> Path:
+    """Where the embeddings of a run are kept: in its run directory, or in the cache folder where that cannot be written
+    or there is none (exports and published models)."""
+    own = run.folder / "embeddings"
+    kept_with_run = (run.folder / CHECKPOINTS).is_dir() and os.access(run.folder, os.W_OK)
+    return own if kept_with_run else Path(cache_folder()) / "embeddings"
+
+
+def embed_split(
+    run: Run,
+    index: ShardIndex,
+    *branches: str,
+    device: str = "",
+    threads: int | None = None,
+    title: str = "embed",
+    group_images: bool = False,
+) -> Store:
+    """The items of ``index`` embedded by these branches of a run (by all where none is named), computed once and kept.
+
+    Where a store of all branches is there already, that is opened instead. ``group_images``: pictures of identical
+    bytes are one item. Raises KeyError for a branch that is not there, ValueError for an empty index.
+    """
+    folder = embeddings_folder(run)
+    if branches and set(branches) != set(run.modalities):
+        model, readers = _view_per_branch(run, tuple(run.modalities), group_images)
+        found = find_store(model, index, readers, folder=folder)
+        if found is not None:
+            return found
+    model, readers = _view_per_branch(run, branches or tuple(run.modalities), group_images)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return embed_samples(model, index, readers, folder=folder, device=chosen, threads=threads, title=title)
+
+
+def _view_per_branch(
+    run: Run, branches: Sequence[str], group_images: bool
+) -> tuple[Model, dict[str, Reader]]:
+    model = Model(
+        {name: run.model.branch_named(name) for name in branches}, {name: name for name in branches}
+    )
+    readers = {name: run.modalities[name].reader() for name in branches}
+    if group_images:
+        readers |= {
+            name: GroupedReader(readers[name])
+            for name in branches
+            if isinstance(run.modalities[name], ImageModality)
+        }
+    return model, readers
+
+
+class GroupedReader(Reader):
+    """A reader whose items are told apart by the bytes they are read from: identical files are one item.
+
+    For data with a sample for each caption, which hold every picture several times.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __repr__(self) -> str:
+        return f"GroupedReader({self.reader!r})"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.reader.members
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.reader.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.reader.dtype
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        found = self.items(sample)
+        return found[0] if found else None
+
+    def items(self, sample: Sample) -> list[Item]:
+        members = {name: data for name, data in sample.members.items() if name in self.members}
+        digest = hashlib.sha256(b"\0".join(members[name] for name in sorted(members))).hexdigest()
+        return [
+            Item(item.value, f"sha256:{digest}/{place}", item.recovered)
+            for place, item in enumerate(self.reader.items(sample))
+        ]
 
 
 def store_name(model: Model, index: ShardIndex, readers: Mapping[str, Reader], *, settings: str = "") -> str:
@@ -40,7 +137,7 @@ def store_name(model: Model, index: ShardIndex, readers: Mapping[str, Reader], *
     return digest.hexdigest()[:16]
 
 
-def find(
+def find_store(
     model: Model,
     index: ShardIndex,
     readers: Mapping[str, Reader],
@@ -48,13 +145,13 @@ def find(
     folder: str | Path,
     batch_size: int = 64,
 ) -> Store | None:
-    """The store that :func:`embed` made with these arguments, or None; every process calls this."""
+    """The store that :func:`embed_samples` made with these arguments, or None; every process calls this."""
     name = store_name(model, index, readers, settings=f"fp32 {BLOCK} {batch_size}")
     there = distributed.broadcast_object((Path(folder) / name / "store.json").is_file())
     return open_store(Path(folder) / name) if there else None
 
 
-def embed(
+def embed_samples(
     model: Model,
     index: ShardIndex,
     readers: Mapping[str, Reader],
@@ -74,6 +171,7 @@ def embed(
     """
     if len(index) == 0:
         raise InvalidValueError("the data set has no samples; nothing to embed")
+    check_names(readers)
     target = Path(folder) / store_name(
         model, index, readers, settings=f"{precision} {block_size} {batch_size}"
     )
@@ -81,8 +179,8 @@ def embed(
     if distributed.broadcast_object((target / "store.json").is_file()):
         return open_store(target)
     rank, size = distributed.rank(), distributed.world_size()
-    parts = [target.with_name(f".{target.name}.part-{r}-of-{size}") for r in range(size)]
-    shutil.rmtree(parts[rank], ignore_errors=True)
+    work: Path = distributed.broadcast_object(work_folder(target) if rank == 0 else None)
+    parts = [work / f"part-{r}-of-{size}" for r in range(size)]
     blocks = -(-len(index) // block_size)
     start = min(len(index), block_size * (blocks * rank // size))
     stop = min(len(index), block_size * (blocks * (rank + 1) // size))
@@ -95,8 +193,7 @@ def embed(
     distributed.barrier()
     if rank == 0:
         join(parts, target, views=readers, samples=len(index))
-        for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     distributed.barrier()
     return open_store(target)
 
@@ -122,7 +219,7 @@ def _embed_block(
     numbers: range,
     batch_size: int,
     precision: str,
-) -> Block:
+) -> EmbeddedBlock:
     key_of = {item.number: item.key for item in found}
     values: dict[str, list[Tensor]] = {}
     items: dict[str, list[tuple[str, list[int]]]] = {}
@@ -139,7 +236,7 @@ def _embed_block(
         values.setdefault(item.view, []).append(item.value)
     outputs = {view: _outputs(model, view, inputs, batch_size, precision) for view, inputs in values.items()}
     rejected = [item.view for item in found if isinstance(item, RejectedItem)]
-    return Block([(number, key_of.get(number, "")) for number in numbers], items, outputs, rejected)
+    return EmbeddedBlock([(number, key_of.get(number, "")) for number in numbers], items, outputs, rejected)
 
 
 @torch.inference_mode()

@@ -1,17 +1,19 @@
-"""For every matching (query, item): how many items stand above it and level with it, and how many queries.
+"""For every matching (query, item): how many items score higher and how many the same, and how many queries.
 
-The score matrix is made tile by tile and never kept, so memory does not grow with it; counts add up over
-tiles, and over processes. A match's own score is computed once, apart, and put into its tile, so that it
-is compared with itself exactly; rows that are bit-identical are scored once and counted as often as they
-occur, because matrix products do not give the same bits in every column. All else is compared as it is.
+Two cosines are the same if they round to the same multiple of ``GRID``, the spacing of fp32 numbers just below 1.
+Being the same is therefore transitive, and embeddings that differ by rounding alone are tied: a collapsed model scores
+chance. The comparison is decided in fp64. A matrix product in fp32 comes first and settles every row for which no score
+is closer to a threshold than fp32's error; the other rows are multiplied again in fp64. Both operands of a comparison
+thus have the same precision, and the result does not depend on the tile, the processor or the number of processes.
 
-Shapes: Q queries, M items, D dimensions, U and V distinct rows of each, P matches, C and K rows and columns
-of a tile, S matches of a row (or column) at most.
+The score matrix is made tile by tile and never kept, so memory does not grow with it; counts add up over tiles and
+processes.
+
+Shapes: Q queries, M items, D dimensions, P matches; C rows and K columns of a tile, S matches of one row at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,20 +23,26 @@ from torch import Tensor
 from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.unit_rows import UnitRows
 from mmvicreg.numerics import product
 
+GRID = 2.0**-23
+"""Cosines that round to the same multiple of this are tied."""
 TILE = {"cpu": 400, "cuda": 16384}
 """Rows and columns of a tile: 0.6 MB of scores on a CPU, 1 GB on a GPU."""
 COMPARED = 16
 """Up to this many matches of a row, comparing with each is cheaper than sorting the row."""
+EXACT_ROWS = 1024
+"""Rows of a tile that are multiplied in fp64 at a time."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """For match p, in the order of ``positives.pairs()``: all float64 or int64 (P,).
+class MatchCounts:
+    """Counts of every match p, in the order of ``positives.pairs()``; arrays of shape (P,).
 
-    ``score``: its cosine. ``above``, ``tied``: items that score higher with its query, and equal (itself
-    included). ``queries_above``, ``queries_tied``: the same among the queries, for its item.
+    ``score``: its cosine rounded to a multiple of ``GRID``, float64. ``above``, ``tied``: how many items score higher
+    with its query, and how many the same (itself included), int64. ``queries_above``, ``queries_tied``: the same among
+    the queries, for its item.
     """
 
     score: np.ndarray
@@ -42,71 +50,6 @@ class Counts:
     tied: np.ndarray
     queries_above: np.ndarray
     queries_tied: np.ndarray
-
-
-class _Side:
-    """The distinct rows of queries or items, in unit length, by tile."""
-
-    def __init__(self, rows_ND: Tensor | np.ndarray, name: str, tile: int, device: torch.device) -> None:
-        self.name, self.tile, self.device = name, tile, device
-        # A GPU holds the rows; a CPU reads them tile by tile, from a memory map too.
-        self.rows = rows_ND if device.type == "cpu" else _tensor(rows_ND[:]).to(device)
-        hashes = np.concatenate([_hashes(rows_ND[a : a + tile]) for a in range(0, len(rows_ND), tile)])
-        _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
-        # In order of first occurrence, not of hashes: Python salts those, another way in every process.
-        order = np.argsort(first)
-        self.first, self.place = first[order], np.argsort(order)[place]
-        self.weight = np.bincount(self.place)
-        self.repeats = len(self.first) < len(rows_ND)
-        self.inverse_norm = torch.cat([self._inverse_norms(*span) for span in self.tiles()])
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def unit(self, start: int, stop: int) -> Tensor:
-        """Distinct rows start..stop in fp32 and unit length (a zero row stays zero: it ties with all)."""
-        return self._distinct(start, stop) * self.inverse_norm[start:stop, None]
-
-    def gather(self, places: np.ndarray) -> Tensor:
-        """These distinct rows."""
-        where = torch.from_numpy(places).to(self.device)
-        return self._fp32(self.rows[self.first[places]]) * self.inverse_norm[where, None]
-
-    def _fp32(self, rows: Tensor | np.ndarray) -> Tensor:
-        return _tensor(rows).to(self.device, torch.float32)
-
-    def _distinct(self, start: int, stop: int) -> Tensor:
-        return self._fp32(self.rows[self.first[start:stop]] if self.repeats else self.rows[start:stop])
-
-    def _inverse_norms(self, start: int, stop: int) -> Tensor:
-        # Not linalg.vector_norm: in fp32 on a CPU it is off by up to 7e-4.
-        norm_n = self._distinct(start, stop).square().sum(1).sqrt()
-        if not bool(norm_n.isfinite().all()):
-            row = self.first[start + int((~norm_n.isfinite()).nonzero()[0, 0])]
-            raise InvalidValueError(
-                f"row {row} of the {self.name} is not finite (or overflows fp32); check the checkpoint"
-            )
-        return torch.where(norm_n > 0, norm_n.reciprocal(), 0.0)
-
-    def tiles(self) -> list[tuple[int, int]]:
-        return [(a, min(a + self.tile, len(self))) for a in range(0, len(self), self.tile)]
-
-    def weights(self, start: int, stop: int) -> Tensor | None:
-        """How often each row occurs; None where all occur once."""
-        if not self.repeats:
-            return None
-        return torch.from_numpy(self.weight[start:stop]).to(self.device, torch.float32)
-
-
-def _tensor(rows: Tensor | np.ndarray) -> Tensor:
-    if isinstance(rows, Tensor):
-        return rows
-    return torch.from_numpy(np.require(rows, requirements=["W", "C"]))  # torch warns about read-only maps
-
-
-def _hashes(rows: Tensor | np.ndarray) -> np.ndarray:
-    block_ND = _tensor(rows).float().cpu().contiguous().numpy()
-    return np.array([hash(row.tobytes()) for row in block_ND], dtype=np.int64)
 
 
 @torch.no_grad()
@@ -120,40 +63,29 @@ def count_matches(
     device: str | torch.device = "cpu",
     sharded: bool = False,
     queries: range | None = None,
-) -> Counts:
-    """Counts of every match, by cosine in fp32. ``both`` counts among the queries too (else those are 0).
+) -> MatchCounts:
+    """Counts of every match, by cosine. ``both`` counts among the queries too (else those counts are 0).
 
-    Any float dtype, torch or NumPy (memory-mapped too). ``sharded``: each process of the default group takes
-    a range of tiles, every process gets the whole result; tiles are the same for any number of processes,
-    and so are the bits. ``queries`` counts for these queries only (the others' counts are 0).
+    Any float dtype, torch or NumPy (memory-mapped too). ``sharded``: each process of the default group takes a range
+    of tiles, and every process gets the whole result. ``queries``: count for these queries only (the counts of the
+    others are 0).
 
-    Raises ValueError on shapes that do not fit, and on non-finite rows.
+    Raises ValueError on shapes that do not fit, and on rows that are not finite.
     """
     _check(queries_QD, items_MD, positives)
     device = torch.device(device)
     tile = tile or TILE[device.type]
-    left = _Side(queries_QD, "queries", tile, device)
-    right = _Side(items_MD, "items", tile, device)
-    query_n, item_n = positives.pairs()
-    pair_P, where_P = np.unique(left.place[query_n] * len(right) + right.place[item_n], return_inverse=True)
-    u_P, v_P = pair_P // len(right), pair_P % len(right)
-    score_P = _own_scores(left, right, u_P, v_P)
-    total = torch.zeros(4, len(pair_P), device=device, dtype=torch.int64)
-    tiles = left.tiles()
-    if queries is not None:
-        wanted = np.unique(left.place[queries.start : queries.stop] // tile)
-        tiles = [tiles[i] for i in wanted]
-    if sharded:
-        rank, size = distributed.rank(), distributed.world_size()
-        tiles = tiles[len(tiles) * rank // size : len(tiles) * (rank + 1) // size]
-    columns = _wanted_by_tile(right, v_P, score_P) if both else None
+    left = UnitRows(queries_QD, "queries", tile, device)
+    right = UnitRows(items_MD, "items", tile, device)
+    pairs = _Pairs.of(left, right, *positives.pairs())
+    total = torch.zeros(4, len(pairs.level), device=device, dtype=torch.int64)
+    columns = _wanted_by_tile(right, pairs.item, pairs.query, pairs.level) if both else None
     with torch.autocast(device.type, enabled=False):
-        for start, stop in tiles:
-            _count_rows(left, right, (start, stop), u_P, v_P, score_P, total, columns)
+        for span in _own_tiles(left, queries, sharded):
+            _count_rows(left, right, span, pairs, total, columns)
     if sharded:
         total = distributed.all_reduce_sum(total)
-    found = total.cpu().numpy()[:, where_P]
-    return Counts(score_P.double().cpu().numpy()[where_P], *found)
+    return MatchCounts(pairs.level.cpu().numpy() * GRID, *total.cpu().numpy())
 
 
 def _check(queries_QD: Tensor | np.ndarray, items_MD: Tensor | np.ndarray, positives: Positives) -> None:
@@ -171,102 +103,186 @@ def _check(queries_QD: Tensor | np.ndarray, items_MD: Tensor | np.ndarray, posit
         )
 
 
-def _own_scores(left: _Side, right: _Side, u_P: np.ndarray, v_P: np.ndarray) -> Tensor:
-    parts = [
-        (left.gather(u_P[a : a + left.tile]) * right.gather(v_P[a : a + left.tile])).sum(1)
-        for a in range(0, len(u_P), left.tile)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, device=left.device)
+def _own_tiles(left: UnitRows, queries: range | None, sharded: bool) -> list[tuple[int, int]]:
+    """The tiles of queries that this process counts."""
+    tiles = left.tiles()
+    if queries is not None:
+        tiles = tiles[queries.start // left.tile : -(-queries.stop // left.tile)]
+    if sharded:
+        rank, size = distributed.rank(), distributed.world_size()
+        tiles = tiles[len(tiles) * rank // size : len(tiles) * (rank + 1) // size]
+    return tiles
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Every match, sorted by query: ``query`` and ``item`` int64 (P,), ``level`` its cosine in units of ``GRID``."""
+
+    query: np.ndarray
+    item: np.ndarray
+    level: Tensor
+
+    @staticmethod
+    def of(left: UnitRows, right: UnitRows, query_P: np.ndarray, item_P: np.ndarray) -> _Pairs:
+        ends = (torch.from_numpy(x).to(left.device).split(left.tile) for x in (query_P, item_P))
+        parts = [(left.exact(q) * right.exact(m)).sum(1) for q, m in zip(*ends, strict=True)]
+        score_P = torch.cat(parts) if parts else torch.zeros(0, device=left.device, dtype=torch.float64)
+        return _Pairs(query_P, item_P, (score_P / GRID + 0.5).floor())
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The scores that each row (or column) of a tile is compared with: ``score_CS``, padded with infinity.
+    """The matches of the rows of one tile: pair ``pair[i]`` belongs to row ``row[i]``, as its ``slot[i]``-th match.
 
-    Pair ``pair[i]`` is that at ``row[i]``, ``slot[i]``.
+    ``column[i]``: where its other end lies among all columns. ``low_CS``, ``high_CS``: the tied scores are low <= s <
+    high, fp64, padded with infinity.
     """
 
-    score_CS: Tensor
     row: Tensor
     slot: Tensor
     pair: Tensor
+    column: Tensor
+    low_CS: Tensor
+    high_CS: Tensor
 
     @staticmethod
-    def of(row_p: np.ndarray, pair_p: np.ndarray, rows: int, score_P: Tensor) -> _Wanted:
+    def of(
+        row_p: np.ndarray, column_p: np.ndarray, pair_p: np.ndarray, rows: int, level_P: Tensor
+    ) -> _Wanted:
         """``row_p`` is sorted."""
         counts = np.bincount(row_p, minlength=rows)
         slot_p = np.arange(len(row_p)) - np.repeat(np.cumsum(counts) - counts, counts)
-        row, slot, pair = (torch.from_numpy(x).to(score_P.device) for x in (row_p, slot_p, pair_p))
-        score_CS = score_P.new_full((rows, int(counts.max(initial=0))), torch.inf)
-        score_CS[row, slot] = score_P[pair]
-        return _Wanted(score_CS, row, slot, pair)
+        row, slot, pair, column = (
+            torch.from_numpy(x).to(level_P.device) for x in (row_p, slot_p, pair_p, column_p)
+        )
+        level_CS = level_P.new_full((rows, int(counts.max(initial=0))), torch.inf)
+        level_CS[row, slot] = level_P[pair]
+        return _Wanted(row, slot, pair, column, (level_CS - 0.5) * GRID, (level_CS + 0.5) * GRID)
+
+    def inside(self, begin: int, end: int) -> Tensor:
+        """Which matches lie in columns begin..end."""
+        return (self.column >= begin) & (self.column < end)
 
 
-def _wanted_by_tile(side: _Side, place_P: np.ndarray, score_P: Tensor) -> list[_Wanted]:
-    order = np.argsort(place_P, kind="stable")
-    sorted_P = place_P[order]
+def _wanted_by_tile(
+    side: UnitRows, row_P: np.ndarray, column_P: np.ndarray, level_P: Tensor
+) -> list[_Wanted]:
+    order = np.argsort(row_P, kind="stable")
+    sorted_P = row_P[order]
     found = []
     for begin, end in side.tiles():
         low, high = np.searchsorted(sorted_P, [begin, end])
-        found.append(_Wanted.of(sorted_P[low:high] - begin, order[low:high], end - begin, score_P))
+        pair_p = order[low:high]
+        found.append(_Wanted.of(sorted_P[low:high] - begin, column_P[pair_p], pair_p, end - begin, level_P))
     return found
 
 
 def _count_rows(
-    left: _Side,
-    right: _Side,
+    left: UnitRows,
+    right: UnitRows,
     span: tuple[int, int],
-    u_P: np.ndarray,
-    v_P: np.ndarray,
-    score_P: Tensor,
+    pairs: _Pairs,
     total: Tensor,
     columns: list[_Wanted] | None,
 ) -> None:
-    """Add one row of tiles to ``total`` (4, P): above, tied, and, with ``columns``, the same among queries."""
+    """Add one row of tiles to ``total`` (4, P): above, tied, and, with ``columns``, the same among the queries."""
     start, stop = span
-    device = left.device
-    rows_CD = left.unit(start, stop)
-    first, last = np.searchsorted(u_P, [start, stop])  # pairs are sorted by query
+    first, last = np.searchsorted(pairs.query, [start, stop])
     mine = np.arange(first, last)
-    rows = _Wanted.of(u_P[first:last] - start, mine, stop - start, score_P)
-    spare = torch.empty(stop - start, right.tile, device=device)
+    rows = _Wanted.of(
+        pairs.query[first:last] - start, pairs.item[first:last], mine, stop - start, pairs.level
+    )
+    fast = left.moderate and right.moderate and torch.get_float32_matmul_precision() == "highest"
+    rows_CD = left.unit(start, stop) if fast else None
+    spare = torch.empty(stop - start, right.tile, device=left.device)
     for number, (begin, end) in enumerate(right.tiles()):
-        spare_CK = spare[:, : end - begin]
-        scores_CK = product(rows_CD, right.unit(begin, end).T)
-        inside = mine[(v_P[mine] >= begin) & (v_P[mine] < end)]
-        place = torch.from_numpy(np.stack([u_P[inside] - start, v_P[inside] - begin])).to(device)
-        scores_CK[place[0], place[1]] = score_P[torch.from_numpy(inside).to(device)]
-        _add(scores_CK, spare_CK, rows, total[:2], right.weights(begin, end))
+        rough = product(rows_CD, right.unit(begin, end).T) if rows_CD is not None else None
+        tile = _Tile(left, right, span, (begin, end), rough, spare[:, : end - begin])
+        tile.count(rows, total[:2])
         if columns is not None:
-            _add(scores_CK.T, spare_CK.T, columns[number], total[2:], left.weights(start, stop))
+            tile.transpose().count(columns[number], total[2:])
 
 
-def _add(
-    scores_CK: Tensor, spare_CK: Tensor, wanted: _Wanted, total_2P: Tensor, weight_K: Tensor | None
-) -> None:
-    """Count along each row what lies above its pairs' scores and level with them."""
-    counts = _compare(scores_CK, spare_CK, wanted.score_CS, weight_K)
-    for row_P, count_CS in zip(total_2P, counts, strict=True):
-        row_P.index_add_(0, wanted.pair, count_CS[wanted.row, wanted.slot].long())
+@dataclass(frozen=True)
+class _Tile:
+    """Scores of some rows with some columns; ``rough_CK`` in fp32, None where fp32 cannot be trusted."""
+
+    left: UnitRows
+    right: UnitRows
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    rough_CK: Tensor | None
+    spare_CK: Tensor
+    """memory for comparisons, of the shape of the tile"""
+
+    def transpose(self) -> _Tile:
+        rough = None if self.rough_CK is None else self.rough_CK.T
+        return _Tile(self.right, self.left, self.columns, self.rows, rough, self.spare_CK.T)
+
+    def count(self, wanted: _Wanted, total_2P: Tensor) -> None:
+        """Add, for each match of the rows, the columns that score higher and those that score the same."""
+        if not wanted.low_CS.shape[1]:
+            return
+        inside = wanted.inside(*self.columns)
+        above_CS, at_least_CS = torch.zeros_like(wanted.low_CS), torch.zeros_like(wanted.low_CS)
+        again = torch.arange(len(wanted.low_CS), device=self.left.device)
+        if self.rough_CK is not None:
+            error = self._error()
+            above_CS = _count(self.rough_CK, (wanted.high_CS + error).float(), self.spare_CK)
+            at_least_CS = _count(self.rough_CK, (wanted.low_CS - error).float(), self.spare_CK)
+            own_CS = torch.zeros_like(above_CS)
+            own_CS[wanted.row[inside], wanted.slot[inside]] = 1
+            again = (at_least_CS - above_CS > own_CS).any(1).nonzero()[:, 0]
+        for part in again.split(EXACT_ROWS):
+            scores = self._exact(part, wanted, inside)
+            spare = torch.empty_like(scores)
+            above_CS[part] = _count(scores, wanted.high_CS[part], spare).to(above_CS.dtype)
+            at_least_CS[part] = _count(scores, wanted.low_CS[part], spare).to(above_CS.dtype)
+        for row_P, count_CS in zip(total_2P, (above_CS, at_least_CS - above_CS), strict=True):
+            row_P.index_add_(0, wanted.pair, count_CS[wanted.row, wanted.slot].long())
+
+    def _error(self) -> float:
+        """The most by which a product in fp32 can differ: D roundings of a sum whose absolute values add up to at most
+        1, and six of its factors (Higham 2002, section 3.1), with a margin."""
+        return (self.left.rows.shape[1] + 16) * 2.0**-24
+
+    def _exact(self, chosen: Tensor, wanted: _Wanted, inside: Tensor) -> Tensor:
+        """The scores of the chosen rows, in fp64 wherever they are near a threshold; the matches' own are exactly those
+        that were rounded to the grid."""
+        scores, columns = self._near(chosen, wanted)
+        first, start = self.columns[0], self.rows[0]
+        scores[:, columns] = self.left.exact(start + chosen) @ self.right.exact(first + columns).T
+        place = chosen.new_full((self.rows[1] - start,), -1)
+        place[chosen] = torch.arange(len(chosen), device=chosen.device)
+        own = inside & (place[wanted.row] >= 0)
+        row, slot = wanted.row[own], wanted.slot[own]
+        middle = (wanted.low_CS[row, slot] + wanted.high_CS[row, slot]) / 2
+        scores[place[row], wanted.column[own] - first] = middle
+        return scores
+
+    def _near(self, chosen: Tensor, wanted: _Wanted) -> tuple[Tensor, Tensor]:
+        """The scores of the chosen rows as they are, and the columns where one may be on either side of a threshold."""
+        width = self.columns[1] - self.columns[0]
+        if self.rough_CK is None:
+            scores = torch.empty((len(chosen), width), dtype=torch.float64, device=chosen.device)
+            return scores, torch.arange(width, device=chosen.device)
+        scores, high_CS = self.rough_CK[chosen].double(), wanted.high_CS[chosen]
+        low_C1 = wanted.low_CS[chosen].amin(1, keepdim=True) - self._error()
+        high_C1 = torch.where(high_CS.isinf(), -torch.inf, high_CS).amax(1, keepdim=True) + self._error()
+        return scores, ((scores >= low_C1) & (scores <= high_C1)).any(0).nonzero()[:, 0]
 
 
-def _compare(
-    scores_CK: Tensor, spare_CK: Tensor, wanted_CS: Tensor, weight_K: Tensor | None
-) -> Iterator[Tensor]:
-    """Entries above and equal, each (C, S)."""
-    if wanted_CS.shape[1] > COMPARED and weight_K is None:
+def _count(scores_CK: Tensor, threshold_CS: Tensor, spare_CK: Tensor) -> Tensor:
+    """How many scores of each row are at least each threshold, (C, S)."""
+    if threshold_CS.shape[1] > COMPARED:
         ordered_CK = scores_CK.sort(
             dim=1
         ).values.contiguous()  # of a transposed tile it is not, and torch warns
-        wanted_CS = wanted_CS.contiguous()
-        up_to_CS = torch.searchsorted(ordered_CK, wanted_CS, right=True)
-        yield scores_CK.shape[1] - up_to_CS
-        yield up_to_CS - torch.searchsorted(ordered_CK, wanted_CS)
-        return
-    for compare in (torch.gt, torch.eq):
-        # Comparing into fp32 and summing that is 20 times faster on a CPU than summing booleans; exact to 2^24.
-        columns = []
-        for wanted_C1 in wanted_CS.split(1, dim=1) if wanted_CS.shape[1] else ():
-            compare(scores_CK, wanted_C1, out=spare_CK)
-            columns.append(spare_CK.sum(1) if weight_K is None else spare_CK @ weight_K)
-        yield torch.stack(columns, 1) if columns else wanted_CS
+        below_CS = torch.searchsorted(ordered_CK, threshold_CS.contiguous())
+        return (scores_CK.shape[1] - below_CS).to(scores_CK.dtype)
+    # Comparing into floats and summing those is 20 times faster on a CPU than summing booleans; exact to 2^24.
+    columns = []
+    for threshold_C1 in threshold_CS.split(1, dim=1):
+        torch.ge(scores_CK, threshold_C1, out=spare_CK)
+        columns.append(spare_CK.sum(1))
+    return torch.stack(columns, 1)

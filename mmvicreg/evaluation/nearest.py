@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Store
-from mmvicreg.evaluation.transfer.labels import IMAGES
+from mmvicreg.modalities.decoding.formats import is_picture
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
 from mmvicreg.stream.reader import Sample
@@ -102,7 +102,7 @@ def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.devic
     ``to``: what it predicts of that branch. Raises FileNotFoundError for a missing picture, ValueError where the run
     has no branch for the query, or no such predictor.
     """
-    picture = Path(query).suffix.lower() in IMAGES
+    picture = is_picture(Path(query).suffix)
     if picture and not Path(query).is_file():
         raise MissingFileError(f"{query}: no such picture")
     name = "image" if picture else "text"

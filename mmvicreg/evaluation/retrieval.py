@@ -36,13 +36,13 @@ class RetrievalScores:
     num_queries: int
     num_items: int
 
-    def to_json(self) -> dict[str, float | int | list[float]]:
-        """Flat names for a JSON file: ``recall_at_1``, ``chance_at_1``, ``interval_at_1``, ..."""
-        flat: dict[str, float | int | list[float]] = {}
+    def to_json(self) -> dict[str, float | int]:
+        """Flat names: ``recall_at_1``, ``chance_at_1``, ``interval_low_at_1``, ``interval_high_at_1``, ..."""
+        flat: dict[str, float | int] = {}
         for k in self.recall:
             flat[f"recall_at_{k}"] = self.recall[k]
             flat[f"chance_at_{k}"] = self.chance[k]
-            flat[f"interval_at_{k}"] = list(self.interval[k])
+            flat[f"interval_low_at_{k}"], flat[f"interval_high_at_{k}"] = self.interval[k]
         rest = asdict(self)
         names = ("median_rank", "mean_rank", "mean_average_precision", "num_queries", "num_items")
         return flat | {name: rest[name] for name in names}

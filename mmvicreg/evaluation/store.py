@@ -12,10 +12,12 @@ A row is a distinct item: a caption shared by several samples is one row that oc
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Rows:
+class EmbeddedItems:
     """The distinct items of one view: ``z`` float32 (M, D), ``h`` float32 (M, E), both memory-mapped.
 
     ``identities[m]`` is what the item is called (empty: only its sample), ``samples[m]`` the numbers of the
@@ -64,23 +66,23 @@ class Store:
     """An opened store."""
 
     folder: Path
-    views: dict[str, Rows]
+    views: dict[str, EmbeddedItems]
     keys: list[str]
     proof: Proof
 
-    def rows(self, view: str) -> Rows:
-        """The rows of a view; KeyError with the views there are."""
+    def items(self, view: str) -> EmbeddedItems:
+        """The items of a view; KeyError with the views there are."""
         if view not in self.views:
             raise UnknownNameError(f"no view {view!r} in {self.folder}; it has {', '.join(self.views)}")
         return self.views[view]
 
     def positives(self, queries: str, items: str) -> Positives:
         """Which items of one view match which rows of another: those that share a sample."""
-        return Positives.from_identities(self.rows(queries).samples, self.rows(items).samples)
+        return Positives.from_identities(self.items(queries).samples, self.items(items).samples)
 
 
 @dataclass(frozen=True)
-class Block:
+class EmbeddedBlock:
     """What one block of consecutive samples gives; see :func:`write_block`.
 
     ``items``: view -> (identity, sample numbers) of each distinct item; ``outputs``: view -> output -> float32
@@ -93,7 +95,46 @@ class Block:
     rejected: list[str]
 
 
-def write_block(part: Path, block: Block) -> None:
+def check_names(views: Iterable[str]) -> None:
+    """Raise ValueError for a name of a view or branch that is no plain file name: files are called after them.
+
+    A run directory may come from a stranger; ``../x`` or ``/tmp/x`` as a branch would write outside the folder.
+    """
+    for view in views:
+        if not view or view.startswith(".") or set(view) & set("/\\\0:") or len(view.encode()) > 100:
+            raise InvalidValueError(
+                f"branch {view!r}: files are called after branches; expected a name without / \\ : and without a dot "
+                "at its start, of at most 100 bytes: rename it in the run's config.json if you trust the run"
+            )
+
+
+def work_folder(target: Path) -> Path:
+    """A fresh folder beside ``target`` for this process alone; those of this machine's dead processes are removed.
+
+    Two processes that make the same store at once so never write into one file.
+    """
+    host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for old in target.parent.glob(f".{glob.escape(target.name)}.{host}-*"):
+        if not _is_running(int(old.name.rpartition("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    work = target.with_name(f".{target.name}.{host}-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    return work
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_block(part: Path, block: EmbeddedBlock) -> None:
     """Append a block to the part of a store that one process writes."""
     part.mkdir(parents=True, exist_ok=True)
     for view, outputs in block.outputs.items():
@@ -107,12 +148,11 @@ def write_block(part: Path, block: Block) -> None:
 
 
 def join(parts: Sequence[Path], folder: Path, *, views: Iterable[str], samples: int) -> None:
-    """Make one store of the parts of all processes, in order; it appears whole or not at all.
+    """Make one store of the parts of all processes, in order; it appears whole or not at all. Parts lie in one folder.
 
     Raises ValueError where a sample is missing or was counted twice.
     """
-    partial = folder.with_name(f".{folder.name}.join")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = parts[0].with_name("joined")
     partial.mkdir(parents=True)
     joined = {view: _JoinedView(partial, view) for view in views}
     keys: list[tuple[int, str]] = []
@@ -133,8 +173,11 @@ def join(parts: Sequence[Path], folder: Path, *, views: Iterable[str], samples: 
     _write(partial / "keys.json", [key for _, key in keys])
     shapes = {view: found.close() for view, found in joined.items()}
     _write(partial / "store.json", {"format": FORMAT, "views": shapes, "proof": asdict(proof)})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    try:
+        os.replace(partial, folder)
+    except OSError:  # a folder with files is there: another process made the same store in the meantime
+        if not (folder / "store.json").is_file():
+            raise
 
 
 def _check_once(numbers: list[int], samples: int) -> None:
@@ -230,7 +273,7 @@ def open_store(folder: str | Path) -> Store:
     for view, shapes in found["views"].items():
         arrays = {output: _map(folder / f"{view}.{output}.f32", shapes[output]) for output in OUTPUTS}
         listed = json.loads((folder / f"{view}.json").read_text(encoding="utf-8"))
-        views[view] = Rows(arrays["z"], arrays["h"], listed["identities"], listed["samples"])
+        views[view] = EmbeddedItems(arrays["z"], arrays["h"], listed["identities"], listed["samples"])
     proof = found["proof"]
     ranges = tuple((start, stop) for start, stop in proof["ranges"])
     keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))

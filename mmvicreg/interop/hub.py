@@ -16,19 +16,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.evaluation.summary import read_summary
+from mmvicreg.files import write_json, write_tensors
 from mmvicreg.modalities.encoders.pretrained import locate, split
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.modality import Modality
@@ -36,7 +38,7 @@ from mmvicreg.modalities.text import TextModality
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.runs.config import CLASS, from_json, to_json
-from mmvicreg.runs.run import Run, write_json
+from mmvicreg.runs.run import Run
 
 FORMAT = 1
 CONFIG, WEIGHTS, PREDICTORS = "config.json", "model.safetensors", "predictors.safetensors"
@@ -84,7 +86,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     write_json(partial / CONFIG, config)
     save_model(run.model, str(partial / WEIGHTS))
     if run.predictors:
-        save_file(_predictor_tensors(run.predictors), str(partial / PREDICTORS))
+        write_tensors(partial / PREDICTORS, _predictor_tensors(run.predictors))
     (partial / "README.md").write_text(model_card(run, folder.name), encoding="utf-8")
     from_pretrained(partial)  # what is handed on has been loaded once
     _put_in_place(partial, folder)
@@ -128,7 +130,7 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
             f"modality {name!r} is {saved[CLASS]}, defined outside this package: it cannot be loaded without "
             "its recipe. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
-    saved |= {"weights": "", "cache": 0}
+    saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
         (folder / name).mkdir()
         shutil.copyfile(saved["vocabulary"], folder / name / "vocabulary.json")
@@ -340,19 +342,20 @@ def _score_lines(folder: Path) -> Iterator[str]:
     file = folder / "summary.json"
     if not file.is_file():
         return
-    summary: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    scores = read_summary(file).scores
     yield from (
         "## Scores",
         "",
-        "| split | direction | R@1 | chance | R@5 | R@10 |",
+        "| split | direction | R@1, % | chance, % | R@5, % | R@10, % |",
         "|---|---|---|---|---|---|",
     )
-    for split_name, found in summary.items():
-        for direction, scores in found.items() if isinstance(found, dict) else ():
-            if "_to_" in direction:
-                keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
-                cells = " | ".join(f"{100 * scores[key]:.2f}" for key in keys)
-                yield f"| {split_name} | {direction.replace('_', ' ')} | {cells} |"
+    for name in scores:
+        direction, _, score = name.rpartition(".")
+        if score == "recall_at_1":
+            keys = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
+            cells = " | ".join(f"{100 * (scores[f'{direction}.{key}'] or 0):.2f}" for key in keys)
+            split, _, ends = direction.rpartition(".")
+            yield f"| {split} | {ends.replace('_', ' ')} | {cells} |"
     yield ""
 
 

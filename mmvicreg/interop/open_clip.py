@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Branch
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import write_tensors
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
@@ -115,7 +115,7 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
     content = {"model_cfg": found | {"custom_text": True}, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=1))
     tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(tensors, str(folder / "open_clip_model.safetensors"))
+    write_tensors(folder / "open_clip_model.safetensors", tensors)
     return folder
 
 
@@ -130,7 +130,7 @@ def save_image_encoder(run: Run, file: str | Path, *, image: str = "image") -> P
     assert isinstance(encoder, nn.Module)
     tensors = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(file))
+    write_tensors(Path(file), tensors)
     return Path(file)
 
 

@@ -94,7 +94,7 @@ class PairedImage(ImageModality):
 
     def branch(self) -> Branch:
         """uint8 (n, 3, size, size) to the model's image features."""
-        from mmvicreg.modalities.image_reader import PixelNormalization
+        from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
         model, mean, std = _paired_model(self.encoder)
         return Branch(nn.Sequential(PixelNormalization(mean, std), _ImageFeatures(model)), nn.Sequential())

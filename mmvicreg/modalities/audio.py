@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.arrays import first_member
+from mmvicreg.modalities.decoding.arrays import first_member
+from mmvicreg.modalities.decoding.formats import RECORDINGS
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ class AudioModality:
     frozen: bool = False
     """keep the encoder as it is and train the projector only"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
-    audio: tuple[str, ...] = ("wav", "flac", "ogg", "mp3")
-    """member suffixes that hold the recording; the first one a sample has is read"""
+    members: tuple[str, ...] = RECORDINGS
+    """member suffixes that hold the recording; the first that a sample has is read"""
     rate: int = 16_000
     """samples a second that every recording is brought to"""
     seconds: float = 4.0
@@ -59,8 +60,9 @@ class AudioModality:
     """largest share of mel bins silenced while training (SpecAugment)"""
     width: int = 16
     """of mel and wave: channels of the first convolution"""
-    cache: int = 0
-    """with a frozen encoder: encode this many training readings of each sample once, and draw from them"""
+    precomputed_views: int = 0
+    """with a frozen encoder: augmented views precomputed per sample, of which training draws one; 0 encodes each
+    step anew"""
 
     def reader(self) -> AudioReader:
         """Bytes to float32 (rate * seconds,). Raises ModuleNotFoundError without soundfile."""
@@ -69,7 +71,7 @@ class AudioModality:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("audio is read by soundfile: pip install 'mmvicreg[audio]'") from None
         return AudioReader(
-            audio=self.audio, rate=self.rate, seconds=self.seconds, speed=self.speed, gain=self.gain
+            suffixes=self.members, rate=self.rate, seconds=self.seconds, speed=self.speed, gain=self.gain
         )
 
     def branch(self) -> Branch:
@@ -136,7 +138,7 @@ class AudioModality:
 class AudioReader(Reader):
     """A stretch of a recording, mixed to one channel: anywhere in it for training, its middle for evaluation."""
 
-    audio: tuple[str, ...]
+    suffixes: tuple[str, ...]
     rate: int
     seconds: float
     speed: tuple[float, float]
@@ -144,7 +146,7 @@ class AudioReader(Reader):
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self.audio
+        return self.suffixes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ class AudioReader(Reader):
     def _item(self, sample: Sample, *, place: float, speed: float, factor: float) -> Item | None:
         import torch
 
-        found = first_member(sample.members, self.audio)
+        found = first_member(sample.members, self.suffixes)
         if found is None:
             return None
         wave, rate, recovered = decode(found[1], seconds=self.seconds * speed, place=place)

@@ -1,56 +1,65 @@
-"""Images: any encoder of timm, open_clip or transformers over uint8 pixels normalised on the device."""
+"""Images: a reader that crops and augments, and encoders from timm, open_clip or transformers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mmvicreg.modalities.decoding.arrays import first_member
+from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.stream.reader import Item, Reader, Sample
+
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from mmvicreg.branches.model import Branch
-    from mmvicreg.modalities.image_reader import ImageReader
+    from mmvicreg.modalities.decoding.pixels import Picture
 
 
 @dataclass(frozen=True)
 class ImageModality:
-    """An image branch; see the fields for what can be chosen."""
+    """A branch for images: what is read, how it is augmented, and which encoder and projector embed it."""
 
     encoder: str = "timm/resnet50"
-    """timm/NAME, open_clip/NAME (its visual tower), or transformers/NAME-or-folder"""
+    """timm/NAME, open_clip/NAME (its image tower), or transformers/NAME-or-folder"""
     weights: str = ""
-    """initial weights: empty for random, "hub", an open_clip tag, or a file"""
+    """initial weights: empty for random ones, "hub", an open_clip tag, or a file"""
     frozen: bool = False
-    """keep the encoder as it is and train the projector only"""
+    """keep the encoder as it is and train the projector alone"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
     size: int = 224
-    """side of the square image in pixels"""
-    members: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
-    """member suffixes that hold the image; the first one a sample has is read"""
+    """side of the square input, in pixels"""
+    members: tuple[str, ...] = PICTURES
+    """member suffixes that hold the image; the first that a sample has is read"""
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """share of the area a training crop covers (open_clip's default; 0.08 1.0 for image-image training)"""
+    """least and largest fraction of the area in a training crop (open_clip's default; 0.08 1.0 for image-image
+    training)"""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """width to height of a training crop"""
+    """least and largest aspect ratio (width / height) of a training crop"""
     flip: float = 0.0
     """probability of a horizontal flip (captions may say left and right)"""
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """strength of brightness, contrast, saturation and hue changes"""
+    """strength of color jitter: brightness, contrast, saturation, hue"""
     jitter_probability: float = 0.8
-    """probability of the colour changes, where any is above 0"""
+    """probability of color jitter, where any strength is above 0"""
     grayscale: float = 0.0
-    """probability of a grey image"""
+    """probability of conversion to grayscale"""
     max_pixels: int = 100_000_000
-    """larger images are rejected before they are decoded"""
-    cache: int = 0
-    """with a frozen encoder: encode this many training readings of each sample once, and draw from them"""
+    """an image with more pixels is rejected before it is decoded"""
+    precomputed_views: int = 0
+    """with a frozen encoder: augmented views precomputed per sample, of which training draws one; 0 encodes each
+    step anew"""
 
     def reader(self) -> ImageReader:
         """Bytes to uint8 (3, size, size)."""
-        from mmvicreg.modalities.image_reader import ImageReader
-
         return ImageReader(
             suffixes=self.members,
             size=self.size,
@@ -68,16 +77,18 @@ class ImageModality:
         from torch import channels_last, nn
 
         from mmvicreg.branches.model import Branch, projector
-        from mmvicreg.modalities.encoders import pretrained as towers
-        from mmvicreg.modalities.image_reader import PixelNormalization
+        from mmvicreg.modalities.encoders import pretrained
+        from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
-        library, _ = towers.split(self.encoder)
+        library, _ = pretrained.split(self.encoder)
         if library == "timm":
-            tower = towers.timm_image(self.encoder, weights=self.weights, size=self.size)
+            tower = pretrained.timm_image(self.encoder, weights=self.weights, size=self.size)
         elif library == "open_clip":
-            tower = towers.open_clip_image(self.encoder, weights=self.weights, size=self.size)
+            tower = pretrained.open_clip_image(self.encoder, weights=self.weights, size=self.size)
         else:
-            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="image")
+            tower = pretrained.transformers_tower(
+                self.encoder, weights=self.weights, pool="mean", takes="image"
+            )
         return Branch(
             nn.Sequential(PixelNormalization(tower.mean, tower.std), tower.module).to(
                 memory_format=channels_last
@@ -86,3 +97,80 @@ class ImageModality:
             frozen=self.frozen,
             learning_rate=self.learning_rate,
         )
+
+
+@dataclass(frozen=True)
+class ImageReader(Reader):
+    """RandomResizedCrop, flip and color jitter for training; the center square for evaluation."""
+
+    suffixes: tuple[str, ...]
+    size: int
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    flip: float
+    jitter: tuple[float, float, float, float]
+    jitter_probability: float
+    grayscale: float
+    max_pixels: int
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.suffixes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.uint8
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        from mmvicreg.modalities.decoding import pixels
+
+        picture = self._decode(sample)
+        if picture is None:
+            return None
+        height, width = picture.array.shape[:2]
+        box = pixels.random_box(
+            generator, width=width, height=height, scale=self.crop_scale, ratio=self.crop_ratio
+        )
+        value = self._jitter(pixels.resize_crop(picture.array, box, size=self.size), generator)
+        if generator.random() < self.flip:
+            value = value.flip(-1)
+        return Item(value, recovered=picture.recovered)
+
+    def items(self, sample: Sample) -> list[Item]:
+        from mmvicreg.modalities.decoding import pixels
+
+        picture = self._decode(sample)
+        if picture is None:
+            return []
+        return [Item(pixels.resize_centre(picture.array, self.size), recovered=picture.recovered)]
+
+    def _decode(self, sample: Sample) -> Picture | None:
+        from mmvicreg.modalities.decoding import pixels
+
+        found = first_member(sample.members, self.suffixes)
+        return None if found is None else pixels.decode(found[1], max_pixels=self.max_pixels)
+
+    def _jitter(self, value: Tensor, generator: np.random.Generator) -> Tensor:
+        from torchvision.transforms.v2 import functional as transforms
+
+        if any(self.jitter) and generator.random() < self.jitter_probability:
+            brightness, contrast, saturation, hue = self.jitter
+            low, high = np.maximum(0, 1 - np.array(self.jitter[:3])), 1 + np.array(self.jitter[:3])
+            factors = generator.uniform(low, high)
+            if brightness:
+                value = transforms.adjust_brightness(value, float(factors[0]))
+            if contrast:
+                value = transforms.adjust_contrast(value, float(factors[1]))
+            if saturation:
+                value = transforms.adjust_saturation(value, float(factors[2]))
+            if hue:
+                value = transforms.adjust_hue(value, float(generator.uniform(-hue, hue)))
+        if self.grayscale and generator.random() < self.grayscale:
+            value = transforms.rgb_to_grayscale(value, num_output_channels=3)
+        return value

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.arrays import first_member, read_array
+from mmvicreg.modalities.decoding.arrays import first_member, read_array
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
     import torch
 
     from mmvicreg.branches.model import Branch
-    from mmvicreg.modalities.pixels import Box
+    from mmvicreg.modalities.decoding.pixels import Box
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RasterModality:
     """values of each pixel"""
     size: int = 128
     """side of the square input in pixels"""
-    raster: tuple[str, ...] = ("depth.png", "depth.npy", "npy", "png")
+    members: tuple[str, ...] = ("depth.png", "depth.npy", "npy", "png")
     """member suffixes that hold (rows, columns) or (rows, columns, channels); the first one found is read"""
     scale: float = 1.0
     """what values are multiplied by, such as 0.001 for millimetres in a PNG"""
@@ -45,20 +45,21 @@ class RasterModality:
     width: int = 32
     """of conv: channels of the first convolution; the representation is 16 times as wide"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
     max_pixels: int = 100_000_000
     """larger rasters are rejected before they are decoded"""
-    cache: int = 0
-    """with a frozen encoder: encode this many training readings of each sample once, and draw from them"""
+    precomputed_views: int = 0
+    """with a frozen encoder: augmented views precomputed per sample, of which training draws one; 0 encodes each
+    step anew"""
 
     def reader(self) -> RasterReader:
         """Bytes to float32 (channels, size, size) in 0 to 1."""
         return RasterReader(
-            raster=self.raster,
+            suffixes=self.members,
             channels=self.channels,
             size=self.size,
             scale=self.scale,
@@ -92,7 +93,7 @@ class RasterModality:
 class RasterReader(Reader):
     """A crop and flip for training, the centre square for evaluation; bilinear, antialiased."""
 
-    raster: tuple[str, ...]
+    suffixes: tuple[str, ...]
     channels: int
     size: int
     scale: float
@@ -103,7 +104,7 @@ class RasterReader(Reader):
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self.raster
+        return self.suffixes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,7 +117,7 @@ class RasterReader(Reader):
         return torch.float32
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        from mmvicreg.modalities import pixels
+        from mmvicreg.modalities.decoding import pixels
 
         array = self._decode(sample)
         if array is None:
@@ -128,7 +129,7 @@ class RasterReader(Reader):
         return Item(item.value.flip(-1)) if generator.random() < self.flip else item
 
     def items(self, sample: Sample) -> list[Item]:
-        from mmvicreg.modalities import pixels
+        from mmvicreg.modalities.decoding import pixels
 
         array = self._decode(sample)
         if array is None:
@@ -137,7 +138,7 @@ class RasterReader(Reader):
 
     def _decode(self, sample: Sample) -> np.ndarray | None:
         """float32 (rows, columns, channels) in 0 to 1."""
-        found = first_member(sample.members, self.raster)
+        found = first_member(sample.members, self.suffixes)
         if found is None:
             return None
         array = read_array(found[1], found[0], max_elements=self.max_pixels * self.channels)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmvicreg.modalities.arrays import first_member, read_array
+from mmvicreg.modalities.decoding.arrays import first_member, read_array
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ class SeriesModality:
     """numbers at each time"""
     length: int = 512
     """times of every input: longer series are cut, shorter ones end in zeros"""
-    series: tuple[str, ...] = ("npy",)
+    members: tuple[str, ...] = ("npy",)
     """member suffixes that hold (times, channels), or (times,) for one channel"""
     standardize: bool = True
     """bring each channel of a series to mean 0 and deviation 1 over its times"""
     width: int = 64
     """channels of the first convolution; the representation is 8 times as wide"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
 
     def reader(self) -> SeriesReader:
         """Bytes to float32 (channels, length)."""
         return SeriesReader(
-            series=self.series, channels=self.channels, length=self.length, standardize=self.standardize
+            suffixes=self.members, channels=self.channels, length=self.length, standardize=self.standardize
         )
 
     def branch(self) -> Branch:
@@ -59,14 +59,14 @@ class SeriesModality:
 class SeriesReader(Reader):
     """A stretch of the series: anywhere for training, its middle for evaluation."""
 
-    series: tuple[str, ...]
+    suffixes: tuple[str, ...]
     channels: int
     length: int
     standardize: bool
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self.series
+        return self.suffixes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class SeriesReader(Reader):
     def _item(self, sample: Sample, place: float) -> Item | None:
         import torch
 
-        found = first_member(sample.members, self.series)
+        found = first_member(sample.members, self.suffixes)
         if found is None:
             return None
         array = read_array(found[1], found[0], max_elements=MAX_ELEMENTS)

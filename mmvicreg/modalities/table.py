@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.modalities.decoding.formats import TABLES
+from mmvicreg.modalities.decoding.records import read_csv_record, read_record
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -19,36 +19,34 @@ if TYPE_CHECKING:
 
     from mmvicreg.branches.model import Branch
 
-MAX_BYTES = 1_000_000
-"""A larger record is rejected before it is parsed (chosen)."""
-
 
 @dataclass(frozen=True)
 class TableModality:
-    """A branch for records; see the fields for what can be chosen."""
+    """A branch for records: which columns are read, and the projector behind their encoder."""
 
     numbers: tuple[str, ...] = ()
-    """columns that hold numbers; a value that is missing or no number counts as missing"""
+    """columns that hold numbers; a value that is not a finite number counts as missing"""
     categories: tuple[str, ...] = ()
-    """columns that hold words"""
-    record: str = "json"
-    """json, json:FIELD where the record is inside a field, or csv (a header line and one line)"""
+    """columns that hold words or numbers that stand for classes"""
+    members: tuple[str, ...] = ("json",)
+    """where the record is: json, json:FIELD (an object inside a field), or csv (a header line and one line); the first
+    place where a sample has one is read"""
     buckets: int = 1024
-    """categories are hashed to this many embeddings of their column: no vocabulary is needed"""
+    """embeddings of each categorical column; categories are hashed to them, so no vocabulary is needed"""
     width: int = 256
     """width of the representation"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
 
     def reader(self) -> TableReader:
-        """Bytes to float32 (numbers + categories,)."""
+        """Bytes to float32 (numbers + categories,). Raises ValueError without columns or for another kind of member."""
         self._check()
         return TableReader(
-            numbers=self.numbers, categories=self.categories, record=self.record, buckets=self.buckets
+            numbers=self.numbers, categories=self.categories, places=self.members, buckets=self.buckets
         )
 
     def branch(self) -> Branch:
@@ -64,8 +62,10 @@ class TableModality:
     def _check(self) -> None:
         if not self.numbers and not self.categories:
             raise InvalidValueError("a table needs columns: name them in numbers or categories")
-        if self.record.partition(":")[0] not in ("json", "csv"):
-            raise InvalidValueError(f"record {self.record!r}: expected json, json:FIELD or csv")
+        for place in self.members:
+            kind, _, field = place.partition(":")
+            if kind.rpartition(".")[2] not in TABLES or (field and kind.endswith("csv")):
+                raise InvalidValueError(f"members {place!r}: expected json, json:FIELD or csv")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class TableReader(Reader):
 
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
-    record: str
+    places: tuple[str, ...]
     buckets: int
 
     @property
     def members(self) -> tuple[str, ...]:
-        return (self.record.partition(":")[0],)
+        return tuple(dict.fromkeys(place.partition(":")[0] for place in self.places))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,28 +108,25 @@ class TableReader(Reader):
         return [] if item is None else [item]
 
     def _record(self, sample: Sample) -> dict[str, Any] | None:
-        kind, _, field = self.record.partition(":")
-        data = sample.members.get(kind)
-        if data is None:
-            return None
-        if len(data) > MAX_BYTES:
-            raise BadSampleError(f"a record of {len(data)} bytes; at most {MAX_BYTES} are read")
-        try:
-            text = data.decode("utf-8-sig")
-            found = next(csv.DictReader(text.splitlines()), None) if kind == "csv" else json.loads(text)
-        except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
-            raise BadSampleError(f"not a {kind} record: {error}") from None
-        if field and isinstance(found, dict):
-            found = found.get(field)
-            if found is None:
-                return None
-        if not isinstance(found, dict):
-            raise BadSampleError(f"the {kind} member holds {type(found).__name__}, expected one record")
-        return found
+        for place in self.places:
+            suffix, _, field = place.partition(":")
+            data = sample.members.get(suffix)
+            if data is None:
+                continue
+            if suffix.endswith("csv"):
+                found: Any = read_csv_record(data, suffix)
+            else:
+                found = read_record(data, suffix)
+                found = found.get(field) if field else found
+            if found is not None:
+                if not isinstance(found, dict):
+                    raise BadSampleError(f"{place} holds {type(found).__name__}; expected one record")
+                return found
+        return None
 
 
 def _number(value: Any) -> float:
-    """A finite number within fp32, or NaN."""
+    """A finite number within float32, or NaN."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -138,8 +135,8 @@ def _number(value: Any) -> float:
 
 
 def _bucket(value: Any, buckets: int) -> int:
-    """The same bucket for the same word on any machine; -1 for None and empty."""
-    if value is None or value == "":
+    """The bucket of a word, the same on any machine; -1 where there is no single value."""
+    if value is None or value == "" or isinstance(value, dict | list):
         return -1
     digest = hashlib.blake2b(str(value).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % buckets

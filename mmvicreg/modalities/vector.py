@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmvicreg.modalities.arrays import first_member, read_array
+from mmvicreg.modalities.decoding.arrays import first_member, read_array
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ class VectorModality:
 
     width: int = 768
     """length of every vector"""
-    vector: tuple[str, ...] = ("npy", "safetensors")
+    members: tuple[str, ...] = ("npy", "safetensors")
     """member suffixes that hold (width,), or (readings, width) of which training draws one"""
     tensor: str = ""
     """of a safetensors member: which tensor; empty for its only one"""
     learning_rate: float | None = None
-    """learning rate of this branch; None for the run's"""
+    """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
-    """widths of the projector; empty for none"""
+    """widths of the projector's layers; empty for no projector"""
     dropout: float = 0.0
     """dropout inside the projector"""
 
     def reader(self) -> VectorReader:
         """Bytes to float32 (width,)."""
-        return VectorReader(vector=self.vector, tensor=self.tensor, width=self.width)
+        return VectorReader(suffixes=self.members, tensor=self.tensor, width=self.width)
 
     def branch(self) -> Branch:
         """float32 (n, width) to h, the same, and z (n, D)."""
@@ -53,13 +53,13 @@ class VectorModality:
 class VectorReader(Reader):
     """One reading drawn for training; all of them for evaluation."""
 
-    vector: tuple[str, ...]
+    suffixes: tuple[str, ...]
     tensor: str
     width: int
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self.vector
+        return self.suffixes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ class VectorReader(Reader):
 
     def _readings(self, sample: Sample) -> np.ndarray | None:
         """(readings, width)."""
-        found = first_member(sample.members, self.vector)
+        found = first_member(sample.members, self.suffixes)
         if found is None:
             return None
         array = read_array(found[1], found[0], name=self.tensor, max_elements=MAX_ELEMENTS)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmvicreg.branches.model import projector
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import write_json
 from mmvicreg.objectives.alignments import Prediction
 from mmvicreg.objectives.objective import Objective
 
@@ -106,9 +107,7 @@ def write(folder: Path, module: nn.Module, found: Predictors) -> None:
     entries = [
         entry | {"tensors": names[each]} for entry, each in zip(describe(found), found.values(), strict=True)
     ]
-    partial = folder / f".{FILE}.partial"
-    partial.write_text(json.dumps(entries, indent=1))
-    partial.rename(folder / FILE)
+    write_json(folder / FILE, entries)
 
 
 def read(folder: Path, weights: Path) -> Predictors:

@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from tyro.conf import Positional
 
 from mmvicreg.errors import MissingFileError
+from mmvicreg.files import write_json
 from mmvicreg.preparation.check_members import (
     CONTENT_KINDS,
     KEPT,
@@ -103,9 +104,9 @@ def main(config: CheckConfig) -> int:
         return 2
     _print(report)
     if config.report:
-        _write(config.report, {"totals": report.totals(), **asdict(report)})
+        write_json(Path(config.report), {"totals": report.totals(), **asdict(report)})
     if config.quarantine:
-        _write(config.quarantine, exclusions(report))
+        write_json(Path(config.quarantine), exclusions(report))
     return 1 if report.unusable else 0
 
 
@@ -155,7 +156,7 @@ def _save(fresh: list[tuple[ShardReport, bytes]], limits: Limits) -> float:
     for report, _ in fresh:
         path = _state(report.path, limits)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _write(path, asdict(report))
+        write_json(Path(path), asdict(report))
     fresh.clear()
     return time.monotonic()
 
@@ -198,14 +199,6 @@ def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
                         yield Problem("key in two shards", shard.path, key, f"also in {seen[digest]}")
                     seen[digest] = shard.path
                 break
-
-
-def _write(path: str, content: object) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    fd, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(content, file, indent=1)
-    os.replace(temporary, path)
 
 
 def _print(report: Report) -> None:

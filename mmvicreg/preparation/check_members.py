@@ -230,7 +230,7 @@ def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect:
 
 
 def _decode(key: str, data: bytes, limits: Limits, *, collect: _Look) -> None:
-    from mmvicreg.modalities.pixels import decode
+    from mmvicreg.modalities.decoding.pixels import decode
     from mmvicreg.stream.reader import BadSampleError
 
     try:

@@ -174,7 +174,7 @@ def _encode(suffix: str, data: bytes, config: PackConfig) -> tuple[str, bytes]:
     """Decode by the documented rules, shrink, encode; untouched where neither is needed."""
     from PIL import Image
 
-    from mmvicreg.modalities.pixels import decode
+    from mmvicreg.modalities.decoding.pixels import decode
 
     target = config.encode if config.encode != "keep" else {"jpeg": "jpg"}.get(suffix, suffix)
     image = Image.fromarray(decode(data).array)

@@ -14,6 +14,7 @@ processes and however the weights are shared among them.
 
 from __future__ import annotations
 
+from mmvicreg.files import write_tensors
 from mmvicreg.errors import InvalidValueError, MissingFileError
 
 import json
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -112,7 +113,7 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     partial.mkdir(parents=True)
     try:
         for name, tensors in snapshot.files.items():
-            save_file(tensors, partial / name)
+            write_tensors(partial / name, tensors)
         files = {file.name: _sum(file) for file in sorted(partial.iterdir())}
         content = {"format": 2, **asdict(snapshot.position), "files": files}
         (partial / STATE).write_text(json.dumps(content, indent=1))

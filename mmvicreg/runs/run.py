@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmvicreg.runs import checkpoint
+from mmvicreg.files import write_json, write_text
 from mmvicreg.runs.config import RunConfig, TrainConfig, differences, from_json, import_recipe, to_json
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.branches import head as heads
@@ -210,13 +211,6 @@ def _refuse_other(folder: Path, given: dict[str, Any], allowed: tuple[str, ...])
         )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def environment() -> dict[str, Any]:
     """What one needs to know of where a run was made."""
     import torch
@@ -264,9 +258,7 @@ def cut_log(folder: Path, step: int) -> None:
     if not file.is_file():
         return
     kept = [line for line in file.read_text().splitlines() if _step(line) <= step]
-    partial = file.with_name(f".{LOG}.partial")
-    partial.write_text("".join(line + "\n" for line in kept))
-    os.replace(partial, file)
+    write_text(file, "".join(line + "\n" for line in kept))
 
 
 def _step(line: str) -> float:

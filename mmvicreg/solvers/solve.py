@@ -18,10 +18,11 @@ from mmvicreg.branches import head
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError, UnknownNameError, show_messages_alone
 from mmvicreg.evaluation.embed import embed
+from mmvicreg.files import write_json, write_text
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs import checkpoint
 from mmvicreg.runs.config import to_json
-from mmvicreg.runs.run import CHECKPOINTS, LOG, Run, open_run, rebuild, write_json
+from mmvicreg.runs.run import CHECKPOINTS, LOG, Run, open_run, rebuild
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.solvers.config import SolveConfig
 from mmvicreg.solvers.pairing import PairedRows
@@ -231,6 +232,4 @@ def write_log(folder: Path, candidates: list[Candidate]) -> None:
         terms = {"all/validation_mean_recall": candidate.score}
         record = {"step": number, "total": 1 - candidate.score, "terms": terms, "solver": settings}
         lines.append(json.dumps(record) + "\n")
-    partial = folder / f".{LOG}.partial"
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(folder / LOG)
+    write_text(folder / LOG, "".join(lines))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import write_json
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.runs.config import TrainConfig
-from mmvicreg.runs.run import write_json
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.remote_cache import ShardCache
 from mmvicreg.stream.ledger import KINDS, Counts, coverage

@@ -290,7 +290,8 @@ def _readers(
             continue
         if not branch.frozen:
             raise InvalidValueError(
-                f"{name}.cache is {draws}, but its encoder is trained; set frozen, or cache to 0"
+                f"{name}.precomputed_views is {draws}, but its encoder is trained; set frozen, or leave "
+                "precomputed_views at 0"
             )
         branch.encoder.to(accelerator.device)
         share = -(-len(index) * draws // accelerator.num_processes)
@@ -316,7 +317,7 @@ def _readers(
 
 def _draws(modality: Modality) -> int:
     values = vars(modality)
-    return int(values["cache"]) if "cache" in values else 0
+    return int(values.get("precomputed_views", 0))
 
 
 def resolved(config: Config, batch_size: int) -> Config:

@@ -9,8 +9,6 @@ import torch
 import toy
 from gloo_training import assert_close, plain, train, unplug
 from interruption import Interrupted, Interrupting
-from objective_cases import relative
-from processes import pool
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -18,6 +16,8 @@ from torch.distributed.tensor import DTensor
 import mmvicreg as mm
 from mmvicreg import Branch, Invariance, Model, Objective, SIGReg, VICReg, distributed, projector
 from mmvicreg.branches.column_parallel import split_projectors
+from mmvicreg.testing.comparison import relative_error
+from mmvicreg.testing.processes import pool
 
 INPUT, HIDDEN, FEATURES = 6, 10, 24
 COUNTS = {2: (5, 12), 4: (7, 0, 3, 9)}
@@ -80,7 +80,7 @@ def test_processes_equal_one_in_value_and_every_gradient(size: int) -> None:
         assert found == pytest.approx(value, rel=1e-9)
         assert theirs.keys() == grads.keys()
         for name, grad in grads.items():
-            assert relative(theirs[name], grad) < 1e-9 or grad.abs().max() < 1e-12, name
+            assert relative_error(theirs[name], grad) < 1e-9 or grad.abs().max() < 1e-12, name
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -9,12 +9,12 @@ import pytest
 import torch
 import toy
 from gloo_training import plain, train
-from processes import pool
 
 import mmvicreg as mm
 from mmvicreg.branches.compile import compile_encoders
 from mmvicreg.branches.model import Model
 from mmvicreg.runs.run import read_log
+from mmvicreg.testing.processes import pool
 
 
 @pytest.fixture(scope="module")

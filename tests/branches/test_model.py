@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from processes import pool
 from torch import nn
 
 from mmvicreg.branches.model import Branch, Model, SyncBatchNorm, projector, synchronize_batch_norm
+from mmvicreg.testing.processes import pool
 
 SIZES = (5, 0, 3)
 

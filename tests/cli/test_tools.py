@@ -24,7 +24,7 @@ from mmvicreg.evaluation.transfer.labels import (
     zero_shot_weights,
 )
 from mmvicreg.interop.hub import save_pretrained
-from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.shards.index import open_index
 
 WORDS = ["red bird", "blue boat", "red boat"]

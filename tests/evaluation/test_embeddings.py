@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from photographs import Photo, Words, encoded
-from processes import pool
 from torch import nn
 from webdataset import TarWriter
 
 from mmvicreg.branches.model import Branch, Model
-from mmvicreg.evaluation.embed import embed
+from mmvicreg.evaluation.embed import embed_samples
 from mmvicreg.evaluation.retrieval import cross_modal_metrics
 from mmvicreg.evaluation.store import open_store
 from mmvicreg.shards.index import open_index
+from mmvicreg.testing.processes import pool
 
 SAMPLES = 61
 
@@ -47,10 +47,10 @@ def write(folder):
 
 def embed_on_one_rank(path, folder):
     torch.set_num_threads(1)
-    store = embed(model(), open_index(path), readers(), folder=folder, batch_size=8, block_size=10)
+    store = embed_samples(model(), open_index(path), readers(), folder=folder, batch_size=8, block_size=10)
     there, back = cross_modal_metrics(
-        store.rows("image").z,
-        store.rows("text").z,
+        store.items("image").z,
+        store.items("text").z,
         store.positives("image", "text"),
         tile=5,
         sharded=True,
@@ -87,12 +87,14 @@ def test_one_two_and_three_processes_give_the_same_bits_scores_and_proof(tmp_pat
 
 
 def test_rows_are_distinct_items_with_every_sample_they_occur_in(tmp_path):
-    store = embed(model(), open_index(write(tmp_path)), readers(), folder=tmp_path / "e", block_size=7)
-    text = store.rows("text")
+    store = embed_samples(
+        model(), open_index(write(tmp_path)), readers(), folder=tmp_path / "e", block_size=7
+    )
+    text = store.items("text")
     shared = text.identities.index("caption 3")
     assert text.samples[shared] == [3, 16, 29, 42, 55]
     assert len(set(text.identities)) == len(text.identities)
-    assert len(store.rows("image").z) == SAMPLES - 6 - 1
+    assert len(store.items("image").z) == SAMPLES - 6 - 1
     assert store.keys[5] == "0005"
     matched = store.positives("text", "image")
     assert matched.counts[shared] == 4  # sample 29 has no image
@@ -101,21 +103,21 @@ def test_rows_are_distinct_items_with_every_sample_they_occur_in(tmp_path):
 def test_a_store_is_read_back_not_made_again_until_weights_or_data_change(tmp_path):
     path = write(tmp_path)
     options = {"folder": tmp_path / "e", "block_size": 16}
-    first = embed(model(), open_index(path), readers(), **options)
+    first = embed_samples(model(), open_index(path), readers(), **options)
     stamp = (first.folder / "store.json").stat().st_mtime_ns
-    again = embed(model(), open_index(path), readers(), **options)
+    again = embed_samples(model(), open_index(path), readers(), **options)
     assert (again.folder / "store.json").stat().st_mtime_ns == stamp
     other = model()
     with torch.no_grad():
         next(other.parameters())[0, 0] += 1e-3
-    assert embed(other, open_index(path), readers(), **options).folder != first.folder
+    assert embed_samples(other, open_index(path), readers(), **options).folder != first.folder
     smaller = {"image": Photo(side=16), "text": Words()} | {"text": Words()}
-    assert embed(model(), open_index(path), smaller, **options).folder == first.folder
+    assert embed_samples(model(), open_index(path), smaller, **options).folder == first.folder
     assert sorted(p.name[0] for p in Path(options["folder"]).iterdir()).count(".") == 0
 
 
 def test_damaged_stores_are_refused(tmp_path):
-    store = embed(model(), open_index(write(tmp_path)), readers(), folder=tmp_path / "e")
+    store = embed_samples(model(), open_index(write(tmp_path)), readers(), folder=tmp_path / "e")
     with open(store.folder / "image.z.f32", "ab") as file:
         file.write(b"more")
     with pytest.raises(ValueError, match=r"image\.z\.f32 has .* bytes"):

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from mmvicreg.evaluation.report import curves, fonts
 from mmvicreg.evaluation.report import figures as pictures
-from mmvicreg.evaluation.report.figures import Example, Result, legible, panels
+from mmvicreg.evaluation.report.curves import panels
+from mmvicreg.evaluation.report.figures import Example, Result
+from mmvicreg.evaluation.report.fonts import legible
 
 CAPTIONS = ["grinning face", "मुस्कुराता चेहरा", "微笑的脸" * 9, "وجه مبتسم", "หน้ายิ้ม", "$5 and x_2^{", "😀", ""]
 
@@ -37,13 +40,13 @@ def test_steps_without_a_term_and_non_finite_values_are_drawn_around():
     records[5]["terms"] = {"text/variance": float("nan"), "audio/variance": float("nan")}
     found = panels(records)
     assert "audio" not in found["variance"] and len(found["variance"]["image"][0]) == 59
-    pictures.loss_figure(records)
+    curves.loss_figure(records)
 
 
 def test_figures_of_every_kind_are_written(tmp_path):
     spectra = {"image": np.array([3.0, 1.0, 0.0]), "text": np.zeros(4)}
     figures = {
-        "loss.png": pictures.loss_figure(log()),
+        "loss.png": curves.loss_figure(log()),
         "spectrum.svg": pictures.spectrum_figure(spectra, ranks={"image": 2.0}),
         "examples.png": pictures.examples_figure(examples()),
     }
@@ -52,7 +55,7 @@ def test_figures_of_every_kind_are_written(tmp_path):
 
 
 def test_the_same_figure_gives_the_same_svg_and_follows_the_page():
-    first, second = (pictures.inline_svg(pictures.loss_figures(log())["variance"]) for _ in range(2))
+    first, second = (pictures.inline_svg(curves.loss_figures(log())["variance"]) for _ in range(2))
     assert first == second
     assert "currentColor" in first and "var(--line)" in first and pictures.INK not in first
 
@@ -64,9 +67,9 @@ def test_characters_without_a_font_become_boxes_and_others_find_one():
 
 
 def test_long_captions_wrap_by_their_width_and_end_in_an_ellipsis():
-    assert pictures._wrap("one two three four five", width=9) == "one two\nthree\nfour five"
-    assert pictures._wrap("微笑的脸", width=4) == "微笑\n的脸"
-    assert pictures._wrap("word " * 50, width=5, lines=2).endswith("…")
+    assert fonts.wrap("one two three four five", width=9) == "one two\nthree\nfour five"
+    assert fonts.wrap("微笑的脸", width=4) == "微笑\n的脸"
+    assert fonts.wrap("word " * 50, width=5, lines=2).endswith("…")
 
 
 def test_nothing_to_draw_is_an_error():

@@ -5,9 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from processes import pool
 
-from mmvicreg import distributed
 from mmvicreg.evaluation import match_counts as counts_module
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
@@ -68,24 +66,6 @@ def test_both_directions_from_one_pass_equal_each_alone(tile, repeat):
     alone = rank_queries(queries, items, positives), rank_queries(items, queries, positives.transpose())
     for found, expected in zip((there, back), alone, strict=True):
         for name in ("above", "tied", "tied_matches", "matches", "average_precision"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-
-
-def processes_own_counts():
-    hashes = counts_module._hashes
-    counts_module._hashes = lambda rows: hashes(rows) * (-1) ** distributed.rank()
-    try:
-        queries, items, positives = random_problem(3)
-        items, queries = items[np.arange(60) % 20], queries[np.arange(40) % 9]
-        return counts_module.count_matches(queries, items, positives, both=True, tile=7, sharded=True)
-    finally:
-        counts_module._hashes = hashes
-
-
-def test_processes_agree_on_repeated_rows_though_each_salts_its_hashes():
-    expected = processes_own_counts()
-    for found in pool(2).run(processes_own_counts):
-        for name in ("score", "above", "tied", "queries_above", "queries_tied"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
@@ -204,7 +184,7 @@ def test_bootstrap_intervals_cover_the_true_mean_as_often_as_they_say():
 def test_json_names_are_flat():
     queries, items, positives = random_problem(0)
     flat = summarize(rank_queries(queries, items, positives), resamples=50).to_json()
-    assert {"recall_at_1", "chance_at_10", "interval_at_5", "median_rank", "num_items"} <= set(flat)
+    assert {"recall_at_1", "chance_at_10", "interval_low_at_5", "median_rank", "num_items"} <= set(flat)
 
 
 @pytest.mark.parametrize(

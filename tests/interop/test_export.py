@@ -10,6 +10,7 @@ import torch
 from photographs import crop
 from safetensors.torch import load_file, save_file
 
+from mmvicreg.evaluation.summary import Summary
 from mmvicreg.interop.hub import from_pretrained, save_pretrained
 from mmvicreg.interop.open_clip import save_image_encoder, save_onnx, save_open_clip, to_open_clip
 from mmvicreg.interop.pretrained import load_subject
@@ -30,17 +31,9 @@ def outputs(run):
 
 
 def test_an_export_needs_neither_run_nor_recipe_and_gives_the_same_embeddings(small_run, tmp_path):
-    (tmp_path / "summary.json").write_text(
-        json.dumps(
-            {
-                "held_out": {
-                    "image_to_text": dict.fromkeys(
-                        ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10"), 0.25
-                    )
-                }
-            }
-        )
-    )
+    names = ("recall_at_1", "chance_at_1", "recall_at_5", "recall_at_10")
+    scores = {f"held_out.image_to_text.{name}": 0.25 for name in names}
+    Summary("demo", "run", 7, scores).write(tmp_path / "summary.json")
     expected = outputs(small_run)
     folder = save_pretrained(small_run, tmp_path / "export")
     (tmp_path / "words.json").unlink()

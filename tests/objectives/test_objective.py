@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from objective_cases import relative, shards
-from processes import pool
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
@@ -27,6 +25,8 @@ from mmvicreg.objectives.alignments import (
     WhitenedMSE,
 )
 from mmvicreg.objectives.regularizers import HSIC, SIGReg, SlicedWasserstein, VICReg, VISReg
+from mmvicreg.testing.comparison import process_rows, relative_error
+from mmvicreg.testing.processes import pool
 
 BRANCHES = {"image": "image", "text": "text"}
 
@@ -36,7 +36,7 @@ def vicreg() -> Objective:
 
 
 def batch(rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    image, text = (view[0].requires_grad_() for view in shards((rows,), 6, views=2))
+    image, text = (view[0].requires_grad_() for view in process_rows((rows,), 6, views=2))
     present = {"image": torch.arange(rows) % 5 != 0, "text": torch.arange(rows) % 3 != 1}
     return {"image": image, "text": text}, present
 
@@ -46,14 +46,14 @@ def test_a_part_sees_the_rows_that_are_present_and_a_pair_those_of_both() -> Non
     terms = vicreg()(z, present, branches=BRANCHES, seed=0)
     both = present["image"] & present["text"]
     expected = VICReg()(z["image"][present["image"]], seed=0)
-    assert relative(terms.parts["image/variance"], expected["variance"].detach()) < 1e-12
-    assert relative(terms.parts["image/covariance"], expected["covariance"].detach()) < 1e-12
+    assert relative_error(terms.parts["image/variance"], expected["variance"].detach()) < 1e-12
+    assert relative_error(terms.parts["image/covariance"], expected["covariance"].detach()) < 1e-12
     invariance = mse_loss(z["image"][both], z["text"][both]).detach()
-    assert relative(terms.parts["image-text/invariance"], invariance) < 1e-12
+    assert relative_error(terms.parts["image-text/invariance"], invariance) < 1e-12
     weights = {"image-text/invariance": 25.0, "image/variance": 25.0, "image/covariance": 1.0}
     weights |= {"text/variance": 5.0, "text/covariance": 1.0}
     assert set(weights) == set(terms.parts)
-    assert relative(terms.total.detach(), sum(weights[k] * v for k, v in terms.parts.items())) < 1e-12
+    assert relative_error(terms.total.detach(), sum(weights[k] * v for k, v in terms.parts.items())) < 1e-12
 
 
 def own_batch(counts: tuple[int, ...]) -> tuple[Any, Any]:
@@ -77,10 +77,10 @@ def test_processes_equal_one_with_missing_modalities(counts: tuple[int, ...]) ->
     terms.total.backward()
     for parts, _ in results:
         for name, value in terms.parts.items():
-            assert relative(parts[name], value) < 1e-12, name
+            assert relative_error(parts[name], value) < 1e-12, name
     for view, x in z.items():
         assert x.grad is not None
-        assert relative(torch.cat([g[view] for _, g in results]) / len(counts), x.grad) < 1e-11
+        assert relative_error(torch.cat([g[view] for _, g in results]) / len(counts), x.grad) < 1e-11
 
 
 def test_two_views_of_one_branch_are_regularized_one_by_one() -> None:
@@ -211,9 +211,9 @@ def test_converted_coefficients_give_the_source_s_loss_and_gradient(
         z, here, branches=BRANCHES, seed=0
     )
     expected = published(style, z["image"], z["text"])
-    assert relative(terms.total.detach(), expected.detach()) < 1e-12
+    assert relative_error(terms.total.detach(), expected.detach()) < 1e-12
     leaves = list(z.values())
     for found, right in zip(
         torch.autograd.grad(terms.total, leaves), torch.autograd.grad(expected, leaves), strict=True
     ):
-        assert relative(found, right) < 1e-12
+        assert relative_error(found, right) < 1e-12

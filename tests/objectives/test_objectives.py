@@ -1,4 +1,4 @@
-"""One family of claims over every regularizer and alignment in ``objective_cases``."""
+"""One family of claims over every regularizer and alignment in ``mmvicreg.testing.cases``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from objective_cases import ALIGNMENTS, REGULARIZERS, relative, shards, weighted
-from processes import pool
 from torch import Tensor
 
 from mmvicreg import distributed
+from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
+from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
+from mmvicreg.testing.processes import pool
 
 COUNTS = {2: [(9, 9), (13, 5), (0, 17)], 4: [(5, 5, 5, 5), (11, 0, 4, 6), (3, 2, 0, 0)]}
 SPLITS = [(size, counts) for size, each in COUNTS.items() for counts in each]
@@ -23,7 +24,7 @@ def regularize(name: str, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     regularizer = REGULARIZERS[name].make()
     z = z.clone().requires_grad_()
     terms = regularizer(z, seed=3)
-    weighted(terms, regularizer.weights()).backward()
+    weighted_sum(terms, regularizer.weights()).backward()
     assert z.grad is not None
     return {term: value.detach() for term, value in terms.items()}, z.grad
 
@@ -45,7 +46,7 @@ def align(
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for step in range(steps):
             terms = alignment(a, b, seed=3 + step, targets=targets)
-    weighted(terms, alignment.weights()).backward()
+    weighted_sum(terms, alignment.weights()).backward()
     leaves = [a, b, *(p for p in alignment.parameters() if p.requires_grad)]
     gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
     return {term: value.detach() for term, value in terms.items()}, gradients
@@ -54,42 +55,42 @@ def align(
 @pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize(("rows", "width"), [(40, 6), (8, 64), (2, 3), (700, 20)])
 def test_a_regularizer_equals_its_equation(name: str, rows: int, width: int) -> None:
-    z = shards((rows,), width)[0][0]
+    z = process_rows((rows,), width)[0][0]
     terms, gradient = regularize(name, z)
     leaf = z.clone().requires_grad_()
     expected = REGULARIZERS[name].reference(leaf, 3)
-    weighted(expected, REGULARIZERS[name].make().weights()).backward()
+    weighted_sum(expected, REGULARIZERS[name].make().weights()).backward()
     assert leaf.grad is not None
     for term, value in expected.items():
-        assert relative(terms[term], value.detach()) < 1e-11, term
-    assert relative(gradient, leaf.grad) < 1e-10
+        assert relative_error(terms[term], value.detach()) < 1e-11, term
+    assert relative_error(gradient, leaf.grad) < 1e-10
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
 @pytest.mark.parametrize("rows", [40, 8, 2])
 def test_an_alignment_equals_its_equation(name: str, rows: int) -> None:
     case = ALIGNMENTS[name]
-    (a,), (b,) = shards((rows,), case.width, views=2)
+    (a,), (b,) = process_rows((rows,), case.width, views=2)
     terms, gradients = align(name, a, b)
     torch.manual_seed(5)
     alignment = case.make().to(a.dtype)
     leaves = [x.clone().requires_grad_() for x in (a, b)]
     targets = None if alignment.momentum is None else momentum_embeddings(a, b)
     expected = case.reference(alignment, *leaves, 3, targets)
-    weighted(expected, alignment.weights()).backward()
+    weighted_sum(expected, alignment.weights()).backward()
     for term, value in expected.items():
-        assert relative(terms[term], value.detach()) < 1e-11, term
+        assert relative_error(terms[term], value.detach()) < 1e-11, term
     leaves += [p for p in alignment.parameters() if p.requires_grad]
     for found, leaf in zip(gradients, leaves, strict=True):
-        assert relative(found, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad) < 1e-9
+        assert relative_error(found, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad) < 1e-9
 
 
 def own_regularizer(name: str, counts: tuple[int, ...], width: int) -> Any:
-    return regularize(name, shards(counts, width)[0][distributed.rank()])
+    return regularize(name, process_rows(counts, width)[0][distributed.rank()])
 
 
 def own_alignment(name: str, counts: tuple[int, ...], steps: int) -> Any:
-    views = shards(counts, ALIGNMENTS[name].width, views=2)
+    views = process_rows(counts, ALIGNMENTS[name].width, views=2)
     return align(name, *(view[distributed.rank()] for view in views), steps=steps)
 
 
@@ -100,11 +101,11 @@ def test_processes_equal_one_for_a_regularizer(
     name: str, size: int, counts: tuple[int, ...], width: int
 ) -> None:
     results = pool(size).run(own_regularizer, name, counts, width)
-    terms, gradient = regularize(name, torch.cat(shards(counts, width)[0]))
+    terms, gradient = regularize(name, torch.cat(process_rows(counts, width)[0]))
     for found, _ in results:
         for term, value in terms.items():
-            assert relative(found[term], value) < 1e-11, term
-    assert relative(torch.cat([g for _, g in results]) / size, gradient) < 1e-10
+            assert relative_error(found[term], value) < 1e-11, term
+    assert relative_error(torch.cat([g for _, g in results]) / size, gradient) < 1e-10
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
@@ -114,15 +115,15 @@ def test_processes_equal_one_for_an_alignment(
     name: str, size: int, counts: tuple[int, ...], steps: int
 ) -> None:
     results = pool(size).run(own_alignment, name, counts, steps)
-    views = [torch.cat(view) for view in shards(counts, ALIGNMENTS[name].width, views=2)]
+    views = [torch.cat(view) for view in process_rows(counts, ALIGNMENTS[name].width, views=2)]
     terms, (a, b, *parameters) = align(name, *views, steps=steps)
     for found, _ in results:
         for term, value in terms.items():
-            assert relative(found[term], value) < 1e-11, term
+            assert relative_error(found[term], value) < 1e-11, term
     for view, expected in enumerate((a, b)):
-        assert relative(torch.cat([g[view] for _, g in results]) / size, expected) < 1e-9
+        assert relative_error(torch.cat([g[view] for _, g in results]) / size, expected) < 1e-9
     for number, expected in enumerate(parameters):
-        assert relative(sum(g[2 + number] for _, g in results) / size, expected) < 1e-9
+        assert relative_error(sum(g[2 + number] for _, g in results) / size, expected) < 1e-9
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
@@ -145,26 +146,28 @@ def test_no_rows_anywhere_give_zero_for_an_alignment(name: str) -> None:
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_regularizer_computes_in_fp32_under_autocast(name: str) -> None:
-    z = shards((64,), 24)[0][0].bfloat16()
+    z = process_rows((64,), 24)[0][0].bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         terms, gradient = regularize(name, z)
     expected, expected_gradient = regularize(name, z.float())
     for term, value in terms.items():
         assert value.dtype == torch.float32
-        assert relative(value, expected[term]) < 1e-6, term
-    assert relative(gradient, expected_gradient) < 4e-3  # rounded once, to bf16
+        assert relative_error(value, expected[term]) < 1e-6, term
+    assert relative_error(gradient, expected_gradient) < 4e-3  # rounded once, to bf16
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_an_alignment_computes_in_fp32_under_autocast(name: str) -> None:
-    (a,), (b,) = ([x.bfloat16() for x in view] for view in shards((64,), ALIGNMENTS[name].width, views=2))
+    (a,), (b,) = (
+        [x.bfloat16() for x in view] for view in process_rows((64,), ALIGNMENTS[name].width, views=2)
+    )
     terms, gradients = align(name, a, b, autocast=True)
     expected, expected_gradients = align(name, a.float(), b.float())
     for term, value in terms.items():
         assert value.dtype == torch.float32
-        assert relative(value, expected[term]) < ALIGNMENTS[name].autocast, term
+        assert relative_error(value, expected[term]) < ALIGNMENTS[name].autocast, term
     for found, gradient in zip(gradients[:2], expected_gradients, strict=False):
-        assert relative(found, gradient) < 1e-2
+        assert relative_error(found, gradient) < 1e-2
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
@@ -172,14 +175,14 @@ def test_a_regularizer_compiles_without_graph_breaks(name: str) -> None:
     regularizer = REGULARIZERS[name].make()
 
     def total(z: Tensor) -> Tensor:
-        return weighted(regularizer(z * 2, seed=3), regularizer.weights())
+        return weighted_sum(regularizer(z * 2, seed=3), regularizer.weights())
 
     torch.compiler.reset()
-    z = shards((32,), 24)[0][0].requires_grad_()
+    z = process_rows((32,), 24)[0][0].requires_grad_()
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
     (found,) = torch.autograd.grad(compiled(z), z)
     (expected,) = torch.autograd.grad(total(z), z)
-    assert relative(found, expected) < 1e-10
+    assert relative_error(found, expected) < 1e-10
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
@@ -191,30 +194,30 @@ def test_an_alignment_compiles_to_the_same_values_and_gradients(name: str) -> No
     torch.manual_seed(5)
     whole = ALIGNMENTS[name].make().double()
     width = ALIGNMENTS[name].width
-    (a,), (b,) = (part for part in shards((32,), width, views=2))
+    (a,), (b,) = (part for part in process_rows((32,), width, views=2))
     a, b = a.requires_grad_(), b.requires_grad_()
     targets = None if whole.momentum is None else momentum_embeddings(a, b)
 
     def total(alignment: Any) -> Any:
-        return lambda a, b: weighted(alignment(a, b, seed=3, targets=targets), alignment.weights())
+        return lambda a, b: weighted_sum(alignment(a, b, seed=3, targets=targets), alignment.weights())
 
     torch.compiler.reset()
     fullgraph = name != "whitened_mse"
     compiled = torch.compile(total(copy.deepcopy(whole)), fullgraph=fullgraph, backend="aot_eager")
     found, expected = compiled(a, b), total(whole)(a, b)
-    assert relative(found.detach(), expected.detach()) < 1e-10
+    assert relative_error(found.detach(), expected.detach()) < 1e-10
     for ours, plain in zip(
         torch.autograd.grad(found, (a, b), allow_unused=True),
         torch.autograd.grad(expected, (a, b), allow_unused=True),
         strict=True,
     ):
         assert (ours is None) == (plain is None)
-        assert plain is None or relative(ours, plain) < 1e-10
+        assert plain is None or relative_error(ours, plain) < 1e-10
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_a_regularizer_is_the_same_without_a_gradient(name: str) -> None:
-    z = shards((32,), 24)[0][0]
+    z = process_rows((32,), 24)[0][0]
     terms, _ = regularize(name, z)
     for term, value in REGULARIZERS[name].make()(z, seed=3).items():
         assert value == terms[term]
@@ -222,19 +225,19 @@ def test_a_regularizer_is_the_same_without_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-3, 0.0), (100.0, 0.0), (0.5, 100.0)])
 def test_hsic_does_not_cancel_in_fp32(scale: float, offset: float) -> None:
-    z = shards((60,), 12)[0][0].mul(scale).add(offset).float()
+    z = process_rows((60,), 12)[0][0].mul(scale).add(offset).float()
     terms, gradient = regularize("hsic", z)
     exact, exact_gradient = regularize("hsic", z.double())
-    assert relative(terms["hsic"], exact["hsic"]) < 1e-4
-    assert relative(gradient, exact_gradient) < 1e-3
+    assert relative_error(terms["hsic"], exact["hsic"]) < 1e-4
+    assert relative_error(gradient, exact_gradient) < 1e-3
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize(("rows", "width"), [(60, 24), (30, 200)])
 def test_a_regularizer_in_fp32_is_as_precise_as_fp32(name: str, rows: int, width: int) -> None:
-    z = shards((rows,), width)[0][0].float()
+    z = process_rows((rows,), width)[0][0].float()
     terms, gradient = regularize(name, z)
     exact, exact_gradient = regularize(name, z.double())
     for term, value in terms.items():
-        assert relative(value, exact[term]) < 2e-6, term
-    assert relative(gradient, exact_gradient) < 1e-5
+        assert relative_error(value, exact[term]) < 2e-6, term
+    assert relative_error(gradient, exact_gradient) < 1e-5

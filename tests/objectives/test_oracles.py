@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from objective_cases import relative, shards, weighted
 from torch import Tensor
 
 from mmvicreg import (
@@ -29,26 +28,27 @@ from mmvicreg import (
 )
 from mmvicreg.objectives.alignments.prototypes import sinkhorn
 from mmvicreg.objectives.regularizers.directions import directions
+from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def views() -> tuple[Tensor, Tensor]:
-    (a,), (b,) = shards((40,), 12, views=2)
+    (a,), (b,) = process_rows((40,), 12, views=2)
     return a.requires_grad_(), b.requires_grad_()
 
 
 def assert_equal(ours: Tensor, theirs: Tensor, leaves: tuple[Tensor, ...], *, within: float = 1e-6) -> None:
-    assert relative(ours.detach(), theirs.detach()) < within
+    assert relative_error(ours.detach(), theirs.detach()) < within
     for found, expected in zip(
         torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True
     ):
-        assert relative(found, expected) < within
+        assert relative_error(found, expected) < within
 
 
 def total(alignment: Alignment) -> Loss:
     alignment.double()
-    return lambda a, b: weighted(alignment(a, b, seed=0), alignment.weights())
+    return lambda a, b: weighted_sum(alignment(a, b, seed=0), alignment.weights())
 
 
 def test_info_nce_equals_open_clip() -> None:
@@ -82,7 +82,7 @@ def test_vicreg_equals_lightly(lightly: object) -> None:
     weights = VICRegCoefficients.from_lightly()
     ours = total(Invariance(weight=weights.invariance))(a, b)
     for x in (a, b):
-        ours = ours + weighted(weights.regularizer(x, seed=0), weights.regularizer.weights())
+        ours = ours + weighted_sum(weights.regularizer(x, seed=0), weights.regularizer.weights())
     assert_equal(ours, VICRegLoss()(a, b), (a, b))
 
 
@@ -117,7 +117,7 @@ def test_prototypes_equal_lightly(lightly: object) -> None:
     ours = total(alignment)(a, b)
     scores = [torch.nn.functional.normalize(x, dim=1) @ alignment.prototypes.detach().T for x in (a, b)]
     code = sinkhorn(scores[0].detach(), 40, sharpness=0.05, iterations=3)
-    assert relative(code, their_sinkhorn(scores[0].detach())) < 1e-6
+    assert relative_error(code, their_sinkhorn(scores[0].detach())) < 1e-6
     assert_equal(ours, SwaVLoss()(scores, []), (a, b))
 
 
@@ -154,7 +154,7 @@ def test_vicreg_equals_stable_pretraining(stable: object) -> None:
     weights = VICRegCoefficients.from_stable_pretraining(sim=20.0, std=15.0, cov=3.0)
     ours = total(Invariance(weight=weights.invariance))(a, b)
     for x in (a, b):
-        ours = ours + weighted(weights.regularizer(x, seed=0), weights.regularizer.weights())
+        ours = ours + weighted_sum(weights.regularizer(x, seed=0), weights.regularizer.weights())
     assert_equal(ours, VICRegLoss(sim_coeff=20.0, std_coeff=15.0, cov_coeff=3.0)(a, b), (a, b))
 
 

@@ -12,8 +12,8 @@ from toy import Numbers
 
 import mmvicreg as mm
 from mmvicreg.branches.model import projector
+from mmvicreg.evaluation.evaluate import score_splits
 from mmvicreg.evaluation.nearest import embed_query
-from mmvicreg.evaluation.score import score_splits
 from mmvicreg.interop.open_clip import to_open_clip
 from mmvicreg.runs.run import read_log
 

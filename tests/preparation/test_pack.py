@@ -8,7 +8,7 @@ import pytest
 from photographs import encoded
 from webdataset import WebDataset
 
-from mmvicreg.modalities.pixels import decode
+from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.preparation.pack import PackConfig, main, pack
 from mmvicreg.preparation.pack_sources import Columns
 from mmvicreg.shards.index import open_index

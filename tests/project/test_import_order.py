@@ -18,6 +18,7 @@ LAYERS = [
     {"branches"},
     {"modalities"},
     {"objectives"},
+    {"testing"},
     {"runs"},
     {"evaluation"},
     {"interop"},

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from photographs import encoded
 from webdataset import TarWriter
 
 import mmvicreg as mm
+from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.runs.config import import_recipe
 from mmvicreg.training.preflight import view_readers
 
@@ -36,7 +36,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def start(recipe: str, *options: str, cwd: Path) -> dict[str, Any]:
+def start(recipe: str, *options: str, cwd: Path) -> mm.Summary:
     """The summary of a recipe's toy run."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "recipes" / recipe), *TOY, *options, "--out", "run"]
@@ -44,7 +44,7 @@ def start(recipe: str, *options: str, cwd: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     log = [json.loads(line) for line in (cwd / "run/log.jsonl").read_text().splitlines()]
     assert all(np.isfinite(value) for line in log if "terms" in line for value in line["terms"].values())
-    return json.loads((cwd / "run/summary.json").read_text())
+    return read_summary(cwd / "run/summary.json")
 
 
 def spoken_shard(folder: Path) -> str:
@@ -69,11 +69,11 @@ def tone(hertz: float) -> bytes:
 
 def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path) -> None:
     shard = spoken_shard(tmp_path)
-    options = ("--batch-size", "16", "--speech.cache", "1", "--speech.seconds", "1", "--effect.encoder", "mel",
-               "--effect.weights", "", "--effect.no-frozen", "--effect.cache", "0", "--effect.seconds", "1",
-               "--image.no-frozen", "--image.cache", "0")  # fmt: skip
+    options = ("--batch-size", "16", "--speech.precomputed-views", "1", "--speech.seconds", "1",
+               "--effect.encoder", "mel",
+               "--effect.weights", "", "--effect.no-frozen", "--effect.precomputed-views", "0", "--effect.seconds", "1",
+               "--image.no-frozen", "--image.precomputed-views", "0")  # fmt: skip
     found = start("speech.py", "--train", shard, "--held-out", shard, *SMALL_IMAGE, *options, cwd=tmp_path)
-    found = found["held_out"]
     for direction in (
         "speech_to_image",
         "speech_to_text",
@@ -81,29 +81,31 @@ def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path
         "image_to_speech",
         "text_to_speech",
     ):
-        assert found[direction]["num_queries"] == 40
-        assert 0 <= found[direction]["recall_at_1"] <= 1
-    assert found["effect_to_image"]["num_queries"] == 10
+        scores = found.split("held_out", direction)
+        assert scores["num_queries"] == 40
+        assert 0 <= scores["recall_at_1"] <= 1
+    assert found.scores["held_out.effect_to_image.num_queries"] == 10
 
 
 def test_multilingual_aligns_languages_in_a_star(shard: str, tmp_path: Path) -> None:
-    found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.cache", "0", "--pairs", "star",
-                  "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
-    assert {"image_to_french", "french_to_german"} <= set(found["held_out_concepts"])
+    found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.precomputed-views", "0",
+                  "--pairs", "star", "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
+    assert found.split("held_out_concepts", "image_to_french")
+    assert found.split("held_out_concepts", "french_to_german")
     terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
     assert "image-french/invariance" in terms and not any("german-french" in name for name in terms)
 
 
 def test_image_ssl_trains_two_views_of_one_branch(shard: str, tmp_path: Path) -> None:
     found = start("image_ssl.py", "--train", shard, "--held-out", shard, cwd=tmp_path)
-    assert found["held_out"]["image_to_image"]["recall_at_1"] == 1.0  # it finds itself
-    assert set(found) == {"untrained", "held_out"}
+    assert found.scores["held_out.image_to_image.recall_at_1"] == 1.0  # it finds itself
+    assert {name.partition(".")[0] for name in found.scores} == {"untrained", "held_out"}
 
 
 def test_small_crops_of_another_size_go_through_the_same_branch(shard: str, tmp_path: Path) -> None:
     found = start("image_ssl.py", "--train", shard, "--held-out", shard, "--small-crops", "2",
                   "--small.size", "24", cwd=tmp_path)  # fmt: skip
-    assert set(found) == {"untrained", "held_out"}
+    assert {name.partition(".")[0] for name in found.scores} == {"untrained", "held_out"}
     terms = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])["terms"]
     pairs = {name.removesuffix("/invariance") for name in terms if name.endswith("invariance")}
     large, small = ("crop", "other_crop"), ("small_0", "small_1")

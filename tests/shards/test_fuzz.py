@@ -14,7 +14,7 @@ import pytest
 from photographs import encoded
 from webdataset import TarWriter
 
-from mmvicreg.modalities.pixels import decode
+from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.shards.index_file import pack_block, unpack_block
 from mmvicreg.shards.tar import KINDS, BadShardError, scan
 from mmvicreg.stream.reader import BadSampleError

@@ -23,8 +23,8 @@ from towers_small import open_clip_name
 from webdataset import WebDataset
 
 import mmvicreg as mm
-from mmvicreg.modalities.pixels import decode
-from mmvicreg.modalities.text_reader import TextReader
+from mmvicreg.modalities.decoding.pixels import decode
+from mmvicreg.modalities.text import TextReader
 from mmvicreg.preparation.check import CheckConfig, main
 from mmvicreg.preparation.pack import PackConfig, pack
 from mmvicreg.stream.fetch import Fetcher
@@ -82,7 +82,7 @@ class Config(mm.TrainConfig):
 
 @pytest.mark.parametrize("caption", ["txt", "json:caption"])
 def test_a_run_trains_on_img2dataset_output(downloaded: Path, tmp_path: Path, caption: str) -> None:
-    text = mm.TextModality(encoder=open_clip_name(), length=12, projector=(16,), caption=caption)
+    text = mm.TextModality(encoder=open_clip_name(), length=12, projector=(16,), members=(caption,))
     config = Config(train=f"{downloaded}/*.tar", out=str(tmp_path / "run"), text=text)
     run = mm.train(
         config, lambda _: mm.Objective(mm.Invariance(), {"image": mm.VISReg(), "text": mm.VISReg()})

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import toy
-from processes import pool
 
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
 from mmvicreg.stream.ledger import KINDS, OTHER, Counts, Finding, Ledger, read_ledger
 from mmvicreg.stream.sample_counts import Budget, SampleCounts, TooManyRejectedError
+from mmvicreg.testing.processes import pool
 
 COUNTED = ("recovered", "rejected", "missing", "substituted")
 

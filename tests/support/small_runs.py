@@ -7,7 +7,7 @@ import torch
 
 import mmvicreg as mm
 from mmvicreg.branches.model import Model
-from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.runs.run import Run
 
 TINY = {

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import mmvicreg as mm
-from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.modalities.vocabulary import write_vocabulary
 
 WORDS = ("[PAD]", "[UNK]", "a", "photograph", "of", "cat", "dog", "small", "large")
 
@@ -114,6 +114,6 @@ def image_and_captions(folder: Path, words: list[str]) -> dict[str, mm.Modality]
     return {
         "image": mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6)),
         "text": mm.TextModality(
-            encoder="gru", vocabulary=vocabulary, projector=(8, 6), caption="json:c", **size
+            encoder="gru", vocabulary=vocabulary, projector=(8, 6), members=("json:c",), **size
         ),
     }

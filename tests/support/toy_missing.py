@@ -33,7 +33,7 @@ class Config(toy.Config):
     )
     words: mm.TextModality = mm.TextModality(length=8, projector=(32, 16))
     series: mm.SeriesModality = mm.SeriesModality(
-        channels=3, length=64, width=4, series=("series.npy",), projector=(16, 8)
+        channels=3, length=64, width=4, members=("series.npy",), projector=(16, 8)
     )
 
 

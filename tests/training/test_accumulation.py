@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from objective_cases import relative
-from processes import pool
 from torch import Tensor, nn
 
 from mmvicreg import Invariance, Objective, SIGReg, VICReg, distributed
 from mmvicreg.branches.model import Branch, Model, projector
+from mmvicreg.testing.comparison import relative_error
+from mmvicreg.testing.processes import pool
 from mmvicreg.training.gradient_cache import average_gradients, check_chunkable, chunked_step
 from mmvicreg.training.step import Step, StepOutput
 
@@ -92,8 +92,8 @@ def whole(chunk: int, *, dropout: float) -> tuple[Tensor, Tensor]:
 
 
 def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    assert relative(found[0], expected[0]) < 1e-6
-    assert relative(found[1], expected[1]) < 1e-6
+    assert relative_error(found[0], expected[0]) < 1e-6
+    assert relative_error(found[1], expected[1]) < 1e-6
 
 
 @pytest.mark.parametrize("chunk", [24, 8, 5, 1])
@@ -125,7 +125,7 @@ def test_plain_accumulation_is_another_gradient() -> None:
             {v: each[rows] for v, each in x.items()}, {v: each[rows] for v, each in present.items()}, 3
         )
         (output.terms.total / 2).backward()
-    assert relative(flat(step), whole(24, dropout=0.0)[1]) > 0.1
+    assert relative_error(flat(step), whole(24, dropout=0.0)[1]) > 0.1
 
 
 def test_batch_normalisation_in_a_trained_encoder_is_refused() -> None:

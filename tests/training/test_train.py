@@ -9,7 +9,7 @@ import toy
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-from mmvicreg.modalities.text_reader import write_vocabulary
+from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.runs.run import read_config, read_log
 
 DEMO = Path(__file__).parents[2] / "data/demo"

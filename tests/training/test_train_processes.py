@@ -9,11 +9,11 @@ import pytest
 import torch
 import toy
 from gloo_training import assert_close, plain, train, unplug
-from processes import pool
 from safetensors.torch import load_file
 
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
+from mmvicreg.testing.processes import pool
 from mmvicreg.training.monitoring.guards import ProcessesDifferError, compare_processes
 
 

@@ -11,8 +11,9 @@ import torch
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
-from mmvicreg.evaluation.store import Rows, Store
-from mmvicreg.modalities import pixels
+from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
+from mmvicreg.evaluation.store import EmbeddedItems, Store
+from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import Reader
@@ -23,8 +24,8 @@ class Direction:
     """Queries of one branch looking for items of another."""
 
     ends: tuple[str, str]
-    queries: Rows
-    items: Rows
+    queries: EmbeddedItems
+    items: EmbeddedItems
     positives: Positives
     ranks: Ranks
 
@@ -45,6 +46,35 @@ def examples_of(
 ) -> list[pictures.Example]:
     """``count`` queries spread evenly over the split, whatever their rank: failures are shown too."""
     return _draw(_best(direction, count=count), direction.ends, store, readers, index)
+
+
+def hubs_of(
+    direction: Direction, store: Store, readers: Mapping[str, Reader], index: ShardIndex, *, k: int = 10
+) -> list[Hub]:
+    """The items that are among the first ``k`` of the most queries, where they are hubs."""
+    counts = occurrences(direction.queries.z, direction.items.z, k=k)
+    show = Content(store, readers, index)
+    return [
+        Hub(show(direction.ends[1], item), int(counts[item]), float(counts.mean()))
+        for item in largest(counts)
+    ]
+
+
+class Content:
+    """What a person sees of an embedded item: the picture of its sample, or its text."""
+
+    def __init__(self, store: Store, readers: Mapping[str, Reader], index: ShardIndex) -> None:
+        self._store, self._readers, self._index = store, readers, index
+        self._fetch = Fetcher(index)
+
+    def __call__(self, view: str, row: int) -> np.ndarray | str:
+        """uint8 picture (H, W, 3), or the item's text; the key of its sample where it has neither."""
+        found = self._store.items(view)
+        sample = self._fetch(*self._index.place(found.samples[row][0]), self._readers[view].members)
+        for suffix, data in sample.members.items():
+            if suffix in ("jpg", "jpeg", "png", "webp"):
+                return pixels.decode(data, max_pixels=100_000_000).array
+        return found.identities[row] or sample.key
 
 
 def _best(direction: Direction, *, count: int, best: int = 5) -> list[_Found]:
@@ -74,22 +104,13 @@ def _draw(
     readers: Mapping[str, Reader],
     index: ShardIndex,
 ) -> list[pictures.Example]:
-    """What a person sees: pictures of samples for images, identities (captions) for the rest."""
-    fetch = Fetcher(index)
-
-    def content(name: str, row: int) -> np.ndarray | str:
-        identity, number = store.rows(name).identities[row], store.rows(name).samples[row][0]
-        sample = fetch(*index.place(number), readers[name].members)
-        for suffix, data in sample.members.items():
-            if suffix in ("jpg", "jpeg", "png", "webp"):
-                return pixels.decode(data, max_pixels=100_000_000).array
-        return identity or sample.key
-
+    """The queries and their best items, as a person sees them."""
+    show = Content(store, readers, index)
     return [
         pictures.Example(
-            content(pair[0], one.query),
+            show(pair[0], one.query),
             tuple(
-                pictures.Result(content(pair[1], item), right, cosine)
+                pictures.Result(show(pair[1], item), right, cosine)
                 for item, right, cosine in zip(one.items, one.right, one.cosine, strict=True)
             ),
             one.rank,

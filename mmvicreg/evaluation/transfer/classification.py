@@ -111,7 +111,7 @@ def _unit(rows: Tensor | np.ndarray) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Probe:
+class LinearProbe:
     """A linear classifier on standardised features: scores = ((x - mean) / std) weight' + bias."""
 
     mean_D: Tensor
@@ -135,7 +135,7 @@ def linear_probe(
     multi_label: bool = False,
     classes: int | None = None,
     iterations: int = 300,
-) -> Probe:
+) -> LinearProbe:
     """Multinomial logistic regression (or one binary one per class) by L-BFGS, to convergence.
 
     Minimises mean cross-entropy + penalty / 2 ||weight||^2 on standardised features, the bias free: the
@@ -165,7 +165,7 @@ def linear_probe(
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return Probe(mean, std, weight.detach(), bias.detach(), float("nan"), penalty)
+    return LinearProbe(mean, std, weight.detach(), bias.detach(), float("nan"), penalty)
 
 
 def _loss(scores: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
@@ -187,7 +187,7 @@ def sgd_probe(
     batch_size: int = 256,
     epochs: int = 100,
     seed: int = 0,
-) -> Probe:
+) -> LinearProbe:
     """The VICReg paper's linear protocol on fixed features: SGD with momentum .9, cosine to 0.
 
     Defaults are the paper's (section 4.1 of its appendix): lr .02, weight decay 1e-6, batch 256, 100 epochs.
@@ -210,17 +210,17 @@ def sgd_probe(
                 torch.nn.functional.cross_entropy(layer(x[rows]), labels[rows]).backward()
                 optimizer.step()
                 schedule.step()
-    return Probe(mean, std, layer.weight.detach(), layer.bias.detach(), learning_rate, weight_decay)
+    return LinearProbe(mean, std, layer.weight.detach(), layer.bias.detach(), learning_rate, weight_decay)
 
 
 def sweep(
-    make: Callable[[float], Probe],
+    make: Callable[[float], LinearProbe],
     settings: Sequence[float],
     validation_MD: Tensor | np.ndarray,
     labels_M: np.ndarray,
     *,
     score: Callable[[Tensor, np.ndarray], float] | None = None,
-) -> tuple[Probe, dict[float, float]]:
+) -> tuple[LinearProbe, dict[float, float]]:
     """The probe with the best validation score, and every setting's. ``make`` takes one setting.
 
     ``score`` of (scores, labels) is top-1 unless given. Choose on validation rows, then score the test rows

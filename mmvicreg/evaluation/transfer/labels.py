@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mmvicreg.branches.model import Branch
 from mmvicreg.errors import InvalidValueError, MissingFileError
-from mmvicreg.evaluation.store import Rows
+from mmvicreg.evaluation.store import EmbeddedItems
 from mmvicreg.evaluation.transfer.classification import class_weights
+from mmvicreg.modalities.decoding.formats import PICTURES, is_picture
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.evaluation_items import RejectedItem, evaluation_items
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 TEMPLATES = ("a photo of a {}.",)
 
 
@@ -147,7 +147,7 @@ def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) 
 
 
 def features_with_labels(
-    rows: Rows, labels: Sequence[Sequence[int]], *, output: str = "h"
+    rows: EmbeddedItems, labels: Sequence[Sequence[int]], *, output: str = "h"
 ) -> tuple[np.ndarray, list[list[int]]]:
     """Features (M, E or D) of the rows whose sample has a label, and the labels of each."""
     matrix = rows.h if output == "h" else rows.z
@@ -191,7 +191,7 @@ def zero_shot_weights(
 
 def text_item(reader: Reader, text: str) -> Tensor:
     """What the reader makes of a text, whatever member it takes captions from."""
-    from mmvicreg.modalities.text_reader import TextReader
+    from mmvicreg.modalities.text import TextReader
 
     if isinstance(reader, TextReader):
         return reader.encode(text)
@@ -213,13 +213,12 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
         raise MissingFileError(f"{folder}: no such folder")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     files = [
-        (c, f)
-        for c, n in enumerate(names)
-        for f in sorted((folder / n).rglob("*"))
-        if f.suffix.lower() in IMAGES
+        (c, f) for c, n in enumerate(names) for f in sorted((folder / n).rglob("*")) if is_picture(f.suffix)
     ]
     if not files:
-        raise InvalidValueError(f"{folder} has {len(names)} class folders and no {', '.join(IMAGES)} in them")
+        raise InvalidValueError(
+            f"{folder} has {len(names)} class folders and no {', '.join(PICTURES)} in them"
+        )
     with TarWriter(str(shard)) as writer:
         for number, (label, file) in enumerate(files):
             key = f"{number:08d}"

@@ -28,8 +28,8 @@ from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.embed import store_name
 from mmvicreg.evaluation.transfer.feature_maps import feature_map
-from mmvicreg.modalities import pixels
-from mmvicreg.modalities.image_reader import ImageReader
+from mmvicreg.modalities.decoding import pixels
+from mmvicreg.modalities.image import ImageReader
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
@@ -298,7 +298,7 @@ class Segmented:
 
 
 @torch.inference_mode()
-def segment(
+def predict_masks(
     probe: DenseProbe, maps: Maps, rows: np.ndarray, *, device: str = "cpu", batch_size: int = 16
 ) -> Tensor:
     """The class called for every pixel, uint8 (n, S, S)."""

@@ -1,8 +1,9 @@
-"""Real gloo processes for tests, started once per test run and reused: ``pool(2).run(function, *args)``.
+"""A pool of real gloo processes for tests of distributed code: ``pool(2).run(function, *args)``.
 
-The function is called on every process with the same arguments, inside an initialised process group
-(``torch.distributed``); what each returns comes back as a list by rank. It must be a module-level function
-of a test module. An exception on any process, or silence past the deadline, fails the calling test.
+``function`` is called on every process with the same arguments, inside an initialised ``torch.distributed``
+process group; the results come back as a list in order of rank. The processes are started once per Python process
+and reused, because starting them costs seconds. ``function`` must be at module level, since it is pickled by name.
+An exception on any process, or silence past the deadline, raises in the caller.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 DEADLINE = 120.0
+"""Seconds without an answer, or inside one collective operation, after which a call fails."""
 
 
 def pool(size: int) -> Pool:
-    """The gloo processes of this test run, ``size`` of them; new ones after a failure."""
+    """The shared pool of ``size`` gloo processes, started anew after a failure."""
     found = _pool(size)
     if found.broken:
         _pool.cache_clear()
@@ -36,7 +38,7 @@ def pool(size: int) -> Pool:
 
 
 class Pool:
-    """``size`` processes with a gloo process group, each waiting for functions to run."""
+    """``size`` processes in one gloo process group, each waiting for functions to run."""
 
     def __init__(self, size: int) -> None:
         # A fork server imports torch once; each process is then a cheap fork of it.
@@ -56,7 +58,10 @@ class Pool:
             self._members.append(member)
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """``function(*args)`` on every process; results by rank."""
+        """Call ``function(*args)`` on every process and return the results in order of rank.
+
+        Raises RuntimeError with the traceback of the process that failed, TimeoutError past the deadline.
+        """
         for pipe in self._pipes:
             pipe.send_bytes(pickle.dumps((sys.path, pickle.dumps((function, args)))))
         results: dict[int, Any] = {}
@@ -84,7 +89,7 @@ class Pool:
         return result
 
     def close(self) -> None:
-        """Stop the processes; those blocked in a collective too."""
+        """Kill the processes, including those blocked in a collective operation."""
         self.broken = True
         for member in self._members:
             member.kill()

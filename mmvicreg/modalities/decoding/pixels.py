@@ -5,13 +5,13 @@ paint over; what it refuses is tried once with Pillow and, where that succeeds, 
 other formats go through Pillow. Rules, each with a test on a real file:
 
 =====================  ===============================================================================
-formats                JPEG, PNG, WebP, GIF, BMP; everything else is rejected
+formats                JPEG, PNG, WebP, TIFF, AVIF, GIF, BMP; everything else is rejected
 size                   checked in the header, before any pixel is decoded: at most ``max_pixels``
 transparency           composited on white (alpha channel, palette or colour-key)
 16 bits a channel      the high byte is kept (Pillow's own conversion would saturate to white)
 grey, CMYK, palette    converted to RGB (CMYK by Pillow)
 EXIF orientation       applied: the picture stands upright (open_clip ignores the tag)
-animated               the first frame
+animated, paged        the first frame or page
 =====================  ===============================================================================
 
 Pixels agree with open_clip's, in training and evaluation, within 1 of 255 wherever a crop shrinks: full decode,
@@ -31,9 +31,9 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmvicreg.modalities.decoding.formats import PILLOW_FORMATS
 from mmvicreg.stream.reader import BadSampleError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
 ORIENTATION = 0x0112
@@ -99,13 +99,13 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             _check_size(*image.size, max_pixels)
             image.load()
             return Picture(np.asarray(_rgb(ImageOps.exif_transpose(image))))
     except UnidentifiedImageError:
         raise BadSampleError(
-            f"not a picture: none of {', '.join(FORMATS)}; it begins {data[:12]!r}"
+            f"not a picture: none of {', '.join(PILLOW_FORMATS)}; it begins {data[:12]!r}"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError(f"too many pixels: {error}") from None

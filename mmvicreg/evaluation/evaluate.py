@@ -1,0 +1,203 @@
+"""Scores of a run on held-out splits: retrieval in every direction, chance beside each, and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmvicreg import distributed
+from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.description import Description, describe_store
+from mmvicreg.evaluation.embed import embed_split
+from mmvicreg.evaluation.ranks import rank_both, rank_queries
+from mmvicreg.evaluation.report.examples import Direction, examples_of, hubs_of
+from mmvicreg.evaluation.report.figures import Example
+from mmvicreg.evaluation.report.hubs import Hub
+from mmvicreg.evaluation.report.page import SplitReport
+from mmvicreg.evaluation.report.run_report import write_run_report
+from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
+from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
+from mmvicreg.evaluation.summary import Summary, flatten
+from mmvicreg.modalities.image import ImageModality
+from mmvicreg.objectives.predictors import Predictors, predict
+from mmvicreg.runs.run import Run
+from mmvicreg.shards.index import ShardIndex, open_index
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of one split.
+
+    ``retrieval``: by direction; ``image_to_text`` ranks by cosine, and ``image_to_text_by_predictor``, where the run
+    has predictors, by the cosine of what the pictures predict of the texts. ``description``: geometry of every branch.
+    ``examples``: queries with what they found, by direction; ``hubs``: items that are found too often. ``proof``:
+    which samples were read.
+    """
+
+    retrieval: dict[str, RetrievalScores]
+    description: Description
+    examples: dict[str, list[Example]]
+    hubs: dict[str, list[Hub]]
+    proof: Proof
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, nested by direction and by kind of geometry."""
+        return {
+            **{direction: scores.to_json() for direction, scores in self.retrieval.items()},
+            **self.description.to_json(),
+            "rejected_items": sum(self.proof.rejected.values()),
+        }
+
+
+def evaluate(
+    run: Run,
+    splits: Mapping[str, str | Sequence[str]],
+    *,
+    device: str = "",
+    out: str | Path = "",
+) -> dict[str, SplitScores]:
+    """Score ``run`` on ``splits`` {name: shards}, print a table, and write ``summary.json`` and the report.
+
+    ``device``: "cpu", "cuda", ...; a GPU where there is one if empty. ``out``: folder for the files; the run directory
+    if empty. Under a launcher all processes call this and share the work; the first one writes.
+
+    Raises ValueError for a split without samples or without two modalities, FileNotFoundError for missing shards.
+    """
+    folder = Path(out) if out else run.folder
+    scores = score_splits(run, splits, device=device, examples=6)
+    if distributed.rank() > 0:
+        return scores
+    print_scores(scores)
+    summarize_splits(run, scores, source="evaluate").write(folder / "summary.json")
+    reports = {
+        split: SplitReport(found.retrieval, found.description, found.examples, found.hubs)
+        for split, found in scores.items()
+    }
+    write_run_report(run, reports, folder=folder)
+    return scores
+
+
+def score_splits(
+    run: Run,
+    splits: Mapping[str, str | Sequence[str]],
+    *,
+    device: str = "",
+    threads: int = 2,
+    examples: int = 0,
+    folds: int = 0,
+    group_images: bool = False,
+) -> dict[str, SplitScores]:
+    """Scores of every split {name: shards}, without writing anything but the embeddings.
+
+    ``examples``: queries of each direction that are kept with what they found, and hubs (pictures are decoded).
+    ``folds`` > 0 adds the mean over so many consecutive folds of the pictures (``image_to_text_5_folds``), as the COCO
+    1K protocol has it. ``group_images``: pictures of identical bytes are one item, which matches the captions of all
+    samples it occurs in.
+
+    Embeddings are computed once and kept (see :func:`mmvicreg.evaluation.embed.embed_split`). Where there are several
+    processes, all call this; they share the work, and all get the result. Errors are those of :func:`evaluate`.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    scores = {}
+    for name, shards in splits.items():
+        index = open_index(shards)
+        store = embed_split(
+            run, index, device=device, threads=threads, title=f"embed {name}", group_images=group_images
+        )
+        scores[name] = _score_split(store, run, index, device=chosen, examples=examples)
+        scores[name].retrieval.update(_folded(store, run, folds, device=chosen) if folds else {})
+    return scores
+
+
+def summarize_splits(run: Run, scores: Mapping[str, SplitScores], *, source: str) -> Summary:
+    """The summary of a run's splits: ``test.image_to_text.recall_at_1``, ``test.geometry.image.effective_rank``, ..."""
+    return Summary(
+        source=source,
+        run=run.folder.name,
+        step=run.step,
+        scores=flatten({split: found.to_json() for split, found in scores.items()}),
+        data={split: asdict(found.proof) for split, found in scores.items()},
+    )
+
+
+def _score_split(
+    store: Store, run: Run, index: ShardIndex, *, device: torch.device, examples: int
+) -> SplitScores:
+    branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
+    if len(branches) < 2:
+        rejected = sum(store.proof.rejected.values())
+        raise InvalidValueError(
+            f"retrieval needs two modalities; the {len(index)} samples of this split have items of "
+            f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
+        )
+    readers = {name: modality.reader() for name, modality in run.modalities.items()}
+    retrieval, shown, hubs = {}, {}, {}
+    for name, direction in _directions(store, branches, run.predictors, device).items():
+        retrieval[name] = summarize(direction.ranks, resamples=1000)
+        if examples:
+            shown[name] = examples_of(direction, store, readers, index, count=examples)
+            hubs[name] = hubs_of(direction, store, readers, index)
+    if not retrieval:
+        widths = ", ".join(f"{name} {rows.z.shape[1]}" for name, rows in branches.items())
+        raise InvalidValueError(
+            f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
+        )
+    return SplitScores(retrieval, describe_store(store, device=device), shown, hubs, store.proof)
+
+
+def _directions(
+    store: Store, branches: Mapping[str, EmbeddedItems], predictors: Predictors, device: torch.device
+) -> dict[str, Direction]:
+    """Every direction by name: by cosine where widths agree, and by predictor where there is one."""
+    found = {}
+    sharded = distributed.world_size() > 1
+    for a, b in combinations(branches, 2):
+        positives = store.positives(a, b)
+        both = {(a, b): positives, (b, a): positives.transpose()}
+        if branches[a].z.shape[1] == branches[b].z.shape[1]:
+            z_a, z_b = branches[a].z, branches[b].z
+            ranks = rank_both(z_a, z_b, positives, device=device, sharded=sharded, skip_unmatched=True)
+            for (ends, matches), each in zip(both.items(), ranks, strict=True):
+                rows = (branches[ends[0]], branches[ends[1]])
+                found["_to_".join(ends)] = Direction(ends, *rows, matches, each)
+        for ends, matches in both.items():
+            if ends not in predictors:
+                continue
+            z = predict(predictors[ends], branches[ends[0]].z, device=device)
+            rows = (replace(branches[ends[0]], z=z), branches[ends[1]])
+            each = rank_queries(z, rows[1].z, matches, device=device, sharded=sharded, skip_unmatched=True)
+            found["_to_".join(ends) + "_by_predictor"] = Direction(ends, *rows, matches, each)
+    return found
+
+
+def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
+    """Folds of the rows of each pair's picture branch (its first branch, where neither is one), by cosine."""
+    found: dict[str, RetrievalScores] = {}
+    for pair in combinations((name for name in run.modalities if len(store.items(name).z)), 2):
+        a, b = sorted(pair, key=lambda name: not isinstance(run.modalities[name], ImageModality))
+        items = store.items(a), store.items(b)
+        if items[0].z.shape[1] == items[1].z.shape[1]:
+            both = folded_metrics(items[0].z, items[1].z, store.positives(a, b), folds=folds, device=device)
+            found |= {f"{a}_to_{b}_{folds}_folds": both[0], f"{b}_to_{a}_{folds}_folds": both[1]}
+    return found
+
+
+def print_scores(scores: Mapping[str, SplitScores]) -> None:
+    """A table of every split and direction: recall in percent, with chance in brackets."""
+    table = Table(title="held-out retrieval: recall in % (chance in %)")
+    ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
+    for column in ("split", "direction", *(f"R@{k}" for k in ks), "median rank", "queries", "items"):
+        table.add_column(column, justify="left" if column in ("split", "direction") else "right")
+    for split, found in scores.items():
+        for direction, each in found.retrieval.items():
+            recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
+            size = (f"{each.num_queries:,}", f"{each.num_items:,}")
+            table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)
+    Console(width=None if Console().is_terminal else 120).print(table)

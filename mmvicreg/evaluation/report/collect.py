@@ -1,0 +1,83 @@
+"""Gather what a run directory holds into the parts of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmvicreg.evaluation.report.diagnosis import diagnose
+from mmvicreg.evaluation.report.figures import Example
+from mmvicreg.evaluation.report.page import Report, RunReport, SplitReport
+from mmvicreg.runs.config import flatten
+from mmvicreg.runs.run import EVENTS, LOG, read_log
+
+COUNTS = "data.json"
+UNINTERESTING = ("class", "out", "resume", "allow_change")
+"""Settings that differ between any two runs and explain nothing."""
+
+
+def collect_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    splits: Mapping[str, SplitReport],
+    samples: Sequence[Example] = (),
+) -> RunReport:
+    """The report of one run: its files, what was scored, and a diagnosis of both."""
+    log = read_log(folder) if (folder / LOG).is_file() else []
+    events, counts = _lines(folder / EVENTS), _object(folder / COUNTS)
+    descriptions = {name: each.description for name, each in splits.items() if each.description is not None}
+    return RunReport(
+        name=folder.name,
+        note=f"{log[-1]['step']:,} steps, {len(log):,} log lines." if log else "",
+        config=config,
+        environment=_object(folder / "environment.json"),
+        log=log,
+        events=events,
+        counts=counts,
+        samples=samples,
+        splits=splits,
+        findings=diagnose(
+            scores={name: each.scores for name, each in splits.items()},
+            descriptions=descriptions,
+            log=log,
+            events=events,
+            counts=counts,
+        ),
+    )
+
+
+def compare(runs: Sequence[RunReport]) -> Report:
+    """One page of several runs, or of one; settings that differ between them come first."""
+    flat = [flatten(dict(run.config)) for run in runs]
+    names = dict.fromkeys(name for each in flat for name in each)
+    differences = {
+        name: [each.get(name) for each in flat]
+        for name in names
+        if name.rpartition(".")[2] not in UNINTERESTING
+        and any(each.get(name) != flat[0].get(name) for each in flat)
+    }
+    title = runs[0].name if len(runs) == 1 else " and ".join(run.name for run in runs)
+    return Report(title, runs, differences if len(runs) > 1 else {})
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a JSON-lines file; a last line that a kill cut off is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

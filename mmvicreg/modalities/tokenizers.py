@@ -1,0 +1,136 @@
+"""Tokenizers: one text to token ids of a fixed length.
+
+Padding is -1 for transformers and word vocabularies, so that the attention mask travels with the ids; open_clip's own
+tokenizers pad with the number that its towers expect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmvicreg.errors import InvalidValueError
+from mmvicreg.modalities.encoders import pretrained
+from mmvicreg.modalities.vocabulary import read_vocabulary, words_of
+
+PLAIN = re.compile(r"[\t\n -%'-~]*")
+"""Text that CLIP's cleaning changes in nothing but white space and case."""
+WORDS = 100_000
+"""Words whose ids are remembered."""
+
+
+def tokenizer_of(encoder: str, *, length: int, vocabulary: str = "") -> Callable[[str], Tensor]:
+    """The tokenizer of a text encoder: a text to token ids int64 (length,).
+
+    ``encoder`` is that of :class:`mmvicreg.TextModality`, ``vocabulary`` the word file of a gru.
+    """
+    if encoder == "usem3":
+        return ByteTokenizer(length)
+    if encoder == "gru":
+        return WordTokenizer(read_vocabulary(vocabulary), length)
+    library, name = pretrained.split(encoder)
+    if library == "open_clip":
+        return OpenClipTokenizer(name, length)
+    return TransformersTokenizer(pretrained.locate(name), length)
+
+
+class OpenClipTokenizer:
+    """open_clip's tokenizer of one model, for one text.
+
+    For CLIP's own tokenizer (byte-pair merges of lower-case words), the ids of each word are remembered, and ftfy and
+    HTML unescaping are skipped for printable ASCII without "&", which they never change. The ids are the same, in a
+    tenth of the time. open_clip's own memory of words grows without bound; this one is bounded.
+    """
+
+    def __init__(self, name: str, length: int) -> None:
+        import open_clip
+        from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
+
+        self.tokenizer: Any = open_clip.get_tokenizer(name, context_length=length)
+        self.length = length
+        self._words: dict[str, list[int]] = {}
+        self._takes_words = (
+            type(self.tokenizer) is SimpleTokenizer
+            and self.tokenizer.clean_fn is get_clean_fn("lower")
+            and self.tokenizer.reduction_fn is None
+        )
+
+    def __call__(self, text: str) -> Tensor:
+        if not self._takes_words:
+            return self.tokenizer([text])[0].to(torch.int64)
+        clean = text.lower() if PLAIN.fullmatch(text) else self.tokenizer.clean_fn(text)
+        ids = [self.tokenizer.sot_token_id]
+        for word in self.tokenizer.pat.findall(clean):
+            ids += self._words.get(word) or self._encode(word)
+        ids = [*ids[: self.length - 1], self.tokenizer.eot_token_id]
+        padded = np.zeros(self.length, np.int64)
+        padded[: len(ids)] = ids
+        return torch.from_numpy(padded)
+
+    def _encode(self, word: str) -> list[int]:
+        tokenizer = self.tokenizer
+        if len(self._words) >= WORDS:
+            special = [tokenizer.decoder[number] for number in tokenizer.all_special_ids]
+            self._words, tokenizer.cache = {}, {name: name for name in special}
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode("utf-8"))
+        ids = self._words[word] = [tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" ")]
+        return ids
+
+
+class TransformersTokenizer:
+    """The fast tokenizer of a transformers model, for one text.
+
+    Truncation is set once: the wrappers in transformers set it at every call, which is not safe in threads.
+    """
+
+    def __init__(self, folder: str, length: int) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            loaded: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise InvalidValueError(
+                f"no tokenizer in {folder!r}; expected tokenizer.json there ({error})"
+            ) from None
+        self.tokenizer = loaded.backend_tokenizer
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_length=length)
+        self.length = length
+
+    def __call__(self, text: str) -> Tensor:
+        return _padded(self.tokenizer.encode(text).ids, self.length)
+
+
+class ByteTokenizer:
+    """UTF-8 bytes, for a tower that has its own tokenizer inside."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, text: str) -> Tensor:
+        return _padded(list(text.encode())[: self.length], self.length)
+
+
+class WordTokenizer:
+    """Numbers of lower-case words; unknown words map to the number after the last word."""
+
+    def __init__(self, words: tuple[str, ...], length: int) -> None:
+        self.number = {word: number for number, word in enumerate(words)}
+        self.length = length
+
+    def __call__(self, text: str) -> Tensor:
+        unknown = len(self.number)
+        return _padded(
+            [self.number.get(word, unknown) for word in words_of(text)][: self.length], self.length
+        )
+
+
+def _padded(ids: list[int], length: int) -> Tensor:
+    padded = torch.full((length,), -1, dtype=torch.int64)
+    padded[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return padded

@@ -17,7 +17,7 @@ from mmvicreg import distributed
 from mmvicreg.branches import head
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError, UnknownNameError, show_messages_alone
-from mmvicreg.evaluation.embed import embed
+from mmvicreg.evaluation.embed import embed_samples
 from mmvicreg.files import write_json, write_text
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs import checkpoint
@@ -145,7 +145,7 @@ def encode(
         reader = modality.reader()
         readers[name] = AugmentedReader(reader, draws, config.seed) if draws else reader
     folder = Path(config.feature_cache or Path(config.out) / "features")
-    store = embed(
+    store = embed_samples(
         towers.model,
         index,
         readers,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import mmvicreg as mm
 from mmvicreg.branches.head import LinearHead, build, describe
 from mmvicreg.errors import InvalidValueError, UnknownNameError
-from mmvicreg.evaluation.score import score_splits
+from mmvicreg.evaluation.evaluate import score_splits
 from mmvicreg.solvers.pairing import PairedRows, count_moments
 from mmvicreg.solvers.solve import RESULT
 

@@ -34,10 +34,10 @@ import toy
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-import mmvicreg.training.train
+import mmvicreg.training.loop
 from mmvicreg.runs.checkpoint import complete_checkpoints
 from mmvicreg.runs.run import read_log
-from mmvicreg.training.monitoring.throughput import STALLED
+from mmvicreg.training.monitoring.watchdog import STALLED
 
 MODES = ("kill one", "kill all", "terminate all")
 TIMES = {"samples_per_second", "data_wait", "memory_gb"}

@@ -119,11 +119,11 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
     from mmvicreg.stream.stream import Batch
     from mmvicreg.training.accelerator import make_accelerator
+    from mmvicreg.training.loop import Loop
     from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
     from mmvicreg.training.optimizer import make_optimizer, parameter_groups
-    from mmvicreg.training.setup import Training
+    from mmvicreg.training.state import Training
     from mmvicreg.training.step import Step
-    from mmvicreg.training.train import Loop
 
     parts = copy.deepcopy(clip)
     visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(
@@ -137,7 +137,16 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     accelerator = make_accelerator(config)
     groups = parameter_groups(inner.model, goal, config.optimizer)
     plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
-    absent = ("parts", "index", "average", "momentum", "probe", "journal", "keeper", "tally")
+    absent = (
+        "parts",
+        "index",
+        "average",
+        "momentum",
+        "validation",
+        "logger",
+        "checkpoint_writer",
+        "sample_counts",
+    )
     fields: Any = dict.fromkeys(absent)
     training = Training(
         config=config,

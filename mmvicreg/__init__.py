@@ -43,7 +43,7 @@ _HOME = {
     "train": "mmvicreg.training.train",
     "NonFiniteLossError": "mmvicreg.training.monitoring.guards",
     "CollapseError": "mmvicreg.training.monitoring.guards",
-    "Preempted": "mmvicreg.training.preemption",
+    "Preempted": "mmvicreg.training.monitoring.preemption",
     "solve": "mmvicreg.solvers.solve",
     "solve_run": "mmvicreg.solvers.solve",
     "SolveConfig": "mmvicreg.solvers.config",

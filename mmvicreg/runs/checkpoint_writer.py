@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on, and says when one is due."""
+"""The asynchronous checkpoint writer: a thread writes checkpoints while training goes on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from mmvicreg.runs.checkpoint import Snapshot, remove_old, write
 
 
 class CheckpointWriter:
-    """One checkpoint is written at a time, in a thread; a second one waits for it. One process has a keeper.
+    """Writes one checkpoint at a time in a thread; the next one waits for it. Only the main process has a writer.
 
-    A checkpoint that cannot be written (disk full) leaves those before it in place and the run going; the
-    error is kept for :meth:`problem`, and :meth:`close` raises it if it was the last one.
+    A checkpoint that cannot be written (full disk) leaves the earlier ones in place and the run going; the error is
+    kept for :meth:`problem`, and :meth:`close` raises it if it was the last checkpoint.
     """
 
     def __init__(self, folder: Path, *, keep: int, every: int, minutes: float) -> None:
+        """Checkpoints go to ``folder``, the newest ``keep`` are kept; due ``every`` steps and, above 0, ``minutes``."""
         self.folder, self.keep, self.every, self.minutes = folder, keep, every, minutes
         self.failed: OSError | None = None
-        self._told = True
+        self._reported = True
         self._last = time.monotonic()  # a wall clock may jump
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mmvicreg-checkpoint")
         self._writing: Future[None] | None = None
@@ -31,7 +32,7 @@ class CheckpointWriter:
         return step % self.every == 0 or late
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write it in the background."""
+        """Write ``snapshot`` in the background."""
         self.wait()
         self._last = time.monotonic()
         self._writing = self._pool.submit(self._write, snapshot)
@@ -43,29 +44,29 @@ class CheckpointWriter:
             self.failed = None
         except OSError as error:
             needed = sum(value.nbytes for each in snapshot.files.values() for value in each.values())
-            free = shutil.disk_usage(self.folder.parent).free  # the folder itself may not have been made
+            free = shutil.disk_usage(self.folder.parent).free  # the folder itself may not exist yet
             self.failed = OSError(
                 f"checkpoint of step {snapshot.position.step} was not written: {error}; it takes "
-                f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free at {self.folder}. Make room: "
-                "the checkpoints before it are whole, and the next one is tried when due"
+                f"{needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free at {self.folder}. Free some space: "
+                "the earlier checkpoints are whole, and the next one is tried when it is due"
             )
-            self._told = False
+            self._reported = False
 
     def problem(self) -> str:
-        """What went wrong since the last call; empty where nothing did."""
-        if self._told or self.failed is None:
+        """What went wrong since the last call; empty if nothing did."""
+        if self._reported or self.failed is None:
             return ""
-        self._told = True
+        self._reported = True
         return str(self.failed)
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def close(self) -> None:
-        """Wait, and raise OSError where the last checkpoint could not be written."""
+        """Wait, and raise OSError if the last checkpoint could not be written."""
         self.wait()
         self._pool.shutdown()
         if self.failed is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
-
 import importlib
 import importlib.util
 import sys
@@ -11,36 +9,14 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import modalities_of
-from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ValidationConfig, StreamConfig
+from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
-
-
-class RunConfig(Protocol):
-    """What every configuration says of its run directory, whether the run is trained or solved."""
-
-    @property
-    def out(self) -> str:
-        """The run directory."""
-        ...
-
-    @property
-    def resume(self) -> Literal["auto", "never", "restart"]:
-        """If the run directory holds a run: continue it, refuse, or move it aside and start again."""
-        ...
-
-    @property
-    def allow_change(self) -> tuple[str, ...]:
-        """Fields that may differ from those of the run that is continued."""
-        ...
-
-    def views(self) -> dict[str, str]:
-        """Each view's modality."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +101,7 @@ RESUMABLE = frozenset(
     "out threads log_every checkpoint_every checkpoint_minutes keep_checkpoints best_metric resume allow_change cpu "
     "validation trackers peak_tflops stream.workers stream.wait_warning stream.shard_cache "
     "stream.shard_cache_gigabytes stream.max_rejected_fraction "
-    "guard.stall_warning guard.stall_stop guard.process_group_timeout guard.compare_every".split()
+    "guard.absent_after guard.stall_warning guard.stall_stop guard.process_group_timeout guard.compare_every".split()
 )
 """Fields that may differ when a run is continued: they change neither the data nor the mathematics."""
 
@@ -191,7 +167,9 @@ def _checked(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
     for name, value in plain.items():
         if get_origin(hints.get(name)) is Literal and value not in get_args(hints[name]):
-            raise InvalidValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
+            raise InvalidValueError(
+                f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}"
+            )
     return plain
 
 

@@ -92,6 +92,8 @@ class GuardConfig:
     no alarm, since objectives without SIGReg do not ask for a normal distribution"""
     min_margin: float = 0.01
     """alarm below this: mean cosine of matched rows minus that of shuffled rows (a high rank is not alignment)"""
+    absent_after: int = 1000
+    """samples after which a view that none of them had stops the run; 0 for no check"""
     stall_warning: float = 300.0
     """seconds without a step after which the stall watchdog reports what is being waited for; 0 for no report"""
     stall_stop: float = 1800.0

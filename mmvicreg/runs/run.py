@@ -1,8 +1,8 @@
-"""A run directory describes itself: configuration, environment, log, checkpoints; and the model from it.
+"""A run read back from its directory: its configuration, its log, and the model with the weights of a checkpoint.
 
-config.json        the configuration, with the import path of every modality's class, and the views
+config.json        the configuration with the class of every modality, the views, readers and objective
 environment.json   versions, revision, command, machine
-log.jsonl          one line of numbers every few steps
+log.jsonl          one line of metrics every few steps
 events.jsonl       in words: alarms, skipped steps, checkpoints that could not be written
 heads.json         of a solved run, or one that started from it: which heads its projectors are
 checkpoints/       see mmvicreg.runs.checkpoint
@@ -10,27 +10,19 @@ checkpoints/       see mmvicreg.runs.checkpoint
 
 from __future__ import annotations
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
-
 import json
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from mmvicreg.runs import checkpoint
-from mmvicreg.files import write_json, write_text
-from mmvicreg.runs.config import RunConfig, TrainConfig, differences, from_json, import_recipe, to_json
-from mmvicreg.modalities.modality import Modality
 from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
+from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.modalities.modality import Modality
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.objectives.predictors import read as read_predictors
+from mmvicreg.runs import checkpoint
+from mmvicreg.runs.config import from_json, import_recipe
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -50,7 +42,7 @@ class Run:
     step: int
     """the step the weights are from"""
     predictors: Predictors = field(default_factory=dict)
-    """what the objective learned to predict, by (from branch, to branch)"""
+    """the predictors that the objective trained, by (from branch, to branch)"""
 
 
 def load(
@@ -168,109 +160,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def open_run(config: RunConfig, *, saved: dict[str, Any] | None = None) -> Path:
-    """The run directory of ``config``: new, or one that may be continued. ``saved`` is what config.json holds, where
-    that is more than ``config`` itself.
-
-    Raises ValueError naming every field that differs from the run found there, if that has a checkpoint.
-    """
-    folder = Path(config.out)
-    content = saved or _content(config)
-    if (folder / CONFIG).is_file():
-        if config.resume == "restart":
-            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
-        elif config.resume == "never":
-            raise InvalidValueError(f"{folder} holds a run; choose another --out, or --resume auto to continue it")
-        elif any((folder / CHECKPOINTS).glob("step-*")):  # without one there is nothing to continue
-            _refuse_other(folder, content["config"], config.allow_change)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, content)
-    write_json(folder / "environment.json", environment())
-    return folder
-
-
-def write_config(config: TrainConfig) -> None:
-    """config.json of the run directory."""
-    write_json(Path(config.out) / CONFIG, _content(config))
-
-
-def _content(config: RunConfig) -> dict[str, Any]:
-    return {"config": to_json(config), "views": config.views()}
-
-
-def _refuse_other(folder: Path, given: dict[str, Any], allowed: tuple[str, ...]) -> None:
-    found = differences(read_config(folder)["config"], given, allowed=allowed)
-    if found:
-        listed = "\n  ".join(found)
-        raise InvalidValueError(
-            f"{folder} holds a run of another configuration (saved -> given):\n  {listed}\n"
-            "choose another --out, set these fields back to continue it, --allow-change FIELD to continue all the "
-            "same, or --resume restart to move it aside"
-        )
-
-
-def environment() -> dict[str, Any]:
-    """What one needs to know of where a run was made."""
-    import torch
-
-    packages = (
-        "torch",
-        "torchvision",
-        "timm",
-        "transformers",
-        "open_clip_torch",
-        "accelerate",
-        "numpy",
-        "mmvicreg",
-    )
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
-        "git": _revision(),
-        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
-        "cpus": os.cpu_count(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def cut_log(folder: Path, step: int) -> None:
-    """Drop log lines of steps after ``step``: a continued run writes them again."""
-    file = folder / LOG
-    if not file.is_file():
-        return
-    kept = [line for line in file.read_text().splitlines() if _step(line) <= step]
-    write_text(file, "".join(line + "\n" for line in kept))
-
-
-def _step(line: str) -> float:
+def line_step(line: str) -> float:
+    """The step of a line of the log; infinity for a line that was cut short."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut by a kill
+        return float("inf")  # cut short by a kill
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Every line of the log."""
+    """Every whole line of the log."""
     file = folder / LOG
     if not file.is_file():
         raise MissingFileError(f"{folder}: no {LOG}; has the run taken a step?")
-    return [json.loads(line) for line in file.read_text().splitlines() if _step(line) < float("inf")]
+    return [json.loads(line) for line in file.read_text().splitlines() if line_step(line) < float("inf")]

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from mmvicreg.evaluation.embed import embed_samples
 from mmvicreg.files import write_json, write_text
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs import checkpoint
-from mmvicreg.runs.config import to_json
-from mmvicreg.runs.run import CHECKPOINTS, LOG, Run, open_run, rebuild
+from mmvicreg.runs.config import differences, to_json
+from mmvicreg.runs.directory import environment
+from mmvicreg.runs.run import CHECKPOINTS, CONFIG, LOG, Run, read_config, rebuild
+from mmvicreg.runs.tensors import tensors_of
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.solvers.config import SolveConfig
 from mmvicreg.solvers.pairing import PairedRows
@@ -78,7 +81,7 @@ def solve_towers(config: SolveConfig, towers: Towers) -> Run:
     done = distributed.broadcast_object(_is_finished(config))
     saved = _saved_config(config, towers.modalities)
     if distributed.rank() == 0:
-        open_run(config, saved=saved)
+        open_folder(config, saved)
     distributed.barrier()
     if done:
         return load_solved(folder, saved, towers.modalities)
@@ -98,6 +101,38 @@ def solve_towers(config: SolveConfig, towers: Towers) -> Run:
         write_run(folder, model, chosen, consumed=consumed, seconds=seconds)
     distributed.barrier()
     return load_solved(folder, saved, towers.modalities)
+
+
+def open_folder(config: SolveConfig, saved: dict[str, Any]) -> None:
+    """Make the run directory, or check that its run was solved with the same configuration. Raises ValueError where it
+    holds something else."""
+    folder = Path(config.out)
+    if (folder / CONFIG).is_file():
+        if config.resume == "restart":
+            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
+        elif config.resume == "never":
+            raise InvalidValueError(
+                f"{folder} holds a run; choose another --out, or --resume auto to continue it"
+            )
+        else:
+            _refuse_other(
+                folder,
+                differences(read_config(folder)["config"], saved["config"], allowed=config.allow_change),
+            )
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, saved)
+    write_json(folder / "environment.json", environment())
+
+
+def _refuse_other(folder: Path, found: list[str]) -> None:
+    if found:
+        listed = "\n  ".join(found)
+        raise InvalidValueError(
+            f"{folder} holds a run of another configuration (saved -> given):\n  {listed}\n"
+            "choose another --out, set these fields back, or --resume restart to move it aside"
+        )
 
 
 def load_solved(folder: Path, saved: dict[str, Any], modalities: Mapping[str, Modality]) -> Run:
@@ -172,7 +207,14 @@ def with_heads(towers: Towers, solution: Solution, features: Mapping[str, nn.Seq
 def _saved_config(config: SolveConfig, modalities: Mapping[str, Modality]) -> dict[str, Any]:
     """config.json: the configuration and the modalities, whose own projector is left out: the head replaces it."""
     plain = {name: to_json(_without_projector(modality)) for name, modality in modalities.items()}
-    return {"config": {**to_json(config), **plain}, "views": {name: name for name in modalities}}
+    views = {name: name for name in modalities}
+    return {
+        "config": {**to_json(config), **plain},
+        "views": views,
+        "readers": views,
+        "objective": {},
+        "sources": {},
+    }
 
 
 def _without_projector(modality: Any) -> Modality:
@@ -208,7 +250,7 @@ def write_run(
             **seconds,
         },
     )
-    tensors = {f"model.{name}": value for name, value in checkpoint.tensors_of(model).items()}
+    tensors = {f"model.{name}": value for name, value in tensors_of(model).items()}
     position = checkpoint.Position(
         step=1,
         consumed=len(consumed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -77,6 +78,15 @@ class SampleCounts:
         result = self._before.plus(since)
         self.summed = replace(result, shards=result.worst(KINDS))
         return self.summed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums last made, as JSON values."""
+        return self.summed.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the sums of earlier starts."""
+        self._before = self.summed = Counts(**state)
+        self.follow(Counts())
 
     def check(self) -> None:
         """Raise TooManyRejectedError, on every process, where the sums last made are above the budget."""

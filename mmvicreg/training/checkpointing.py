@@ -1,4 +1,4 @@
-"""Writing where a run stands, and going on from there: after a kill, on other processes, or one step back."""
+"""Save, resume and roll back a training run: every stateful part of it, over any number of processes."""
 
 from __future__ import annotations
 
@@ -7,94 +7,73 @@ from pathlib import Path
 
 from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.plan.plan import Cursor
-from mmvicreg.runs.run import CHECKPOINTS, CONFIG, checkpoint, cut_log, read_config
-from mmvicreg.stream.ledger import Counts
-from mmvicreg.stream.sample_counts import SampleCounts
-from mmvicreg.training.setup import Training
+from mmvicreg.plan.plan import Cursor, Plan
+from mmvicreg.runs import checkpoint
+from mmvicreg.runs.config import TrainConfig
+from mmvicreg.runs.directory import cut_log
+from mmvicreg.runs.run import CHECKPOINTS
+from mmvicreg.shards.index import ShardIndex
+from mmvicreg.training.state import Training
 
 
-def snapshot(
-    training: Training, counts: Counts, *, score: float | None, seconds: float
-) -> checkpoint.Snapshot:
-    """Everything of the current step on the host; every process calls this."""
-    files = {
-        checkpoint.WEIGHTS: checkpoint.tensors_of(training.inner),
-        checkpoint.OPTIMIZER: checkpoint.optimizer_tensors(training.optimizer),
-    }
-    for name, kept in ((checkpoint.AVERAGE, training.average), (checkpoint.MOMENTUM, training.momentum)):
-        if kept is not None:
-            tensors = checkpoint.tensors_of(kept.model)
-            files[name] = {f"model.{key}": value for key, value in tensors.items()}
-    scaler = training.accelerator.scaler
-    if scaler is not None:
-        files[checkpoint.SCALER] = checkpoint.scaler_tensors(scaler)
+def snapshot(training: Training, *, score: float | None, seconds: float) -> checkpoint.Snapshot:
+    """Copy the state of every part to the host; every process calls this."""
     position = checkpoint.Position(
         step=training.step,
         consumed=training.consumed,
         processes=training.accelerator.num_processes,
         plan=training.plan.fingerprint(),
         data=training.index.fingerprint,
-        learning_rate_scale=training.learning_rate_scale,
-        rollbacks=training.rollbacks,
         score=score,
         seconds=seconds,
-        counts=counts.state(),
+        parts={name: part.state_dict() for name, part in training.json_parts().items()},
     )
+    files = {name: part.state_dict() for name, part in training.tensor_parts().items()}
     return checkpoint.Snapshot(position, files)
 
 
 def save(training: Training, *, score: float | None, started: float) -> None:
     """Begin to write a checkpoint of the current step; every process calls this. ``started``: monotonic time."""
-    counts = training.tally.sum()
-    # Processes that share the weights all take part in the copy; otherwise the main one has it all.
-    if training.keeper is None and training.config.parallel == "ddp":
+    training.sample_counts.sum()
+    writer = training.checkpoint_writer
+    # Processes that hold parts of the weights all take part in the copy; otherwise the main one has them all.
+    if writer is None and training.config.parallel == "ddp":
         return
-    taken = snapshot(training, counts, score=score, seconds=training.seconds + time.monotonic() - started)
-    if training.keeper is not None:
-        training.keeper.save(taken)
+    taken = snapshot(training, score=score, seconds=training.seconds + time.monotonic() - started)
+    if writer is not None:
+        writer.save(taken)
 
 
-def saved_batch_size(folder: Path) -> int | None:
-    """What "auto" was resolved to in a run that is continued; None where there is no run."""
-    if not (folder / CONFIG).is_file():
-        return None
-    found = read_config(folder)["config"].get("batch_size")
-    return found if isinstance(found, int) else None
-
-
-def resume(training: Training) -> bool:
-    """Continue from the newest checkpoint that is whole; True where there is one. Every process calls this."""
+def resume(training: Training) -> None:
+    """Continue from the newest whole checkpoint, if there is one. Every process calls this."""
     path = _newest(training)
     if path is not None:
         restore(training, path)
     if training.accelerator.is_main_process:
         cut_log(training.folder, training.step)  # without a checkpoint too: a run killed early has lines
-    return path is not None
 
 
 def roll_back(training: Training, reason: str) -> bool:
-    """Put the newest whole checkpoint back and lower the learning rate; False where there is none."""
-    if training.keeper is not None:
-        training.keeper.wait()
+    """Restore the newest whole checkpoint with a lower learning rate; False if there is none."""
+    if training.checkpoint_writer is not None:
+        training.checkpoint_writer.wait()
     distributed.barrier()
     path = _newest(training)
     if path is None:
         return False
-    lower, times = (
-        training.learning_rate_scale * training.config.guard.rollback_factor,
-        training.rollbacks + 1,
-    )
-    failed = training.step
+    guard, failed = training.config.guard, training.step
+    rollbacks = training.rollbacks.next(guard.rollback_factor)
     restore(training, path)
-    training.learning_rate_scale, training.rollbacks = lower, times
+    training.rollbacks = rollbacks
+    training.alarms.clear()
+    training.skipped.consecutive = 0
     if training.accelerator.is_main_process:
         cut_log(training.folder, training.step)
-    training.journal.event(
+    training.logger.event(
         failed,
         "rollback",
-        f"{reason}. Back to step {training.step}, learning rates times {lower:g} from here "
-        f"({times} of {training.config.guard.max_rollbacks} times)",
+        f"{reason}. Back to step {training.step}, learning rates times {rollbacks.learning_rate_scale:g} from here "
+        f"({rollbacks.count} of {guard.max_rollbacks} times)",
     )
     return True
 
@@ -107,36 +86,32 @@ def _newest(training: Training) -> Path | None:
         checkpoint.set_aside(folder, found[0])
     path, wrong = distributed.broadcast_object(found)
     for message in wrong:
-        training.journal.event(training.step, "checkpoint", f"{message}; the one before it is used")
+        training.logger.event(training.step, "checkpoint", f"{message}; the one before it is used")
     return path
 
 
+def check_data(position: checkpoint.Position, config: TrainConfig, plan: Plan, index: ShardIndex) -> None:
+    """Raise ValueError if the checkpoint at ``position`` was written by a run on other data."""
+    if position.plan != plan.fingerprint():
+        raise InvalidValueError(
+            f"{config.out} was trained on other data: its order is {position.plan}, that of {config.train!r} is "
+            f"{plan.fingerprint()}; choose another --out, or restore the shards"
+        )
+    if position.data not in ("", index.fingerprint):
+        raise InvalidValueError(
+            f"the shards of {config.train!r} are not those {config.out} was trained on: their fingerprint was "
+            f"{position.data}, it is {index.fingerprint}; restore them, or choose another --out"
+        )
+
+
 def restore(training: Training, path: Path) -> None:
-    """Put a checkpoint back. Raises ValueError where it is of other data or does not fit."""
+    """Load every part from a checkpoint. Raises ValueError if it is of other data or does not fit."""
     position = checkpoint.read_position(path)
-    if position.plan != training.plan.fingerprint():
-        raise InvalidValueError(
-            f"{training.folder} was trained on other data: its order is {position.plan}, that of "
-            f"{training.config.train!r} is {training.plan.fingerprint()}; choose another --out, or restore the shards"
-        )
-    if position.data not in ("", training.index.fingerprint):
-        raise InvalidValueError(
-            f"the shards of {training.config.train!r} are not those {training.folder} was trained on: their "
-            f"fingerprint was {position.data}, it is {training.index.fingerprint}; "
-            "restore them, or choose another --out"
-        )
-    weights = checkpoint.read_tensors(path, checkpoint.WEIGHTS)
-    checkpoint.fill(training.inner, weights, source=path / checkpoint.WEIGHTS)
-    checkpoint.fill_optimizer(training.optimizer, checkpoint.read_tensors(path, checkpoint.OPTIMIZER))
-    for name, kept in ((checkpoint.AVERAGE, training.average), (checkpoint.MOMENTUM, training.momentum)):
-        if kept is not None:
-            checkpoint.read_model(path, kept.model, file=name)
-    scaler = training.accelerator.scaler
-    if scaler is not None:
-        checkpoint.fill_scaler(scaler, checkpoint.read_tensors(path, checkpoint.SCALER))
+    check_data(position, training.config, training.plan, training.index)
+    for name, part in training.tensor_parts().items():
+        part.load_state_dict(checkpoint.read_tensors(path, name), source=path / name)
     training.continue_at(Cursor(position.step, position.consumed))
-    training.learning_rate_scale, training.rollbacks = position.learning_rate_scale, position.rollbacks
-    training.seconds, training.skipped = position.seconds, 0
-    training.tally = SampleCounts(
-        Counts(**position.counts), training.tally.budget, device=training.accelerator.device
-    )
+    for key, state in training.json_parts().items():
+        if key in position.parts:
+            state.load_state_dict(position.parts[key])
+    training.seconds = position.seconds

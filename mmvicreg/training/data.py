@@ -1,39 +1,48 @@
-"""What a run reads: its data sets as one index, the order over them, and what became of every sample."""
+"""What a run reads: its data sets as one index, the order over them, and what happened to every sample."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmvicreg.errors import InvalidValueError
+import numpy as np
+
+from mmvicreg.errors import InvalidValueError, UserError
 from mmvicreg.files import write_json
-from mmvicreg.modalities.modality import modalities_of
+from mmvicreg.modalities.modality import Modality
 from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.remote_cache import ShardCache
+from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.ledger import KINDS, Counts, coverage
+from mmvicreg.stream.reader import Reader
 
 SUMMARY = "data.json"
+EXAMPLES = 20
+"""samples that are read to say which members and fields the data have"""
 
 
-def spool_of(config: TrainConfig) -> ShardCache:
-    """Where remote shards are kept on this machine."""
+class AbsentViewError(UserError, RuntimeError):
+    """No sample so far had a view; the message names the members and fields that the samples have."""
+
+
+def shard_cache_of(config: TrainConfig) -> ShardCache:
+    """Where this machine keeps copies of remote shards."""
     limit = int(config.stream.shard_cache_gigabytes * 1e9)
-    return (
-        ShardCache(config.stream.shard_cache, limit=limit)
-        if config.stream.shard_cache
-        else ShardCache(limit=limit)
-    )
+    folder = config.stream.shard_cache
+    return ShardCache(str(Path(folder).expanduser()), limit=limit) if folder else ShardCache(limit=limit)
 
 
-def open_parts(config: TrainConfig) -> tuple[Part, ...]:
-    """The data sets of ``train``: one, or with ``stream.weights`` one a weight, separated by ``::``; and the samples
-    of them that ``stream.minimum_fraction`` wants more of.
+def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple[Part, ...]:
+    """The data sets of ``train``: one, or with ``stream.weights`` one for each weight, separated by ``::``; and the
+    samples that ``stream.minimum_fraction`` asks to be drawn more often.
 
-    Raises ValueError where their numbers differ or shares cannot be had, and what
+    Raises ValueError if their numbers differ or the fractions are impossible, and what
     :func:`mmvicreg.shards.index.open_index` raises.
     """
     weights = config.stream.weights or (1.0,)
@@ -43,13 +52,12 @@ def open_parts(config: TrainConfig) -> tuple[Part, ...]:
             f"stream.weights has {len(weights)} numbers, train names {len(patterns)} data sets ({config.train!r}); "
             "separate data sets with '::' and give each a weight"
         )
-    options: dict[str, Any] = {"exclude": config.stream.exclude or None, "spool": spool_of(config)}
+    options: dict[str, Any] = {"exclude": config.stream.exclude or None, "spool": shard_cache_of(config)}
     parts = tuple(
         Part(open_index(pattern, **options), weight)
         for pattern, weight in zip(patterns, weights, strict=True)
     )
     wanted = config.stream.minimum_fraction
-    modalities = modalities_of(config)
     unknown = sorted(set(wanted) - set(modalities))
     if unknown:
         raise InvalidValueError(
@@ -67,7 +75,7 @@ def whole(parts: tuple[Part, ...]) -> ShardIndex:
 def make_plan(
     parts: tuple[Part, ...], config: TrainConfig, batch_size: int, start: Cursor | None = None
 ) -> Plan:
-    """The order of the run, from ``start`` on."""
+    """The order of the samples of the run, from ``start`` on."""
     begin = Cursor() if start is None else start
     if len(parts) > 1:
         return Mixture(parts, seed=config.seed, global_batch=batch_size, order=config.order, start=begin)
@@ -75,8 +83,41 @@ def make_plan(
     return Plan(counts, seed=config.seed, global_batch=batch_size, order=config.order, start=begin)
 
 
+def check_presence(
+    counts: Counts, readers: Mapping[str, Reader], index: ShardIndex, *, cache: ShardCache
+) -> None:
+    """Raise AbsentViewError if a view was absent from every sample that ``counts`` is about. ``cache``: of remote
+    shards."""
+    absent = sorted(view for view in readers if counts.seen and counts.missing.get(view, 0) == counts.seen)
+    if not absent:
+        return
+    wanted = {view: ", ".join(readers[view].members) or "stored representations" for view in absent}
+    raise AbsentViewError(
+        f"{counts.seen:,} samples were read and none of them has the view {', '.join(absent)} ("
+        + "; ".join(f"{view} reads {members}" for view, members in wanted.items())
+        + f"). The samples have {describe_members(index, cache)}; correct the member or field that its modality "
+        "reads, or raise --guard.absent-after if the view is that rare"
+    )
+
+
+def describe_members(index: ShardIndex, cache: ShardCache) -> str:
+    """The members of the first samples of ``index``, and the fields of their JSON."""
+    members, names = sorted(index.suffixes), set()
+    fetch = Fetcher(index, spool=cache)
+    for number in np.linspace(0, len(index) - 1, min(EXAMPLES, len(index))).astype(int).tolist():
+        sample = fetch(*index.place(number), tuple(name for name in members if name.endswith("json")))
+        for content in sample.members.values():
+            try:
+                value = json.loads(content)
+            except (ValueError, RecursionError):
+                continue
+            names |= set(value) if isinstance(value, dict) else set()
+    fields = ", ".join(sorted(map(str, names))[:20])
+    return f"the members {', '.join(members[:20])}" + (f" and the JSON fields {fields}" if fields else "")
+
+
 def account(plan: Plan, step: int, counts: Counts) -> dict[str, Any]:
-    """What became of the samples: ``counts`` of all processes, and what the plan says of the data set.
+    """What happened to the samples: ``counts`` of all processes, and the coverage of the data set by the plan.
 
     ``seen``, ``unique``, ``duplicate``, ``never_seen`` (samples), ``epochs``; ``recovered``, ``rejected`` by
     reason, ``missing`` by view, ``substituted`` (inputs).
@@ -87,10 +128,8 @@ def account(plan: Plan, step: int, counts: Counts) -> dict[str, Any]:
 
 
 def write_summary(folder: Path, plan: Plan, step: int, *, counts: Counts) -> str:
-    """``data.json``: what became of the samples, and the shards with the most rejections; the same in a line.
-
-    The ledger beside it names every sample.
-    """
+    """Write ``data.json``: what happened to the samples, and the shards with the most rejections. Returns a line
+    that says the same. The ledger in the run directory names every rejected sample."""
     accounted = account(plan, step, counts)
     write_json(folder / SUMMARY, {**accounted, "worst_shards": counts.worst(KINDS)})
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in accounted["rejected"].items())

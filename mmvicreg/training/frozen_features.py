@@ -1,6 +1,6 @@
 """Representations of a frozen encoder, computed once and read at every step.
 
-A frozen tower gives the same representation for the same reading of a sample. ``draws`` training readings
+A frozen encoder gives the same representation for the same augmented view of a sample. ``draws`` augmented views
 (crops, captions) of every sample are encoded once into a memory-mapped file; a step then draws one of them.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,9 @@ from mmvicreg.stream.fetch import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 BATCH = 64
-"""Readings encoded together (chosen; the result does not depend on it)."""
+"""augmented views encoded together (chosen; the result does not depend on it)"""
+Views = tuple[list[tuple[int, int]], list[Tensor | None]]
+"""the (sample, draw) of each augmented view of a batch, and its value; None for absent ones"""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ def precompute(
     folder: Path,
     device: torch.device,
     threads: int,
-    progress: Any,
+    progress: Callable[[int], None],
 ) -> FeatureReader:
-    """Encode ``draws`` readings of every sample of ``index`` into ``folder``, or find them there.
+    """Encode ``draws`` augmented views of every sample of ``index`` into ``folder``, or find them there.
 
-    Each process encodes a contiguous range of samples. ``progress`` is called with the number of samples done.
+    Each process encodes a contiguous range of samples; every process calls this. ``progress`` is called with the
+    number of augmented views done.
     """
     identity = json.dumps([to_json(modality), index.fingerprint, draws, seed], sort_keys=True)
     home = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -98,30 +101,39 @@ def precompute(
         if distributed.rank() == 0:
             _allocate(home, samples=len(index), draws=draws, width=width)
         distributed.barrier()
-        features = np.load(home / "features.npy", mmap_mode="r+", allow_pickle=False)
-        present = np.load(home / "present.npy", mmap_mode="r+", allow_pickle=False)
         rank, world = distributed.rank(), distributed.world_size()
-        low, high = rank * len(index) // world, (rank + 1) * len(index) // world
-        readings = _readings(
-            modality.reader(), index, range(low, high), draws=draws, seed=seed, threads=threads
-        )
-        for numbers, values in readings:
-            rows = [row for row, value in enumerate(values) if value is not None]
-            if rows:
-                x = torch.stack([values[row] for row in rows if values[row] is not None]).to(device)  # type: ignore[misc]
-                with torch.no_grad():
-                    h = branch.represent(x).float().cpu().numpy()
-                for row, vector in zip(rows, h, strict=True):
-                    features[numbers[row]] = vector
-                    present[numbers[row]] = True
-            progress(len(numbers))
-        features.flush()
-        present.flush()
+        own = range(rank * len(index) // world, (rank + 1) * len(index) // world)
+        views = _augmented_views(modality.reader(), index, own, draws=draws, seed=seed, threads=threads)
+        _encode(branch, views, home, device=device, progress=progress)
         distributed.barrier()
         if distributed.rank() == 0:
             done.write_text(identity)
         distributed.barrier()
     return FeatureReader(str(home), width)
+
+
+@torch.no_grad()
+def _encode(
+    branch: Branch,
+    views: Iterator[Views],
+    home: Path,
+    *,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> None:
+    """Write the representations of ``views`` to their places in the files of ``home``."""
+    features = np.load(home / "features.npy", mmap_mode="r+", allow_pickle=False)
+    present = np.load(home / "present.npy", mmap_mode="r+", allow_pickle=False)
+    for places, values in views:
+        found = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
+        if found:
+            x = torch.stack([value for _, value in found]).to(device)
+            for (place, _), vector in zip(found, branch.represent(x).float().cpu().numpy(), strict=True):
+                features[place] = vector
+                present[place] = True
+        progress(len(places))
+    features.flush()
+    present.flush()
 
 
 def _width(branch: Branch, reader: Reader, device: torch.device) -> int:
@@ -136,10 +148,10 @@ def _allocate(home: Path, *, samples: int, draws: int, width: int) -> None:
     create(home / "present.npy", mode="w+", dtype=bool, shape=(samples, draws)).flush()
 
 
-def _readings(
+def _augmented_views(
     reader: Reader, index: ShardIndex, numbers: range, *, draws: int, seed: int, threads: int
-) -> Iterator[tuple[list[tuple[int, int]], list[Tensor | None]]]:
-    """Batches of ((sample, draw), value): the same readings on any number of processes and threads."""
+) -> Iterator[Views]:
+    """Batches of augmented views: the same on any number of processes and threads."""
     fetch = Fetcher(index)
 
     def read(place: tuple[int, int]) -> Tensor | None:
@@ -148,7 +160,7 @@ def _readings(
         try:
             item = reader.read(sample, generator(seed, draw, number, "features"))
         except BadSampleError:
-            return None  # absent from then on, as a sample without this modality is
+            return None  # absent, like a sample without this modality
         return None if item is None else item.value
 
     places = [(number, draw) for number in numbers for draw in range(draws)]

@@ -1,10 +1,10 @@
-"""Parameter groups of branches, the optimizers, and the norm of each branch's gradient."""
+"""The optimizer: parameter groups of the branches, AdamW or LARS, gradient norms, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,31 +12,34 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmvicreg.branches.model import Branch, Model
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.runs.options import OptimizerConfig
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|resblocks|stages|h)\.?(\d+)\.")
 STEM = re.compile(r"embed|stem|patch|conv1|bn1|cls_token|positional|^1\.norm_pre|ln_pre")
+COOLDOWN = 0.2
+"""fraction of the run over which a trapezoid falls (chosen)"""
 
 
 def parameter_groups(
     model: Model, objective: nn.Module, config: OptimizerConfig, *, later: frozenset[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Groups by branch, and for what the objective learns, of one learning rate and decay each.
+    """Parameter groups by branch (and one for the objective), each with one learning rate and one weight decay.
 
-    ``peak`` is the group's learning rate at the end of warm-up; 1-D parameters and those that
-    ``config.no_decay`` matches have no decay. Parameters that need no gradient are left out, except those of
-    encoders in ``later``, which are freed during the run.
+    ``peak`` is the group's learning rate at the end of warm-up; 1-D parameters and those that ``config.no_decay``
+    matches have no decay. Parameters that need no gradient are left out, except those of the encoders in ``later``,
+    which are unfrozen during the run. Unlike timm's param_groups_layer_decay this also groups towers of transformers
+    and open_clip, which have no ``group_matcher``, and keeps the branches apart.
     """
     found: dict[tuple[str, float, bool, bool], list[tuple[str, nn.Parameter]]] = {}
-    for branch, name, parameter, share in _owned(model, objective, config.layer_decay):
+    for branch, name, parameter, fraction in _owned(model, objective, config.layer_decay):
         waits = branch in later and name.startswith(f"model.branches.{branch}.encoder.")
         if not (parameter.requires_grad or waits):
             continue
         decays = parameter.ndim > 1 and not any(re.search(each, name) for each in config.no_decay)
-        peak = _learning_rate(model, branch, config) * share
-        shared = isinstance(parameter, DTensor)  # fused kernels take whole tensors or shared ones, not both
-        found.setdefault((branch, peak, decays, shared), []).append((name, parameter))
+        peak = _learning_rate(model, branch, config) * fraction
+        divided = isinstance(parameter, DTensor)  # fused kernels take whole tensors or divided ones, not both
+        found.setdefault((branch, peak, decays, divided), []).append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in members],
@@ -62,7 +65,7 @@ def _learning_rate(model: Model, owner: str, config: OptimizerConfig) -> float:
 def _owned(
     model: Model, objective: nn.Module, layer_decay: float
 ) -> Iterator[tuple[str, str, nn.Parameter, float]]:
-    """(branch, name, parameter, share of the branch's learning rate) of every parameter."""
+    """(branch, name, parameter, fraction of the branch's learning rate) of every parameter."""
     for branch, module in model.branches.items():
         assert isinstance(module, Branch)
         names = [name for name, _ in module.encoder.named_parameters()]
@@ -78,7 +81,7 @@ def _owned(
 def layer_depths(names: list[str]) -> dict[str, int]:
     """Depth of each parameter of an encoder by its name: 0 for embeddings and stem, 1 for block 0, and so on.
 
-    What is neither block nor stem (final norms, poolers) counts with the last block.
+    Parameters of neither block nor stem (final norms, poolers) belong to the last block.
     """
     found = {name: BLOCK.search(name) for name in names}
     deepest = max((int(match[1]) + 1 for match in found.values() if match), default=0)
@@ -89,7 +92,7 @@ def layer_depths(names: list[str]) -> dict[str, int]:
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW with fused kernels, or LARS. Raises ValueError where nothing is trained."""
+    """AdamW with fused kernels, or LARS. Raises ValueError if there is nothing to train."""
     if not groups:
         raise InvalidValueError(
             "nothing to train: every branch is frozen and has no projector; widen a projector"
@@ -103,10 +106,11 @@ def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> tor
 
 
 class Lars(torch.optim.Optimizer):
-    """Layer-wise adaptive rates (You et al., arXiv 1708.03888) as VICReg uses them.
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) in the form of the VICReg paper.
 
     d = g + weight_decay p; d <- d trust |p| / |d| in groups that ``adapt`` (no 1-D parameters); m = momentum m
-    + d; p <- p - lr m. Meta's setting: momentum 0.9, trust 0.001, weight decay 1e-6.
+    + d; p <- p - lr m. VICReg's setting: momentum 0.9, trust 0.001, weight decay 1e-6. timm's Lars divides by
+    |g| + weight_decay |p| instead of |g + weight_decay p|: another update, so it does not replace this one.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class Lars(torch.optim.Optimizer):
 
 
 def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Norm of the gradient of each branch, fp32 () on the device; without a host sync."""
+    """Norm of the gradient of each branch: fp32 () on the device, without a host sync."""
     grads: dict[str, list[Tensor]] = {}
     for group in optimizer.param_groups:
         grads.setdefault(group["name"], []).extend(p.grad for p in group["params"] if p.grad is not None)
@@ -155,7 +159,7 @@ def _norm(grads: list[Tensor]) -> Tensor:
 
 
 def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Whole tensors and those shared out over the processes apart; the one or two lists that are not empty."""
+    """Whole tensors apart from those divided among the processes; the one or two lists that are not empty."""
     kinds: dict[bool, list[Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault(isinstance(tensor, DTensor), []).append(tensor)
@@ -163,15 +167,60 @@ def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def total_norm(norms: dict[str, Tensor]) -> Tensor:
-    """Norm of the whole gradient from those of its branches."""
+    """Norm of the whole gradient, () fp32, from those of its branches."""
     return torch.linalg.vector_norm(torch.stack(list(norms.values())))
 
 
 @torch.no_grad()
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: Tensor, largest: float) -> None:
-    """Scale the gradient, whose norm is ``norm``, down to ``largest``; 0 or infinity leaves it."""
+    """Scale the gradient, whose norm is ``norm``, down to ``largest``; 0 or infinity leaves it as it is."""
     if not largest or math.isinf(largest):
         return
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     for each in _by_kind(trained):
         torch.nn.utils.clip_grads_with_norm_(each, largest, norm)
+
+
+def learning_rate_factor(
+    done: float, *, warmup: float, total: float, config: OptimizerConfig, unit: float = 1.0
+) -> float:
+    """Learning rate as a fraction of its peak after ``done`` of ``total`` samples; ``unit`` is the samples of a step.
+
+    Linear to 1 over ``warmup``, then cosine (VICReg's and CLIP's), linear or constant to ``config.final_fraction``;
+    trapezoid is constant and falls linearly over the last fifth. SGDR (arXiv 1608.03983) for the cosine.
+    """
+    if done < warmup:
+        return min(1.0, (done + unit) / warmup)
+    progress = min(1.0, (done - warmup) / max(unit, total - warmup))
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "linear":
+        left = 1.0 - progress
+    elif config.schedule == "trapezoid":
+        left = min(1.0, (1.0 - progress) / COOLDOWN)
+    else:
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_fraction + (1 - config.final_fraction) * left
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of every group to its peak times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def freeze_until(model: Model, unfreeze_at: Mapping[str, int], step: int) -> bool:
+    """Freeze the encoders whose step is still to come and unfreeze the others; True if that changed any.
+
+    Raises KeyError for a branch that does not exist, ValueError for one that is frozen for the whole run.
+    """
+    changed = False
+    for name, when in unfreeze_at.items():
+        if name not in model.branches:
+            raise UnknownNameError(
+                f"unfreeze_at names branch {name!r}; the branches are {sorted(model.branches)}"
+            )
+        branch = model.branches[name]
+        assert isinstance(branch, Branch)
+        changed |= branch.freeze(step < when)
+    return changed

@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy
 from gloo_training import assert_close, plain, train, unplug
-from interruption import Interrupted, Interrupting
+from interruption import Interrupted, interrupt_at
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -106,7 +106,7 @@ def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) ->
     # and the other way round
     back = replace(divided, out=str(tmp_path / "back"))
     with pytest.raises(Interrupted):
-        mm.train(back, lambda config: Interrupting(toy.objective(config), 7, unplug))
+        mm.train(back, lambda config: interrupt_at(toy.objective(config), 7, unplug))
     assert pool(2).run(train, back) == [12, 12]
     assert_close(tmp_path / "one", tmp_path / "back")
 

@@ -41,7 +41,7 @@ def check(config: Any, objective: Any, *, tolerance: float) -> None:
     cut = replace(compiled, out=str(out / "cut"))
     with pytest.raises(interruption.Interrupted):
         mm.train(
-            cut, lambda config: interruption.Interrupting(objective(config), 7, interruption.pull_the_plug)
+            cut, lambda config: interruption.interrupt_at(objective(config), 7, interruption.pull_the_plug)
         )
     mm.train(cut, objective)
     interruption.assert_same(out / "compiled", out / "cut")

@@ -18,7 +18,7 @@ from webdataset import TarWriter
 import mmvicreg as mm
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.runs.config import import_recipe
-from mmvicreg.training.preflight import view_readers
+from mmvicreg.training.preflight import resolve
 
 ROOT = Path(__file__).parents[2]
 TOY = ("--batch-size", "32", "--epochs", "1", "--log-every", "1", "--optimizer.warmup-epochs", "0", "--cpu",
@@ -114,7 +114,7 @@ def test_small_crops_of_another_size_go_through_the_same_branch(shard: str, tmp_
     recipe = ROOT / "recipes/image_ssl.py"
     run = mm.load(tmp_path / "run", recipe=recipe)
     assert list(run.modalities) == ["image"]  # one branch; "small" only reads
-    readers = view_readers(import_recipe(recipe).Config(small_crops=1))
+    readers = resolve(import_recipe(recipe).Config(small_crops=1)).readers
     assert [reader.shape for reader in readers.values()] == [(3, 64, 64), (3, 64, 64), (3, 32, 32)]
 
 

@@ -53,7 +53,7 @@ def train(config: Config, stop: int | None = None) -> str:
 
     def objective(config: Config) -> mm.Objective:
         whole = toy.objective(config)
-        return whole if stop is None else interruption.Interrupting(whole, stop, interruption.pull_the_plug)
+        return whole if stop is None else interruption.interrupt_at(whole, stop, interruption.pull_the_plug)
 
     try:
         mm.train(config, objective)
@@ -102,7 +102,7 @@ def test_two_processes_and_interrupted_runs_count_what_one_whole_run_counts(
     config = Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     assert pool(2).run(train, config, 6) == ["Interrupted "] * 2
     with pytest.raises(interruption.Interrupted):
-        mm.train(config, lambda c: interruption.Interrupting(toy.objective(c), 5, interruption.pull_the_plug))
+        mm.train(config, lambda c: interruption.interrupt_at(toy.objective(c), 5, interruption.pull_the_plug))
     assert pool(2).run(train, config) == ["finished"] * 2
     assert accounts(tmp_path / "run") == accounts(whole)
     assert (tmp_path / "run/data.json").read_bytes() == (whole / "data.json").read_bytes()

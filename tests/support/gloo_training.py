@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import toy
-from interruption import Interrupted, Interrupting
+from interruption import Interrupted, interrupt_at
 from safetensors.torch import load_file
 
 import mmvicreg as mm
@@ -22,7 +22,7 @@ def train(config: toy.Config, stop: int | None = None) -> int:
     if stop is None:
         return mm.train(config, toy.objective).step
     try:
-        mm.train(config, lambda config: Interrupting(toy.objective(config), stop, unplug))
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), stop, unplug))
     except Interrupted:
         return -1
     return 0

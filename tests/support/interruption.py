@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import mmvicreg as mm
 from mmvicreg.runs.checkpoint import complete_checkpoints
@@ -18,19 +18,19 @@ class Interrupted(RuntimeError):
     """Pulled the plug."""
 
 
-class Interrupting(mm.Objective):
-    """The objective, with something that happens at one of its steps."""
+def interrupt_at(objective: mm.Objective, step: int, happen: Callable[[], None]) -> mm.Objective:
+    """The same objective; ``happen`` is called before each of its training steps from ``step`` on."""
+    left = step
 
-    def __init__(self, inner: mm.Objective, step: int, happen: Callable[[], None]) -> None:
-        super().__init__(inner.shared, inner.regularizers)
-        self.left, self.happen = step, happen
+    def count(module: nn.Module, *_: Any) -> None:
+        nonlocal left
+        if module.training:
+            left -= 1
+            if left < 0:
+                happen()
 
-    def forward(self, *args: Any, **kwargs: Any) -> mm.LossTerms:
-        if self.training:
-            self.left -= 1
-            if self.left < 0:
-                self.happen()
-        return super().forward(*args, **kwargs)
+    objective.register_forward_pre_hook(count)
+    return objective
 
 
 def pull_the_plug() -> None:

@@ -10,7 +10,7 @@ from mmvicreg import Invariance, Objective, SIGReg, VICReg, distributed
 from mmvicreg.branches.model import Branch, Model, projector
 from mmvicreg.testing.comparison import relative_error
 from mmvicreg.testing.processes import pool
-from mmvicreg.training.gradient_cache import average_gradients, check_chunkable, chunked_step
+from mmvicreg.training.gradient_cache import average_gradients, cached_step, check_cacheable
 from mmvicreg.training.step import Step, StepOutput
 
 ROWS = 24
@@ -59,13 +59,13 @@ def flat(step: Step) -> Tensor:
 def in_chunks(chunk: int, *, dropout: float, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
     step = module(dropout=dropout)
     x, present = ({view: each[own] for view, each in some.items()} for some in batch())
-    found = chunked_step(
+    found = cached_step(
         step,
         x,
         present,
         seed=3,
         targets=None,
-        chunk=chunk,
+        size=chunk,
         reseed=reseed,
         backward=lambda total: total.backward(),
     )
@@ -132,4 +132,4 @@ def test_batch_normalisation_in_a_trained_encoder_is_refused() -> None:
     step = module(dropout=0.0)
     step.model.branch_named("image").encoder.append(nn.BatchNorm1d(6))
     with pytest.raises(ValueError, match=r"image.*batch"):
-        check_chunkable(step.model)
+        check_cacheable(step.model)

@@ -10,9 +10,16 @@ import pytest
 import toy
 
 import mmvicreg as mm
+from mmvicreg.modalities.modality import modalities_of
+from mmvicreg.plan.mixture import Part
 from mmvicreg.preparation.check import CheckConfig, check, exclusions
 from mmvicreg.shards.subset import holds
 from mmvicreg.training.data import make_plan, open_parts, whole
+
+
+def parts_of(config: toy.Config) -> tuple[Part, ...]:
+    """Its data sets."""
+    return open_parts(config, modalities_of(config))
 
 
 def config(tmp_path: Path, train: str, **stream: object) -> toy.Config:
@@ -33,7 +40,7 @@ def test_a_run_says_what_became_of_its_samples(tmp_path: Path) -> None:
 def test_two_data_sets_are_drawn_by_their_weights(tmp_path: Path) -> None:
     first, second = (toy.write_shards(tmp_path / name) for name in ("first", "second"))
     mixed = config(tmp_path, f"{first}::{second}", weights=(3.0, 1.0))
-    parts = open_parts(mixed)
+    parts = parts_of(mixed)
     plan = make_plan(parts, mixed, 16)
     split = len(parts[0].index.shards)
     shards = [place for step in range(625) for place in plan.locate(step, range(16)).shard]
@@ -71,7 +78,7 @@ def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
 def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data", missing=4)  # b in three of four samples
     wanted = config(tmp_path, train, minimum_fraction={"b": 0.9})
-    parts = open_parts(wanted)
+    parts = parts_of(wanted)
     plan, index = make_plan(parts, wanted, 100), whole(parts)
     has_b = holds(index, ["b.npy"])
     places = [plan.locate(step, range(100)) for step in range(100)]
@@ -85,8 +92,8 @@ def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
 def test_a_modality_that_is_there_often_enough_changes_nothing(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
     plain, asked = config(tmp_path, train), config(tmp_path, train, minimum_fraction={"b": 0.5})
-    assert len(open_parts(asked)) == 1
-    fingerprints = {make_plan(open_parts(each), each, 16).fingerprint() for each in (plain, asked)}
+    assert len(parts_of(asked)) == 1
+    fingerprints = {make_plan(parts_of(each), each, 16).fingerprint() for each in (plain, asked)}
     assert len(fingerprints) == 1
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 import mmvicreg as mm
 from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.run import read_log
-from mmvicreg.training.monitoring.collapse import diagnose, look
+from mmvicreg.training.monitoring.collapse import find_faults, measure
 from mmvicreg.training.monitoring.guards import CollapseError, NonFiniteLossError
-from mmvicreg.training.monitoring.throughput import STALLED
+from mmvicreg.training.monitoring.watchdog import STALLED
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,11 @@ def test_collapse_is_told_apart_and_explained_in_words() -> None:
         "no closer than shuffled ones": (good, other),
     }
     for words, (a, b) in cases.items():
-        found = diagnose(look({"a": a, "b": b}, everyone), config)
+        found = find_faults(measure({"a": a, "b": b}, everyone), config)
         assert len(found) == 1 and words in next(iter(found.values())), found
-    assert not diagnose(look({"a": good, "b": good + 0.5 * other}, everyone), config)
+    assert not find_faults(measure({"a": good, "b": good + 0.5 * other}, everyone), config)
     few = {name: torch.arange(200) < 3 for name in "ab"}
-    assert not look({"a": good, "b": other}, few).views
+    assert not measure({"a": good, "b": other}, few).views
 
 
 def test_a_branch_that_collapses_is_noticed_in_a_run(tmp_path: Path, shards: str) -> None:
@@ -141,7 +141,7 @@ def test_a_full_disk_keeps_the_run_going_and_the_old_checkpoints(tmp_path: Path,
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=4)
     try:
         with pytest.raises(OSError, match=r"checkpoint of step 12 was not written.* MB are free"):
-            mm.train(config, lambda config: interruption.Interrupting(toy.objective(config), 6, fill))
+            mm.train(config, lambda config: interruption.interrupt_at(toy.objective(config), 6, fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

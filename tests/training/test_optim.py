@@ -10,18 +10,19 @@ import mmvicreg as mm
 from mmvicreg.branches.activation_checkpointing import recompute_blocks
 from mmvicreg.branches.model import projector
 from mmvicreg.branches.moving_average import MovingAverage
-from mmvicreg.training.batch_size import largest_power
-from mmvicreg.training.gradient_cache import check_chunkable
+from mmvicreg.training.dry_run import largest_power
+from mmvicreg.training.gradient_cache import check_cacheable
 from mmvicreg.training.optimizer import (
     Lars,
     clip_gradients,
+    freeze_until,
     gradient_norms,
     layer_depths,
+    learning_rate_factor,
     make_optimizer,
     parameter_groups,
     total_norm,
 )
-from mmvicreg.training.schedule import freeze_until, learning_rate_factor
 
 
 def model(*, norm: type[nn.Module] = nn.LayerNorm) -> mm.Model:
@@ -183,12 +184,12 @@ def test_recomputing_blocks_changes_no_gradient_and_refuses_batch_normalisation(
     assert list(plain.state_dict()) == list(again.state_dict())
     with pytest.raises(ValueError, match="activation_checkpointing is set"):
         recompute_blocks(model(norm=nn.BatchNorm1d))
-    with pytest.raises(ValueError, match="the encoder of image normalises over the batch"):
-        check_chunkable(model(norm=nn.BatchNorm1d))
+    with pytest.raises(ValueError, match="the encoder of image normalizes over the batch"):
+        check_cacheable(model(norm=nn.BatchNorm1d))
 
 
 def test_the_largest_batch_is_a_power_of_two_that_fits() -> None:
     assert largest_power(lambda rows: rows <= 100, limit=1 << 17) == 64
     assert largest_power(lambda rows: True, limit=300) == 256
-    with pytest.raises(ValueError, match="not even 8 rows"):
+    with pytest.raises(ValueError, match="not even 8 samples"):
         largest_power(lambda rows: False, limit=300)

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import toy
-from interruption import Interrupted, Interrupting, assert_same, final, pull_the_plug
+from interruption import Interrupted, assert_same, final, interrupt_at, pull_the_plug
+from mmvicreg.runs.tensors import ScalerState
 from safetensors.torch import load_file, save_file
 
 import mmvicreg as mm
-from mmvicreg.runs.checkpoint import SCALER, complete_checkpoints, fill_scaler, read_tensors, scaler_tensors
+from mmvicreg.runs.checkpoint import SCALER, complete_checkpoints, read_tensors
 from mmvicreg.runs.run import read_log
-from mmvicreg.training.preemption import Preempted
+from mmvicreg.training.monitoring.preemption import Preempted
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def whole(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_interrupted_at_any_step_ends_the_same(shards: str, whole: Path, tmp_path: Path, step: int) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"))
     with pytest.raises(Interrupted):
-        mm.train(config, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), step, pull_the_plug))
     mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
@@ -47,7 +48,7 @@ def test_interrupted_again_and_again_ends_the_same(shards: str, whole: Path, tmp
     config = toy.Config(train=shards, out=str(tmp_path / "run"), checkpoint_every=1)
     for _ in range(5):
         with pytest.raises(Interrupted):
-            mm.train(config, lambda config: Interrupting(toy.objective(config), 2, pull_the_plug))
+            mm.train(config, lambda config: interrupt_at(toy.objective(config), 2, pull_the_plug))
     mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
 
@@ -63,7 +64,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
         os.kill(os.getpid(), number)
 
     with pytest.raises(Preempted) as left:
-        mm.train(config, lambda config: Interrupting(toy.objective(config), 6, ask))
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), 6, ask))
     assert left.value.code == 0 and signal.getsignal(number) == before
     assert [path.name for path in complete_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000007"]
     events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
@@ -100,7 +101,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
     for damage in ("cut", "flip"):
         config = toy.Config(train=shards, out=str(tmp_path / damage))
         with pytest.raises(Interrupted):
-            mm.train(config, lambda config: Interrupting(toy.objective(config), 11, pull_the_plug))
+            mm.train(config, lambda config: interrupt_at(toy.objective(config), 11, pull_the_plug))
         file = tmp_path / damage / "checkpoints/step-00000010/weights.safetensors"
         content = bytearray(file.read_bytes())
         content[-9] ^= 1
@@ -118,7 +119,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
     at = tmp_path / "run/checkpoints"
     with pytest.raises(Interrupted):
         mm.train(
-            replace(config, keep_checkpoints=9), lambda c: Interrupting(toy.objective(c), 11, pull_the_plug)
+            replace(config, keep_checkpoints=9), lambda c: interrupt_at(toy.objective(c), 11, pull_the_plug)
         )
     file = at / "step-00000010/weights.safetensors"
     content = bytearray(file.read_bytes())
@@ -127,7 +128,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept_nor_is_it_loaded(
     with pytest.raises(ValueError, match="weights.safetensors changed after it was written"):
         mm.load(tmp_path / "run", recipe=toy.__file__)
     with pytest.raises(Interrupted):  # two more steps: back from 8, a checkpoint of step 10 or none
-        mm.train(config, lambda c: Interrupting(toy.objective(c), 1, pull_the_plug))
+        mm.train(config, lambda c: interrupt_at(toy.objective(c), 1, pull_the_plug))
     assert [path.name for path in complete_checkpoints(at)][-1] == "step-00000008"
     mm.train(config, toy.objective)
     assert_same(whole, tmp_path / "run")
@@ -160,7 +161,7 @@ def test_allowed_changes_continue_the_run(shards: str, tmp_path: Path) -> None:
 def test_another_batch_size_goes_on_where_the_data_was_left(shards: str, tmp_path: Path) -> None:
     config = toy.Config(train=shards, out=str(tmp_path / "run"))
     with pytest.raises(Interrupted):
-        mm.train(config, lambda config: Interrupting(toy.objective(config), 5, pull_the_plug))
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), 5, pull_the_plug))
     done = mm.train(replace(config, batch_size=8, allow_change=("batch_size",)), toy.objective)
     log = read_log(tmp_path / "run")
     assert done.step == 5 + (2 * 96 - 5 * 16) // 8
@@ -175,7 +176,7 @@ def test_a_raised_share_of_a_rarer_modality_resumes_bit_for_bit(tmp_path: Path) 
     ]
     mm.train(configs[0], toy.objective)
     with pytest.raises(Interrupted):
-        mm.train(configs[1], lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+        mm.train(configs[1], lambda config: interrupt_at(toy.objective(config), 7, pull_the_plug))
     with pytest.raises(ValueError, match=r"stream.minimum_fraction.b: 0.9 -> 0.8"):
         mm.train(replace(configs[1], stream=mm.StreamConfig(minimum_fraction={"b": 0.8})), toy.objective)
     mm.train(configs[1], toy.objective)
@@ -191,7 +192,7 @@ def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_
     for step in (6, 8, 11):
         again = replace(config, out=str(tmp_path / f"cut-{step}"))
         with pytest.raises(Interrupted):
-            mm.train(again, lambda config: Interrupting(toy.objective(config), step, pull_the_plug))  # noqa: B023
+            mm.train(again, lambda config: interrupt_at(toy.objective(config), step, pull_the_plug))  # noqa: B023
         mm.train(again, toy.objective)
         assert_same(tmp_path / "whole", tmp_path / f"cut-{step}")
         averages = [
@@ -215,7 +216,7 @@ def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: 
     mm.train(config, queue_objective)
     cut = replace(config, out=str(tmp_path / "cut"))
     with pytest.raises(Interrupted):
-        mm.train(cut, lambda config: Interrupting(queue_objective(config), 8, pull_the_plug))
+        mm.train(cut, lambda config: interrupt_at(queue_objective(config), 8, pull_the_plug))
     mm.train(cut, queue_objective)
     assert_same(tmp_path / "whole", tmp_path / "cut")
     momentum = [
@@ -244,9 +245,9 @@ def test_the_scale_of_an_fp16_run_is_saved_and_put_back(tmp_path: Path) -> None:
         scaler.scale((parameter * slope).sum()).backward()
         scaler.step(optimizer)
         scaler.update()
-    save_file(scaler_tensors(scaler), tmp_path / SCALER)
+    save_file(ScalerState(scaler).state_dict(), tmp_path / SCALER)
     again = torch.amp.GradScaler("cpu")
-    fill_scaler(again, read_tensors(tmp_path, SCALER))
+    ScalerState(again).load_state_dict(read_tensors(tmp_path, SCALER), source=tmp_path)
     assert again.state_dict() == scaler.state_dict() and scaler.state_dict()["_growth_tracker"] == 1
     assert scaler.get_scale() == 32768.0
 
@@ -261,6 +262,6 @@ def test_fp16_on_a_gpu_trains_and_continues_bit_for_bit(shards: str, tmp_path: P
     mm.train(config, toy.objective)
     cut = replace(config, out=str(tmp_path / "cut"))
     with pytest.raises(Interrupted):
-        mm.train(cut, lambda config: Interrupting(toy.objective(config), 7, pull_the_plug))
+        mm.train(cut, lambda config: interrupt_at(toy.objective(config), 7, pull_the_plug))
     mm.train(cut, toy.objective)
     assert_same(tmp_path / "run", tmp_path / "cut")

@@ -30,7 +30,7 @@ def interrupted_and_continued(shards: str, out: Path, tracker: str) -> dict[int,
     with pytest.raises(interruption.Interrupted):
         mm.train(
             config,
-            lambda config: interruption.Interrupting(toy.objective(config), 7, interruption.pull_the_plug),
+            lambda config: interruption.interrupt_at(toy.objective(config), 7, interruption.pull_the_plug),
         )
     mm.train(config, toy.objective)
     lines = [flat(line) for line in read_log(out)]

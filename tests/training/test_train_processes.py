@@ -41,7 +41,7 @@ def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: P
             else:
                 with pytest.raises(interruption.Interrupted):
                     mm.train(
-                        config, lambda config: interruption.Interrupting(toy.objective(config), 7, unplug)
+                        config, lambda config: interruption.interrupt_at(toy.objective(config), 7, unplug)
                     )
         assert_close(tmp_path / "one", tmp_path / f"{first}-{then}")
 

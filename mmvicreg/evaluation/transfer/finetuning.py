@@ -24,7 +24,7 @@ from mmvicreg.evaluation.transfer.labels import LabelReader
 from mmvicreg.plan.plan import Plan
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator, seed_random_state
-from mmvicreg.runs import checkpoint
+from mmvicreg.runs import checkpoint, tensors
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
 from mmvicreg.stream.reader import Reader
@@ -163,7 +163,7 @@ def _step(model: Classifier, optimizer: torch.optim.SGD, batch: Batch, device: s
 def _name(model: Classifier, index: ShardIndex, readers: dict[str, Reader], how: FineTuning) -> str:
     """Changes with the data, the protocol, and the weights it begins from."""
     digest = hashlib.sha256(f"{index.fingerprint} {how} {readers}".encode())
-    for name, value in checkpoint.tensors_of(model).items():
+    for name, value in tensors.tensors_of(model).items():
         digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -171,8 +171,8 @@ def _name(model: Classifier, index: ShardIndex, readers: dict[str, Reader], how:
 def _save(model: Classifier, optimizer: torch.optim.SGD, folder: Path, step: int, name: str) -> None:
     position = checkpoint.Position(step=step, consumed=0, processes=1, plan=name)
     files = {
-        checkpoint.WEIGHTS: checkpoint.tensors_of(model),
-        checkpoint.OPTIMIZER: checkpoint.optimizer_tensors(optimizer),
+        checkpoint.WEIGHTS: tensors.tensors_of(model),
+        checkpoint.OPTIMIZER: tensors.optimizer_tensors(optimizer),
     }
     checkpoint.write(folder, checkpoint.Snapshot(position, files))
     checkpoint.remove_old(folder, keep=1)
@@ -190,8 +190,8 @@ def _restore(model: Classifier, optimizer: torch.optim.SGD, folder: Path, name: 
             f"{folder} holds another fine-tuning (other data, weights, learning rates, ...); choose another folder"
         )
     source = path / checkpoint.WEIGHTS
-    checkpoint.fill(model, checkpoint.read_tensors(path, checkpoint.WEIGHTS), source=source)
-    checkpoint.fill_optimizer(optimizer, checkpoint.read_tensors(path, checkpoint.OPTIMIZER))
+    tensors.fill(model, checkpoint.read_tensors(path, checkpoint.WEIGHTS), source=source)
+    tensors.fill_optimizer(optimizer, checkpoint.read_tensors(path, checkpoint.OPTIMIZER))
     return position.step
 
 

@@ -1,4 +1,4 @@
-"""Guards that act: on numbers that are not finite, on collapse, on processes that drifted apart."""
+"""Guards of training: losses that are not finite, collapse, and processes whose weights differ."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from mmvicreg import distributed
 from mmvicreg.errors import UserError
 from mmvicreg.runs.options import GuardConfig
 from mmvicreg.stream.stream import Batch
-from mmvicreg.training.monitoring.collapse import Looks, diagnose
+from mmvicreg.training.monitoring.collapse import CollapseDiagnostics, find_faults
 from mmvicreg.training.step import StepOutput
 
 
 class NonFiniteLossError(UserError, RuntimeError):
-    """The total or the gradient is not a number; the message has every term, the step and the samples."""
+    """The loss or the gradient is not finite; the message has every term, the step and the samples."""
 
 
 class CollapseError(UserError, RuntimeError):
-    """A collapse alarm with action "stop", or one more than the run may roll back."""
+    """A collapse alarm with action "stop", or one more than the run may roll back for."""
 
 
 class ProcessesDifferError(UserError, RuntimeError):
-    """The weights of the processes are not the same any more."""
+    """The weights of the processes are no longer equal."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def agree(loss: Tensor, gradient: Tensor, *, signal: int, save: bool) -> Verdict:
-    """One small collective and one wait for the device: the loop's only ones at every step."""
+    """What any process found, on every process: one small collective and one wait for the device a step."""
     device = loss.device
     flags = torch.stack(
         [~torch.isfinite(loss.detach()), ~torch.isfinite(gradient.detach()).to(device)]
@@ -55,8 +55,8 @@ def agree(loss: Tensor, gradient: Tensor, *, signal: int, save: bool) -> Verdict
 def explain_non_finite(
     step: int, output: StepOutput, norms: Mapping[str, Tensor], batch: Batch, *, skips: int
 ) -> str:
-    """Every term, the branches' gradients, and the samples to look at: those whose inputs are not finite, else
-    those whose embeddings are not (batch normalisation spreads one to all), else the batch.
+    """Every term, the gradient norms of the branches, and the samples to inspect: those whose inputs are not finite,
+    else those whose embeddings are not (batch normalization spreads one to all), else the batch.
 
     Every process calls this.
     """
@@ -88,15 +88,15 @@ def _not_finite(keys: Sequence[str], values: Mapping[str, Tensor]) -> list[str]:
 
 @dataclass
 class BufferCopies:
-    """The buffers of a module before a step, for a step that is skipped: its batch statistics and queues are
-    not finite either."""
+    """Copies of the buffers of a module before a step that may be skipped: its batch statistics and queues would not be
+    finite either."""
 
     module: nn.Module
     copies: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
-    def keep(self) -> None:
-        """Remember them as they are."""
+    def capture(self) -> None:
+        """Copy the buffers as they are."""
         buffers = list(self.module.buffers())
         if not self.copies:
             self.copies = [buffer.clone() for buffer in buffers]
@@ -106,35 +106,82 @@ class BufferCopies:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put them back."""
+        """Put the copies back."""
         for copy, buffer in zip(self.copies, self.module.buffers(), strict=True):
             buffer.copy_(copy)
 
 
 @dataclass
 class Alarms:
-    """Counts looks in a row with the same finding, by view or pair."""
+    """Counts consecutive checks with a fault, by view or pair."""
 
     config: GuardConfig
     seen: Counter[str] = field(default_factory=Counter)
 
-    def hear(self, looks: Looks, step: int) -> list[str]:
-        """The findings that are alarms now: there for ``patience`` looks in a row, after ``after`` steps."""
+    def update(self, diagnostics: CollapseDiagnostics, step: int) -> list[str]:
+        """The faults that are alarms now: found by ``patience`` consecutive checks after ``diagnose_after`` steps."""
         if step < self.config.diagnose_after:
             return []
-        found = diagnose(looks, self.config)
+        found = find_faults(diagnostics, self.config)
         self.seen = Counter({name: self.seen[name] + 1 for name in found})
         ripe = [found[name] for name, times in self.seen.items() if times >= self.config.patience]
         if ripe:
-            self.seen.clear()
+            self.clear()
         return ripe
+
+    def clear(self) -> None:
+        """Forget earlier checks."""
+        self.seen.clear()
+
+    def state_dict(self) -> dict[str, int]:
+        """Consecutive checks with a fault, by view or pair."""
+        return dict(self.seen)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Put the counts back."""
+        self.seen = Counter(state)
+
+
+@dataclass
+class SkippedSteps:
+    """How many consecutive steps were skipped because their loss or gradient was not finite."""
+
+    consecutive: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The count."""
+        return {"consecutive": self.consecutive}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Put the count back."""
+        self.consecutive = state["consecutive"]
+
+
+@dataclass
+class Rollbacks:
+    """How often the run returned to a checkpoint, and what that made of the learning rate."""
+
+    count: int = 0
+    learning_rate_scale: float = 1.0
+
+    def next(self, factor: float) -> Rollbacks:
+        """After one more return to a checkpoint."""
+        return Rollbacks(self.count + 1, self.learning_rate_scale * factor)
+
+    def state_dict(self) -> dict[str, float]:
+        """Count and scale."""
+        return {"count": self.count, "learning_rate_scale": self.learning_rate_scale}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put count and scale back."""
+        self.count, self.learning_rate_scale = int(state["count"]), state["learning_rate_scale"]
 
 
 @torch.no_grad()
 def fingerprint(module: nn.Module) -> Tensor:
-    """Int64 (parameters,): a sum of the bits of every parameter, each bit pattern weighted by its place.
+    """Int64 (parameters,): the sum of the bits of each parameter, every bit pattern weighted by its place.
 
-    Parameters shared out over the processes differ by design: 0."""
+    0 for parameters that are divided among the processes: they differ by design."""
     return torch.stack(
         [
             torch.zeros((), dtype=torch.int64, device=p.device) if isinstance(p, DTensor) else _hash(p)
@@ -153,7 +200,7 @@ def _hash(x: Tensor) -> Tensor:
 
 
 def compare_processes(module: nn.Module, step: int) -> None:
-    """Raise ProcessesDifferError, naming processes and parameters, where weights are not equal bit for bit."""
+    """Raise ProcessesDifferError, naming processes and parameters, if weights are not equal bit for bit."""
     if distributed.world_size() == 1:
         return
     mine = fingerprint(module)

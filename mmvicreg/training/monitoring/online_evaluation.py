@@ -1,7 +1,7 @@
-"""Scores on held-out samples while a run trains, sharded over its processes.
+"""Validation: scores on held-out samples while a run trains, divided among its processes.
 
-Nothing of training changes: weights and running statistics are read only, and every step seeds its own random
-state. The moving average is scored where the run keeps one.
+Training does not change: weights and running statistics are only read, and every step seeds its own random state. The
+moving average is scored if the run keeps one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class LabelReader(Reader):
-    """The class of a sample: a field of its JSON member, as the item's identity."""
+    """Reads the class of a sample: a field of its JSON member, as the item's identity."""
 
     field: str
 
@@ -65,7 +65,7 @@ class LabelReader(Reader):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ItemEmbeddings:
     """Items of one modality in order: h (M, E), z (M, D), what each is, and its sample."""
 
     h: np.ndarray
@@ -74,8 +74,8 @@ class Rows:
     numbers: list[int]
 
 
-class Probe:
-    """What is scored, opened once. Raises FileNotFoundError, KeyError or ValueError before the first step."""
+class Validation:
+    """Scores of held-out samples. Opening them raises FileNotFoundError, KeyError or ValueError."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class Probe:
         self.readers, self.predictors = dict(readers), predictors
         self.samples = min(config.samples, len(index))
 
-    def rising(self) -> list[str]:
-        """Names of the scores that are better the higher they are: what the best checkpoint can be chosen by."""
+    def maximized(self) -> list[str]:
+        """Names of the scores of which higher is better: those that can choose the best checkpoint."""
         directions = [f"{a}_to_{b}" for a, b in permutations(self.readers, 2)]
         directions += [f"{a}_to_{b}_by_predictor" for a, b in self.predictors]
         classes = [f"{name}/{kind}" for name in self.readers for kind in ("knn", "linear")]
@@ -98,7 +98,7 @@ class Probe:
         return recalls + (classes if self.config.label else [])
 
     def scores(self, model: Model, *, device: torch.device, threads: int) -> dict[str, float]:
-        """Numbers by name, such as image_to_text/recall_at_1; the same on every process, which all call this."""
+        """Scores by name, such as image_to_text/recall_at_1; the same on every process, all of which call this."""
         was_training = model.training
         model.eval()
         rows, labels = self._embed(model, device=device, threads=threads)
@@ -108,7 +108,7 @@ class Probe:
 
     def _embed(
         self, model: Model, *, device: torch.device, threads: int
-    ) -> tuple[dict[str, Rows], dict[int, str]]:
+    ) -> tuple[dict[str, ItemEmbeddings], dict[int, str]]:
         rank, world = distributed.rank(), distributed.world_size()
         readers = dict(self.readers)
         if self.config.label:
@@ -140,8 +140,8 @@ class Probe:
 def _encoded(
     model: Model, name: str, items: list[EvaluationItem], device: torch.device, reader: Reader
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many batches on every process, the last ones without rows: branches that are shared out over the
-    processes (FSDP) are gathered by all of them for each batch."""
+    """As many batches on every process, the last ones without rows: branches that are divided among the processes
+    (FSDP) are gathered by all of them for each batch."""
     mine = torch.tensor(float(-(-len(items) // BATCH)), device=device)
     for number in range(int(distributed.all_reduce_max(mine).item())):
         batch = [item.value for item in items[number * BATCH : (number + 1) * BATCH]]
@@ -150,9 +150,9 @@ def _encoded(
         yield found.h.float().cpu(), found.z.float().cpu()
 
 
-def _rows(items: list[EvaluationItem], done: list[tuple[Tensor, Tensor]]) -> Rows:
+def _rows(items: list[EvaluationItem], done: list[tuple[Tensor, Tensor]]) -> ItemEmbeddings:
     empty = np.zeros((0, 0), np.float32)
-    return Rows(
+    return ItemEmbeddings(
         torch.cat([h for h, _ in done]).numpy() if done else empty,
         torch.cat([z for _, z in done]).numpy() if done else empty,
         [item.identity or f"{item.number}/{item.place}" for item in items],
@@ -160,9 +160,9 @@ def _rows(items: list[EvaluationItem], done: list[tuple[Tensor, Tensor]]) -> Row
     )
 
 
-def _join(parts: list[Rows]) -> Rows:
+def _join(parts: list[ItemEmbeddings]) -> ItemEmbeddings:
     full = [part for part in parts if len(part.numbers)] or parts[:1]
-    return Rows(
+    return ItemEmbeddings(
         np.concatenate([part.h for part in full]),
         np.concatenate([part.z for part in full]),
         [identity for part in full for identity in part.identities],
@@ -170,7 +170,9 @@ def _join(parts: list[Rows]) -> Rows:
     )
 
 
-def _retrieval(rows: Mapping[str, Rows], predictors: Predictors, device: torch.device) -> dict[str, float]:
+def _retrieval(
+    rows: Mapping[str, ItemEmbeddings], predictors: Predictors, device: torch.device
+) -> dict[str, float]:
     """Recall in every direction, by cosine where widths agree and by predictor where there is one; an item that
     several samples share counts once and matches all of them."""
     scores: dict[str, float] = {}
@@ -204,7 +206,7 @@ def _ranked(direction: str, z_QD: np.ndarray, z_MD: np.ndarray, positives: Posit
     }
 
 
-def _unique(rows: Rows) -> tuple[list[int], list[list[int]]]:
+def _unique(rows: ItemEmbeddings) -> tuple[list[int], list[list[int]]]:
     """The first row of each identity, and the samples of each."""
     places: dict[str, int] = {}
     first: list[int] = []
@@ -218,7 +220,9 @@ def _unique(rows: Rows) -> tuple[list[int], list[list[int]]]:
     return first, samples
 
 
-def _classes(rows: Mapping[str, Rows], labels: Mapping[int, str], neighbours: int) -> dict[str, float]:
+def _classes(
+    rows: Mapping[str, ItemEmbeddings], labels: Mapping[int, str], neighbours: int
+) -> dict[str, float]:
     """kNN (leave one out, weighted by cosine) and a linear probe (ridge, even to odd rows) on h of each branch."""
     scores = {}
     for name, each in rows.items():

@@ -59,8 +59,3 @@ def test_import_and_help_do_not_load_torch() -> None:
     code += "mm.ImageModality(); main(['--help'])"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_every_public_name_is_there() -> None:
-    for name in mmvicreg.__all__:
-        assert getattr(mmvicreg, name) is not None

@@ -5,12 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClassifyConfig:
+class ClassifyConfig(ModelOptions):
     """Zero-shot, nearest-neighbour and linear classification of labelled shards or an image folder.
 
     Samples with several labels (a JSON list) are scored by mean average precision.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """shards with labels, or an image folder CLASS/PICTURE"""
     train: str = ""
     """the same, for nearest neighbours and the linear probe; empty for zero-shot only"""
@@ -54,21 +54,14 @@ class ClassifyConfig:
     """sgd: learning rates to try (the paper's is 0.02, on features that are not standardised)"""
     out: str = ""
     """JSON file to write; a confusion picture goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def classify(config: ClassifyConfig) -> int:
+def classify(config: ClassifyConfig) -> Output:
     """Print a line for every classifier there is data for, and write JSON and a confusion picture."""
-    if not config.test:
-        raise InvalidValueError("no data to classify; give --test SHARDS or --test FOLDER")
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
-    from mmvicreg.interop.pretrained import load_subject
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     cache = embeddings_folder(run)
     names = read_lines(config.names) if config.names else []
     test = open_labelled(config.test, config.label, cache=cache, names=names)
@@ -77,18 +70,20 @@ def classify(config: ClassifyConfig) -> int:
         check_same_classes(train, test)
     task = _Task(config, run, test, train, names or test.names)
     found = task.classifiers()
-    for classifier, (scores, extra) in found.items():
-        shown = scores.to_json() | extra
-        print(f"{classifier}: {', '.join(f'{name} {value:.4g}' for name, value in shown.items())}")
+    content = _content(found, task.named())
+    lines = [
+        f"{classifier}: {', '.join(f'{name} {value:.4g}' for name, value in (scores.to_json() | extra).items())}"
+        for classifier, (scores, extra) in found.items()
+    ]
     if config.out:
-        _write(found, Path(config.out), task.named())
-    return 0
+        _write(content, list(found.values())[-1][0], Path(config.out), task.named())
+        lines.append(f"written: {config.out}")
+    return Output(content, tuple(lines))
 
 
-def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: list[str]) -> None:
-    from mmvicreg.evaluation.report import figures as pictures
+def _content(found: dict[str, tuple[Any, dict[str, float]]], names: list[str]) -> dict[str, Any]:
+    """Every classifier's scores, those of each class included, as JSON values."""
     from mmvicreg.evaluation.transfer.classification import Classified
-    from mmvicreg.files import write_json
 
     content = {}
     for classifier, (scores, extra) in found.items():
@@ -99,12 +94,18 @@ def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: li
             for name, value in zip(names, by_class, strict=True)
         }
         content[classifier] = scores.to_json() | extra | {"per_class": known}
+    return content
+
+
+def _write(content: dict[str, Any], last: Any, path: Path, names: list[str]) -> None:
+    from mmvicreg.evaluation.report import figures
+    from mmvicreg.evaluation.transfer.classification import Classified
+    from mmvicreg.files import write_json
+
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
-    last = list(found.values())[-1][0]
     if isinstance(last, Classified):
-        pictures.save(pictures.confusion_figure(last.confusion, names), path.with_suffix(".png"))
-    print(f"written: {path}")
+        figures.save(figures.confusion_figure(last.confusion, names), path.with_suffix(".png"))
 
 
 @dataclass

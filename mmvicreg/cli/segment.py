@@ -5,12 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
+class SegmentConfig(ModelOptions):
     """Dense linear probe: classify every pixel from the frozen features of its place; mean intersection over union.
 
     Samples hold a picture and a mask: a PNG of class numbers (grey values or palette entries), 255 to be ignored.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    train: str = ""
+    train: str = field(kw_only=True)
     """shards with pictures and masks"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """the same, to score on"""
     mask: str = "mask.png"
     """member suffix of the mask"""
@@ -50,16 +50,10 @@ class SegmentConfig:
     """order of the pictures"""
     out: str = ""
     """JSON file to write; a picture of masks goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def segment(config: SegmentConfig) -> int:
+def segment(config: SegmentConfig) -> Output:
     """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
-    if not config.train or not config.test:
-        raise InvalidValueError("a dense probe needs --train and --test: shards with pictures and masks")
     import numpy as np
     import torch
 
@@ -81,25 +75,25 @@ def segment(config: SegmentConfig) -> int:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    print(f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}")
+    lines = [f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}"]
+    named = names or [str(number) for number in range(classes)]
+    result["per_class"] = {
+        name: None if value != value else float(value)
+        for name, value in zip(named, scores.per_class, strict=True)
+    }
     if config.out:
-        named = names or [str(number) for number in range(classes)]
-        by_class = {
-            name: None if value != value else float(value)
-            for name, value in zip(named, scores.per_class, strict=True)
-        }
-        _write(config, result | {"per_class": by_class}, test, called)
-    return 0
+        _write(config, result, test, called)
+        lines.append(f"written: {config.out}")
+    return Output(result, tuple(lines))
 
 
 def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
-    from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
         raise InvalidValueError(
@@ -166,4 +160,3 @@ def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np
     pictures.save(
         pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
     )
-    print(f"written: {path}")

@@ -74,13 +74,9 @@ def evaluate(
     scores = score_splits(run, splits, device=device, examples=6)
     if distributed.rank() > 0:
         return scores
-    print_scores(scores)
+    Console(width=None if Console().is_terminal else 120).print(scores_table(scores))
     summarize_splits(run, scores, source="evaluate").write(folder / "summary.json")
-    reports = {
-        split: SplitReport(found.retrieval, found.description, found.examples, found.hubs)
-        for split, found in scores.items()
-    }
-    write_run_report(run, reports, folder=folder)
+    write_run_report(run, split_reports(scores), folder=folder)
     return scores
 
 
@@ -189,7 +185,15 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
     return found
 
 
-def print_scores(scores: Mapping[str, SplitScores]) -> None:
+def split_reports(scores: Mapping[str, SplitScores]) -> dict[str, SplitReport]:
+    """The scores as parts of a report."""
+    return {
+        name: SplitReport(each.retrieval, each.description, each.examples, each.hubs)
+        for name, each in scores.items()
+    }
+
+
+def scores_table(scores: Mapping[str, SplitScores]) -> Table:
     """A table of every split and direction: recall in percent, with chance in brackets."""
     table = Table(title="held-out retrieval: recall in % (chance in %)")
     ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
@@ -200,4 +204,4 @@ def print_scores(scores: Mapping[str, SplitScores]) -> None:
             recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
             size = (f"{each.num_queries:,}", f"{each.num_items:,}")
             table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    return table

@@ -18,6 +18,13 @@ from mmvicreg.stream.reader import Sample
 BLOCK = 65_536
 LARGE = 1_000_000
 """From this many rows on, faiss searches where it is installed."""
+SUFFIXES = (".safetensors", ".npy", ".npz", ".parquet")
+
+
+def check_rows_name(path: str | Path) -> None:
+    """Raise InvalidValueError where :func:`write_rows` knows no format for the suffix of ``path``."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InvalidValueError(f"{path}: expected a name in {', '.join(SUFFIXES)}")
 
 
 def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
@@ -44,7 +51,7 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     elif path.suffix == ".parquet":
         _write_parquet(path, matrices, first, names)
     else:
-        raise InvalidValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
+        check_rows_name(path)
     return path
 
 

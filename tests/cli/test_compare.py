@@ -25,7 +25,8 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found.scores["steps"] == [6.0, 6.0]
     assert found.scores["term/a/variance"][0] is None and found.scores["term/a/variance"][1] is not None
     assert None not in found.scores["validation/a_to_b/recall_at_1"]
-    assert compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png"))) == 0
+    output = compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png")))
+    output.show(as_json=False)
     assert "optimizer.learning_rate" in capsys.readouterr().out
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 800

@@ -11,9 +11,10 @@ from small_runs import make_run
 from webdataset import TarWriter
 
 import mmvicreg as mm
-from mmvicreg.cli import tools
 from mmvicreg.cli.classify import ClassifyConfig, classify
+from mmvicreg.cli.embed import EmbedConfig, embed
 from mmvicreg.cli.main import main
+from mmvicreg.cli.search import SearchConfig, search
 from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.transfer.labels import (
     label_matrix,
@@ -58,7 +59,7 @@ def shards(tmp_path):
 @pytest.mark.parametrize("suffix", ["safetensors", "npy", "npz", "parquet"])
 def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suffix):
     out = tmp_path / f"rows.{suffix}"
-    tools.embed(tools.EmbedConfig(export, shards, str(out)))
+    embed(EmbedConfig(export, shards, str(out)))
     if suffix == "safetensors":
         with safe_open(out, "np") as file:
             rows, metadata = file.get_tensor("text"), file.metadata()
@@ -80,17 +81,17 @@ def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suf
         rows = np.array([e for e, v in zip(table["embedding"], table["view"], strict=True) if v == "text"])
     assert rows.shape == (3, 6)
     with pytest.raises(ValueError, match=r"expected a name in"):
-        tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
+        embed(EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
 
 
 def test_a_picture_finds_itself_and_a_text_finds_its_caption(export, shards, tmp_path, capsys):
     crop(7).save(tmp_path / "query.png")
-    tools.search(tools.SearchConfig(export, shards, str(tmp_path / "query.png"), k=3))
+    search(SearchConfig(export, shards, str(tmp_path / "query.png"), k=3)).show(as_json=False)
     assert capsys.readouterr().out.splitlines()[0].startswith("1.0000  007")
-    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    search(SearchConfig(export, shards, "blue boat", among="text", k=1)).show(as_json=False)
     assert "blue boat" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="no such picture"):
-        tools.search(tools.SearchConfig(export, shards, "nowhere.png"))
+        search(SearchConfig(export, shards, "nowhere.png")).show(as_json=False)
 
 
 def test_nearest_equals_a_full_sort(monkeypatch):
@@ -269,9 +270,9 @@ def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_p
 
 
 def test_a_search_takes_the_rows_that_another_tool_has_embedded(export, shards, tmp_path):
-    tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
+    embed(EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
     stores = sorted((tmp_path / "cache/embeddings").iterdir())
-    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    search(SearchConfig(export, shards, "blue boat", among="text", k=1)).show(as_json=False)
     assert sorted((tmp_path / "cache/embeddings").iterdir()) == stores
 
 

@@ -25,7 +25,7 @@ from mmvicreg.interop.hub import save_pretrained
 
 SIZES = np.bincount(np.delete(load_digits().target, slice(None, None, 4))).tolist()
 """Training samples of each digit."""
-TEN = ("--share", "0.1", "--batch-size", "32", "--crop-scale", "0.7", "1", "--flip", "0")
+TEN = ("--fraction", "0.1", "--batch-size", "32", "--crop-scale", "0.7", "1", "--flip", "0")
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +130,12 @@ def newest(folder):
 
 
 def test_bad_input_is_answered_with_what_to_do(digits, tmp_path, capsys):
-    assert main(["finetune", f"{digits}/export", str(tmp_path / "out")]) == 1
-    assert "needs --train and --test" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["finetune", f"{digits}/export", str(tmp_path / "out")])
+    assert "--train" in capsys.readouterr().err
     assert main(command(digits, tmp_path / "out", "--branch", "picture")) == 1
     assert "no branch 'picture'; this run has image" in capsys.readouterr().err
-    assert main(command(digits, tmp_path / "out", "--share", "2")) == 1
+    assert main(command(digits, tmp_path / "out", "--fraction", "2")) == 1
     assert "expected more than 0 and at most 1" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ n rows of this process, N rows of all processes, D features, d features of this 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -26,6 +27,18 @@ def world_size() -> int:
 def rank() -> int:
     """Rank of this process, from 0; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def join_processes(*, cpu: bool = False) -> torch.device:
+    """Join the process group of ``accelerate launch`` or torchrun, where one of them started this process; the device
+    of this process. ``cpu`` takes the CPU even where there is a GPU."""
+    if world_size() == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return PartialState(cpu=cpu or not torch.cuda.is_available()).device
+    if cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def barrier() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from safetensors.torch import save_model
 from torch import Tensor
 
+from mmvicreg.branches import head as heads
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.files import write_json, write_tensors, write_text, write_with
@@ -76,6 +77,11 @@ def _write(run: Run, partial: Path, *, title: str) -> None:
         "tensors": {name: len(found) for name, found in branches.items()},
         "predictors": predictors.describe(run.predictors),
         "objective": run.objective,
+        "heads": {
+            name: found
+            for name in branches
+            if (found := heads.describe(run.model.branch_named(name).projector))
+        },
     }
     write_json(partial / CONFIG, config)
     write_with(partial / WEIGHTS, lambda path: save_model(run.model, str(path)))

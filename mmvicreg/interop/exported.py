@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 
+from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.interop.architecture_limits import LARGEST_CONFIG, LARGEST_SIDE, MOST_LAYERS, check_architecture
@@ -52,6 +53,7 @@ def read_export(name: str | Path) -> Run:
     config = _read_config(folder)
     modalities = {key: _modality(key, value, folder) for key, value in config["modalities"].items()}
     model = Model({key: modality.branch() for key, modality in modalities.items()}, config["views"])
+    _place_heads(model, config, folder)
     try:
         load_model(model, str(folder / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError, ValueError) as error:
@@ -63,6 +65,15 @@ def read_export(name: str | Path) -> Run:
     return Run(
         folder, plain, modalities, model.eval(), int(config["step"]), predicted, config.get("objective", {})
     )
+
+
+def _place_heads(model: Model, config: dict[str, Any], folder: Path) -> None:
+    description = config.get("heads", {})
+    if not isinstance(description, dict) or not set(description) <= set(config["modalities"]):
+        raise InvalidValueError(f"{folder / CONFIG}: expected heads by branch, found {description!r:.80}")
+    stored = (folder / WEIGHTS).stat().st_size
+    for name, parts in description.items():
+        model.branch_named(name).projector = heads.build(parts, source=folder / CONFIG, stored=stored)
 
 
 def _read_predictors(config: dict[str, Any], folder: Path) -> Predictors:

@@ -4,6 +4,7 @@ config.json        the configuration with the class of every modality, the views
 environment.json   versions, revision, command, machine
 log.jsonl          one line of metrics every few steps
 events.jsonl       in words: alarms, skipped steps, checkpoints that could not be written
+heads.json         of a solved run, or one that started from it: which heads its projectors are
 checkpoints/       see mmvicreg.runs.checkpoint
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmvicreg.branches import head as heads
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import Modality, check_names
@@ -149,6 +151,7 @@ def rebuild(
     modalities = {name: _without_weights(modality) for name, modality in modalities.items()}
     path = _checkpoint(folder, step)
     model = Model({name: modality.branch() for name, modality in modalities.items()}, saved["views"])
+    place_heads(model, folder, path / checkpoint.WEIGHTS)
     file = checkpoint.AVERAGE if average else checkpoint.WEIGHTS
     checkpoint.verify(path, checkpoint.WEIGHTS, file)
     checkpoint.read_model(path, model, file=file)
@@ -156,6 +159,30 @@ def rebuild(
     step_number = checkpoint.read_position(path).step
     objective = saved.get("objective", {})
     return Run(folder, saved["config"], modalities, model.eval(), step_number, predictors, objective)
+
+
+def start_from(model: Model, folder: Path) -> None:
+    """Give ``model`` the weights of the newest checkpoint of the run in ``folder``, and its heads where it was solved.
+
+    Raises FileNotFoundError where there is none, ValueError where its branches do not fit the model's.
+    """
+    saved = read_config(folder)
+    branches = set(saved["views"].values())
+    if branches != set(model.branches):
+        raise InvalidValueError(
+            f"init: {folder} has the branches {sorted(branches)}, this run has {sorted(model.branches)}"
+        )
+    path = _checkpoint(folder, None)
+    place_heads(model, folder, path / checkpoint.WEIGHTS)
+    checkpoint.verify(path, checkpoint.WEIGHTS)
+    checkpoint.read_model(path, model)
+
+
+def place_heads(model: Model, folder: Path, weights: Path) -> None:
+    """Give ``model`` the solved heads that ``folder`` describes in place of its projectors, without their values, which
+    the file ``weights`` holds. Raises ValueError where they cannot be."""
+    for name, head in heads.read(folder, stored=weights.stat().st_size).items():
+        model.branch_named(name).projector = head
 
 
 def _without_weights(modality: Any) -> Modality:

@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluation"},
     {"interop"},
     {"training"},
+    {"solvers"},
     {"preparation"},
     {"cli"},
 ]

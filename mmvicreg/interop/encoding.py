@@ -42,7 +42,9 @@ def encode(
     branch.to(chosen)
     several: Any = [items] if isinstance(items, SINGLE) else items
     rows = (input_of(reader, item) for item in several)
-    found = [branch(torch.stack(batch).to(chosen)).z.float().cpu() for batch in _batches(rows, batch_size)]
+    found = [
+        branch(torch.stack(list(batch)).to(chosen)).z.float().cpu() for batch in _batches(rows, batch_size)
+    ]
     if not found:
         raise InvalidValueError(f"view {view!r}: no items to encode")
     z_nD = torch.cat(found)

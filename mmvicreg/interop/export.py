@@ -68,6 +68,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
 def _write(run: Run, partial: Path, *, title: str) -> None:
     modalities = {name: _portable(name, m, partial) for name, m in run.modalities.items()}
     branches = {name: list(run.model.branches[name].state_dict()) for name in run.modalities}
+    described = {name: heads.describe(run.model.branch_named(name).projector) for name in branches}
     config = {
         "library_name": "mmvicreg",
         "format": FORMAT,
@@ -77,11 +78,7 @@ def _write(run: Run, partial: Path, *, title: str) -> None:
         "tensors": {name: len(found) for name, found in branches.items()},
         "predictors": predictors.describe(run.predictors),
         "objective": run.objective,
-        "heads": {
-            name: found
-            for name in branches
-            if (found := heads.describe(run.model.branch_named(name).projector))
-        },
+        "heads": {name: found for name, found in described.items() if found},
     }
     write_json(partial / CONFIG, config)
     write_with(partial / WEIGHTS, lambda path: save_model(run.model, str(path)))

@@ -1,7 +1,7 @@
 """Ridge regression of each branch into the whitened space of the other (the fixed targets of a ``Prediction``).
 
 f = (C_xx / c + ridge)^-1 C_xy V / c predicts V y, y whitened; g the same from y. Scored by what each side predicts:
-cos(f(x), V y) + balance cos(W x, g(y)) (ridge into whitened targets: docs/solvers/ridge.md).
+cos(f(x), V y) + balance cos(W x, g(y)).
 
 F, G widths of two spaces.
 """

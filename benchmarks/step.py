@@ -209,12 +209,12 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
     ]
     regularizers = dict(zip(REGULARIZERS, (mm.VICReg(), mm.VISReg(), mm.SIGReg()), strict=True))
     goals = {
-        name: mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
+        name: mm.Objective(mm.Invariance(25.0), {"image": each, "text": each})
         for name, each in regularizers.items()
     }
     goals |= {
         "infonce": mm.Objective(mm.InfoNCE(), {}),
-        "invariance alone": mm.Objective(mm.Invariance(weight=25.0), {}),
+        "invariance alone": mm.Objective(mm.Invariance(25.0), {}),
     }
     sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
     return sides | {

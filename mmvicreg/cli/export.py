@@ -29,8 +29,9 @@ class ExportConfig(ModelOptions):
 
 def export(config: ExportConfig) -> Output:
     """Write the export and say where."""
-    from mmvicreg.interop import open_clip
-    from mmvicreg.interop.hub import push_to_hub, save_pretrained
+    from mmvicreg.interop.onnx import save_onnx
+    from mmvicreg.interop.open_clip import save_open_clip
+    from mmvicreg.interop.timm import save_image_encoder
 
     folder = config.format in ("hub", "open_clip")
     if Path(config.out).is_file() if folder else Path(config.out).is_dir():
@@ -41,13 +42,13 @@ def export(config: ExportConfig) -> Output:
     run = config.load(config.run)
     pushed = ""
     if config.format == "hub":
-        path = save_pretrained(run, config.out)
-        pushed = str(push_to_hub(path, config.push)) if config.push else ""
+        path = run.save_pretrained(config.out)
+        pushed = run.push_to_hub(config.push) if config.push else ""
     elif config.format == "open_clip":
-        path = open_clip.save_open_clip(run, config.out)
+        path = save_open_clip(run, config.out)
     elif config.format == "image":
-        path = open_clip.save_image_encoder(run, config.out, image=config.branch)
+        path = save_image_encoder(run, config.out, image=config.branch)
     else:
-        path = open_clip.save_onnx(run, config.out, branch=config.branch)
+        path = save_onnx(run, config.out, branch=config.branch)
     lines = [*([f"pushed: {pushed}"] if pushed else []), f"written: {path}"]
     return Output({"written": str(path), "pushed": pushed}, tuple(lines))

@@ -32,7 +32,7 @@ class FinetuneConfig(ModelOptions):
     model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
     out: Out
-    """folder for result.json, subset.txt, the confusion picture and a checkpoint; called again, it continues"""
+    """folder for summary.json, subset.txt, the confusion picture and a checkpoint; called again, it continues"""
     train: str = field(kw_only=True)
     """shards with labels, or an image folder CLASS/PICTURE"""
     test: str = field(kw_only=True)
@@ -66,11 +66,11 @@ class FinetuneConfig(ModelOptions):
 
 
 def finetune(config: FinetuneConfig) -> Output:
-    """Choose, train, score, and write result.json."""
+    """Choose, train, score, and write summary.json."""
     from mmvicreg.evaluation.embed import embeddings_folder
+    from mmvicreg.evaluation.summary import Summary, flatten
     from mmvicreg.evaluation.transfer.finetuning import balanced_subset
-    from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
-    from mmvicreg.files import write_json
+    from mmvicreg.evaluation.transfer.label_files import check_same_classes, open_labelled, read_lines
 
     run = config.load(config.model)
     run.model.branch_named(config.branch)  # KeyError with those there are
@@ -89,20 +89,17 @@ def finetune(config: FinetuneConfig) -> Output:
     _write_subset(
         folder / "subset.txt", train, chosen, truth
     )  # of what was trained: a refusal leaves the old one
-    result = {
-        "fraction": config.fraction,
-        "samples": len(chosen),
-        "of": int((truth >= 0).sum()),
-        **scores.to_json(),
-    }
+    labelled = int((truth >= 0).sum())
     line = (
-        f"fine-tuned on {len(chosen):,} of {result['of']:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
+        f"fine-tuned on {len(chosen):,} of {labelled:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
         f"on {scores.rows:,} items (chance {1 / classes:.2%})"
     )
-    about = {"protocol": asdict(_protocol(config)), "run": run.folder.name, "step": run.step}
-    write_json(folder / "result.json", result | about)
+    found = scores.to_json() | {"training_samples": len(chosen), "labelled_samples": labelled}
+    settings = {"fraction": config.fraction, **asdict(_protocol(config))}
+    summary = Summary("finetune", run.folder.name, run.step, flatten({"test": found}), settings=settings)
+    path = summary.write(folder / "summary.json")
     _draw(scores, train.names or test.names, folder / "confusion.png")
-    return Output(result | about, (line, f"written: {folder / 'result.json'}"))
+    return Output(asdict(summary), (line, f"written: {path}"))
 
 
 def _train(

@@ -35,10 +35,10 @@ class ModelOptions:
 
     def load(self, source: str) -> Run:
         """The model named ``source`` with the chosen weights."""
-        from mmvicreg.interop.pretrained import load_subject
+        from mmvicreg.interop.loading import load
 
         check_device(self.device)
-        return load_subject(source, recipe=self.recipe, step=self.step, average=self.average)
+        return load(source, recipe=self.recipe, step=self.step, average=self.average)
 
 
 def check_device(device: str) -> None:

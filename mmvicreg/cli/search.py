@@ -23,6 +23,8 @@ class SearchConfig(ModelOptions):
     """a text, or a picture file"""
     among: str = "image"
     """branch whose items are searched"""
+    query_branch: str = ""
+    """branch that embeds the query; needed where several could (texts of several languages)"""
     k: int = 10
     """how many to show"""
     by_predictor: bool = False
@@ -41,7 +43,11 @@ def search(config: SearchConfig) -> Output:
     index = open_index(config.data)
     store = embed_split(run, index, config.among, device=config.device, threads=config.threads)
     query_D = embed_query(
-        run, config.query, to=config.among if config.by_predictor else "", device=config.device or "cpu"
+        run,
+        config.query,
+        branch=config.query_branch,
+        to=config.among if config.by_predictor else "",
+        device=config.device or "cpu",
     )
     rows = store.items(config.among)
     cosine, places = nearest(torch.as_tensor(query_D)[None], rows.z, k=config.k)

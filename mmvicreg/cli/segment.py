@@ -5,7 +5,7 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mmvicreg.evaluation.transfer.segmentation import DenseProbe, Maps
+    from mmvicreg.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ def segment(config: SegmentConfig) -> Output:
     import numpy as np
     import torch
 
+    from mmvicreg.evaluation.summary import Summary, flatten, shown
     from mmvicreg.evaluation.transfer import segmentation as dense
-    from mmvicreg.evaluation.transfer.labels import read_lines
+    from mmvicreg.evaluation.transfer.label_files import read_lines
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    train, test = _maps(config, device)
+    run, train, test = _maps(config, device)
+    dense.check_classes(np.asarray(test.masks))
     names = read_lines(config.names) if config.names else []
     classes = max(len(names), _classes(train), _classes(test))
     if names and classes > len(names):
@@ -75,19 +78,17 @@ def segment(config: SegmentConfig) -> Output:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    lines = [f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}"]
+    lines = [f"dense linear: {', '.join(f'{name} {shown(name, value)}' for name, value in result.items())}"]
     named = names or [str(number) for number in range(classes)]
-    result["per_class"] = {
-        name: None if value != value else float(value)
-        for name, value in zip(named, scores.per_class, strict=True)
-    }
+    result["per_class"] = dict(zip(named, scores.per_class.tolist(), strict=True))
+    summary = Summary("segment", run.folder.name, run.step, flatten({"test": result}))
     if config.out:
-        _write(config, result, test, called)
+        _draw(summary.write(config.out).with_suffix(".png"), test, called, classes)
         lines.append(f"written: {config.out}")
-    return Output(result, tuple(lines))
+    return Output(asdict(summary), tuple(lines))
 
 
-def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
+def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
     from mmvicreg.modalities.image import ImageModality
@@ -105,7 +106,7 @@ def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
         feature_maps(branch, open_index(data), reader, folder=folder, device=device)
         for data in (config.train, config.test)
     )
-    return train, test
+    return run, train, test
 
 
 def _classes(maps: Maps) -> int:
@@ -145,18 +146,12 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     return train(np.sort(order), (best,))[0], best
 
 
-def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
-    from mmvicreg.evaluation.report import figures as pictures
-    from mmvicreg.evaluation.transfer.segmentation import IGNORED
-    from mmvicreg.files import write_json
-
-    path = Path(config.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+def _draw(path: Path, test: Maps, called: np.ndarray, classes: int) -> None:
     import numpy as np
 
-    shown = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
-    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in shown]
-    pictures.save(
-        pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
-    )
+    from mmvicreg.evaluation.report import figures
+    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+
+    chosen = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
+    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in chosen]
+    figures.save(figures.masks_figure(rows, classes=classes, ignored=IGNORED), path)

@@ -25,7 +25,7 @@ from mmvicreg.evaluation.report.run_report import write_run_report
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
 from mmvicreg.evaluation.summary import Summary, flatten
-from mmvicreg.modalities.image import ImageModality
+from mmvicreg.evaluation.transfer.prompts import image_branches
 from mmvicreg.objectives.predictors import Predictors, predict
 from mmvicreg.runs.run import Run
 from mmvicreg.shards.index import ShardIndex, open_index
@@ -177,7 +177,7 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
     """Folds of the rows of each pair's picture branch (its first branch, where neither is one), by cosine."""
     found: dict[str, RetrievalScores] = {}
     for pair in combinations((name for name in run.modalities if len(store.items(name).z)), 2):
-        a, b = sorted(pair, key=lambda name: not isinstance(run.modalities[name], ImageModality))
+        a, b = sorted(pair, key=lambda name: name not in image_branches(run))
         items = store.items(a), store.items(b)
         if items[0].z.shape[1] == items[1].z.shape[1]:
             both = folded_metrics(items[0].z, items[1].z, store.positives(a, b), folds=folds, device=device)

@@ -27,6 +27,9 @@ class TrainConfig:
     """shards to train on: a path in which {000..099} and * are expanded"""
     out: str = "runs/run"
     """run directory"""
+    init: str = ""
+    """run directory whose weights the branches start from (trained or solved), with its heads where it was solved;
+    empty for the modalities' own initial weights"""
     batch_size: int | Literal["auto"] = 256
     """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
     gradient_cache_size: int = 0

@@ -16,15 +16,11 @@ from mmvicreg.cli.embed import EmbedConfig, embed
 from mmvicreg.cli.main import main
 from mmvicreg.cli.search import SearchConfig, search
 from mmvicreg.evaluation.nearest import nearest
-from mmvicreg.evaluation.transfer.labels import (
-    label_matrix,
-    labels_of,
-    open_labelled,
-    pack_folder,
-    read_lines,
-    zero_shot_weights,
-)
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.evaluation.summary import read_summary
+from mmvicreg.evaluation.transfer.label_files import open_labelled, pack_folder, read_lines
+from mmvicreg.evaluation.transfer.labels import label_matrix, labels_of
+from mmvicreg.evaluation.transfer.prompts import zero_shot_weights
+from mmvicreg.interop.export import save_pretrained
 from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.shards.index import open_index
 
@@ -128,10 +124,10 @@ def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
         out=str(tmp_path / "found.json"),
     )
     classify(config)
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["knn_1"]["top1"] == 1.0  # the training rows themselves
-    assert found["linear"]["top1"] > 0.9
-    assert found["zero_shot"]["classes"] == 2 and found["zero_shot"]["chance"] == 0.5
+    found = read_summary(tmp_path / "found.json").split("test")
+    assert found["knn_1.top1"] == 1.0  # the training rows themselves
+    assert found["linear.top1"] > 0.9
+    assert found["zero_shot.classes"] == 2 and found["zero_shot.chance"] == 0.5
     assert (tmp_path / "found.png").stat().st_size > 3000
 
 
@@ -144,7 +140,7 @@ def test_an_image_folder_is_labelled_by_its_folders(export, tmp_path):
     assert names == ["birds", "boats"]
     assert labels_of(open_index(str(tmp_path / "folder-000000.tar"))) == [[0], [0], [0], [1], [1], [1]]
     classify(ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json")))
-    assert "zero_shot" in json.loads((tmp_path / "f.json").read_text())
+    assert read_summary(tmp_path / "f.json").split("test", "zero_shot")
 
 
 def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
@@ -152,12 +148,12 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     import open_clip
     from small_runs import TINY
 
+    from mmvicreg.interop.loading import load
     from mmvicreg.interop.open_clip import to_open_clip
-    from mmvicreg.interop.pretrained import load_subject
 
     (tmp_path / "tiny-zero.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path)
-    run = load_subject("open_clip/tiny-zero")
+    run = load("open_clip/tiny-zero")
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
     model, _, tokenizer = to_open_clip(run)
     theirs = zero_shot(model, tokenizer, names, templates)
@@ -208,12 +204,11 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
     assert (
         main(["classify", export, *data, "--k", "3", "--out", f"{many}/found.json", "--device", "cpu"]) == 0
     )
-    found = json.loads((many / "found.json").read_text())
-    assert set(found) == {"knn_3", "linear"}
-    for scores in found.values():
+    summary = read_summary(many / "found.json")
+    for scores in (summary.split("test", "knn_3"), summary.split("test", "linear")):
         assert scores["rows"] == 18 and scores["classes"] == 5  # samples without a label are left out
-        assert scores["per_class"]["4"] == pytest.approx(1.0)  # all have it
-        assert min(scores["per_class"]["0"], scores["per_class"]["1"]) > 0.9  # the two photographs differ
+        assert scores["per_class.4"] == pytest.approx(1.0)  # all have it
+        assert min(scores["per_class.0"], scores["per_class.1"]) > 0.9  # the two photographs differ
         assert scores["chance"] < 0.65 < scores["mean_average_precision"] <= 1
     assert "mean_average_precision" in capsys.readouterr().out and not (many / "found.png").exists()
     assert main(["classify", export, *data, "--solver", "sgd"]) == 1
@@ -227,10 +222,10 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
 def test_the_papers_sgd_is_a_solver_and_other_branches_are_classified_too(export, shards, tmp_path, capsys):
     data = ["--train", shards, "--test", shards, "--out", f"{tmp_path}/found.json", "--device", "cpu"]
     assert main(["classify", export, *data, "--solver", "sgd", "--learning-rates", "0.02", "0.1"]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["linear"]["top1"] > 0.9 and found["linear"]["learning_rate"] in (0.02, 0.1)
+    found = read_summary(tmp_path / "found.json").split("test", "linear")
+    assert found["top1"] > 0.9 and found["learning_rate"] in (0.02, 0.1)
     assert main(["classify", export, *data, "--branch", "text"]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["linear"]["rows"] == 3  # distinct captions
+    assert read_summary(tmp_path / "found.json").scores["test.linear.rows"] == 3  # distinct captions
     assert main(["classify", export, *data, "--branch", "sound"]) == 1
     assert "no branch 'sound'; this run has image, text" in capsys.readouterr().err
     (tmp_path / "one.txt").write_text("bird\n")
@@ -259,7 +254,7 @@ def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_p
     assert "'tower' is not among class names: none were given (--names FILE)" in capsys.readouterr().err
     out = ["--out", f"{tmp_path}/found.json", "--k", "1"]
     assert main(["classify", export, *data, *out, "--names", f"{tmp_path}/names.txt"]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["knn_1"]["per_class"] == {
+    assert read_summary(tmp_path / "found.json").split("test", "knn_1", "per_class") == {
         "flower": 1.0,
         "tower": 1.0,
     }

@@ -11,7 +11,7 @@ from webdataset import TarWriter
 
 from mmvicreg.cli.main import main
 from mmvicreg.interop.clip_benchmark import main as clip_benchmark
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # CLIP_benchmark's own
 

@@ -51,7 +51,9 @@ class SyncBatchNorm(_BatchNorm):
         mean = total[:-1] / count
         centred = x32 - mean.view(shape)
         variance = distributed.all_reduce_sum(included * centred.square().sum(axes)) / count
-        self._update_running(mean.detach(), variance.detach(), rows)
+        # torch keeps running statistics of an earlier pass for its backward: written only where they change.
+        if distributed.world_size() > 1 or (len(x) and not self.placeholder):
+            self._update_running(mean.detach(), variance.detach(), rows)
         # Without any row, 1 instead of 0: placeholders would grow by 1 / sqrt(eps) in every layer and overflow.
         variance = torch.where(rows > 0, variance, torch.ones_like(variance))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)

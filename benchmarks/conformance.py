@@ -1,14 +1,18 @@
 """Writes docs/conformance.md: every objective on 1, 2 and 4 processes against a slow fp64 reference.
 
     python benchmarks/conformance.py           # about 2 minutes on two CPU cores
+    python benchmarks/conformance.py --tiny    # seconds: three objectives, and nothing is written
 
 Value and gradient error of every regularizer and alignment x {1, 2, 4 processes} x {fp32, bf16 autocast} x
 {all rows present, some missing, none on one process}; beside them peers that are installed, run as their
-users run them: their loss on each process, gradients averaged as DDP does.
+users run them: their loss on each process, gradients averaged as DDP does. The last line is JSON: the largest error
+of all objectives by precision.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,12 +80,16 @@ def own(name: str, counts: tuple[int, ...], dtype: torch.dtype) -> Result:
     )
 
 
-def error(results: list[Result], exact: Result) -> str:
-    """Worst value over processes, and the gradient after averaging."""
+def errors(results: list[Result], exact: Result) -> tuple[float, float]:
+    """Relative error of the value on the worst process, and of the gradient after averaging."""
     value = max(abs(found - exact[0]) / (abs(exact[0]) or 1.0) for found, _ in results)
     found = torch.cat([torch.cat([g[v] for _, g in results]).flatten() for v in range(len(exact[1]))])
     gradient = relative_error(found / len(results), torch.cat([g.flatten() for g in exact[1]]))
-    return f"{value:.0e} / {gradient:.0e}"
+    return value, gradient
+
+
+def cell(found: tuple[float, float]) -> str:
+    return f"{found[0]:.0e} / {found[1]:.0e}"
 
 
 def columns() -> list[tuple[int, tuple[int, ...], torch.dtype]]:
@@ -89,17 +97,18 @@ def columns() -> list[tuple[int, tuple[int, ...], torch.dtype]]:
     return [(size, counts, dtype) for size, each in ROWS.items() for counts in each for dtype in dtypes]
 
 
-def rows(names: list[str], run: Callable[[str, tuple[int, ...], torch.dtype], Result]) -> list[list[str]]:
-    lines = []
+def measure(names: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """Errors of each objective, one pair for each column."""
+    measured = {}
     for name in names:
-        cells = []
+        found = []
         for size, counts, dtype in columns():
             # bf16 inputs are what they are: the reference sees the same rounded rows.
             views = [torch.cat(view).to(dtype).double() for view in views_of(name, counts)]
             exact = evaluate(name, views, exact=True)
-            cells.append(error(pool(size).run(run, name, counts, dtype), exact))
-        lines.append([f"{case_kind(name)} `{name}`", *cells])
-    return lines
+            found.append(errors(pool(size).run(own, name, counts, dtype), exact))
+        measured[name] = found
+    return measured
 
 
 def peer_loss(name: str) -> tuple[str, Callable[..., Tensor]]:
@@ -140,16 +149,34 @@ def peers() -> list[list[str]]:
             exact = (value.item(), [x.grad for x in whole if x.grad is not None])
             results = pool(len(counts)).run(own_peer, name, counts)
             mean = sum(found for found, _ in results) / len(results)  # theirs differ between processes
-            cells.append(error([(mean, gradients) for _, gradients in results], exact))
+            cells.append(cell(errors([(mean, gradients) for _, gradients in results], exact)))
         lines.append([name, *cells])
     return lines
 
 
+def largest(measured: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+    """The largest error of all objectives by precision."""
+    worst: dict[str, float] = {}
+    for found in measured.values():
+        for (_, _, dtype), pair in zip(columns(), found, strict=True):
+            name = f"largest_error_{str(dtype).removeprefix('torch.')}"
+            worst[name] = max(worst.get(name, 0.0), *pair)
+    return worst
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="three objectives; nothing is written")
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.tiny:
+        print(json.dumps(largest(measure(["vicreg", "sigreg", "info_nce"]))))
+        return
+    measured = measure([*REGULARIZERS, *ALIGNMENTS])
     headings = ["objective"]
     headings += [f"{s} x {'+'.join(map(str, c))} {str(d).removeprefix('torch.')}" for s, c, d in columns()]
-    body = table(headings, rows([*REGULARIZERS, *ALIGNMENTS], own))
+    lines = [[f"{case_kind(name)} `{name}`", *map(cell, found)] for name, found in measured.items()]
+    body = table(headings, lines)
     beside = table(["peer, fp64", "1 process", "2 processes", "4 processes"], peers())
     text = f"""# Conformance
 
@@ -170,6 +197,7 @@ is the mean over processes, because theirs differ.
 """
     (ROOT / "docs" / "conformance.md").write_text(text)
     print(text)
+    print(json.dumps(largest(measured)))
 
 
 if __name__ == "__main__":

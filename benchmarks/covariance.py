@@ -20,6 +20,7 @@ from torch.nn.functional import mse_loss, relu
 from mmvicreg import Invariance, Objective, VICReg, VICRegCoefficients
 
 SHAPES = [(256, 2048), (1024, 1024), (2048, 512), (256, 8192), (2048, 8192)]
+TINY = [(16, 48), (48, 16)]
 Function = Callable[[Tensor], Tensor]
 
 
@@ -130,6 +131,7 @@ def print_peak(name: str, rows: int, features: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--peak", nargs=3, metavar=("METHOD", "N", "D"), help="print one method's peak bytes")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -138,7 +140,7 @@ def main() -> None:
         print_peak(options.peak[0], int(options.peak[1]), int(options.peak[2]))
         return
     lines, summary = [], {}
-    for rows, features in SHAPES:
+    for rows, features in TINY if options.tiny else SHAPES:
         times, peaks = measure(rows, features, options.repetitions)
         exact = errors(rows, features)
         for name in times:
@@ -150,12 +152,11 @@ def main() -> None:
         summary[f"memory_ratio_{shape}"] = peaks["meta"] / peaks["ours"]
         compiled = min(seconds for name, seconds in times.items() if name.endswith("compiled"))
         summary[f"time_ratio_{shape}_compiled"] = compiled / times["ours"]
-    whole = measure_whole(2048, 8192)
-    summary["time_ratio_vicreg_2048x8192"] = whole["meta VICReg"] / whole["our VICReg"]
+    large = TINY[0] if options.tiny else (2048, 8192)
+    whole, shape = measure_whole(*large), f"{large[0]}x{large[1]}"
+    summary[f"time_ratio_vicreg_{shape}"] = whole["meta VICReg"] / whole["our VICReg"]
     for name, seconds in whole.items():
-        lines.append(
-            ["2048x8192", name, f"{seconds:.4f}", "", f"{seconds / whole['our VICReg']:.1f}", "", ""]
-        )
+        lines.append([shape, name, f"{seconds:.4f}", "", f"{seconds / whole['our VICReg']:.1f}", "", ""])
     print(table(["N x D", "method", "s", "peak MiB", "time x", "memory x", "error: value / gradient"], lines))
     print(json.dumps({name: round(value, 2) for name, value in summary.items()}))
 

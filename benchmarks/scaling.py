@@ -28,6 +28,7 @@ from mmvicreg.testing.processes import pool
 ROOT = Path(__file__).parent.parent
 
 SHAPES = [(512, 2048), (2048, 512)]  # one of each form
+TINY = [(24, 96), (96, 24)]
 FLOPS_FP32, FLOPS_TF32 = 50e12, 350e12  # H100, assumed
 BUS_NODE, BUS_FABRIC = 300e9, 40e9  # bytes/s a process, within 8 and beyond, assumed
 
@@ -77,10 +78,16 @@ def count(rows: int, features: int) -> tuple[float, float]:
 
 
 def _flops(operator: str, shapes: list[list[int]]) -> float:
-    """Of a matrix product (n, k) (k, m), by the shapes of its operands; 0 of anything else."""
-    if operator not in ("aten::mm", "aten::addmm_"):
+    """Floating-point operations of a matrix product by the shapes of its operands; 0 for any other operator.
+
+    On a CPU ``mmvicreg.numerics`` multiplies by oneDNN, x (n, k) times weight (m, k) transposed, or else by aten.
+    """
+    if operator == "mkldnn::_linear_pointwise":
+        (n, k), (m, _) = shapes[:2]
+    elif operator in ("aten::mm", "aten::addmm_"):
+        (n, k), (_, m) = shapes[:2] if operator == "aten::mm" else shapes[1:3]
+    else:
         return 0.0
-    (n, k), (_, m) = shapes[:2] if operator == "aten::mm" else shapes[1:3]
     return 2.0 * n * k * m
 
 
@@ -110,16 +117,16 @@ def seconds(cost: Cost, size: int, *, flops: float) -> float:
     return cost.flops / flops + 2 * cost.bytes / (BUS_NODE if size <= 8 else BUS_FABRIC)
 
 
-def counted() -> tuple[str, dict[str, float]]:
+def counted(shapes: list[tuple[int, int]]) -> tuple[str, dict[str, float]]:
     lines, ratios = [], {}
-    for rows, features in SHAPES:
+    for rows, features in shapes:
         for size in (1, 2, 4):
             flops, moved = max(pool(size).run(count, rows, features))
             model = ours(rows, features, size)
             if abs(model.flops / flops - 1) > 0.02:
                 raise AssertionError(f"{rows}x{features} on {size}: counted {flops}, model {model.flops}")
             alone = ours(rows, features, 1).flops
-            if (rows, features) == SHAPES[0]:
+            if (rows, features) == shapes[0]:
                 ratios[f"work_ratio_{size}"] = flops / alone
             peer = gathered(rows, features, size)
             cells = [f"{flops / 1e9:.3f}", f"{model.flops / 1e9:.3f}", f"{flops / alone:.3f}"]
@@ -184,8 +191,9 @@ is left: their bytes hardly depend on R.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--docs", action="store_true", help="write docs/objectives/scaling.md and .png")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     options = parser.parse_args()
-    measured, ratios = counted()
+    measured, ratios = counted(TINY if options.tiny else SHAPES)
     prediction, curves = predicted()
     print(measured, prediction, sep="\n\n")
     if options.docs:

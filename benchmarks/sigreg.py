@@ -20,6 +20,7 @@ from mmvicreg.objectives.regularizers import SIGReg
 from mmvicreg.objectives.regularizers.directions import directions
 
 SHAPES = [(512, 128, 1024), (2048, 512, 1024)]
+TINY = [(32, 8, 16)]
 NAMES = ["phases", "phases compiled", "ours", "ours compiled"]
 Function = Callable[[Tensor], Tensor]
 
@@ -72,6 +73,7 @@ def print_peak(name: str, rows: int, features: int, slices: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--peak", nargs=4, metavar=("METHOD", "N", "D", "K"), help="print a peak in bytes")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--repetitions", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -80,7 +82,7 @@ def main() -> None:
         print_peak(options.peak[0], *(int(x) for x in options.peak[1:]))
         return
     lines, summary = [], {}
-    for rows, features, slices in SHAPES:
+    for rows, features, slices in TINY if options.tiny else SHAPES:
         z = embeddings(rows, features)
         steps = {name: forward_backward(method(name, slices, features), z) for name in NAMES}
         times = best_times(steps, repetitions=options.repetitions)

@@ -3,7 +3,7 @@
 Convention of gradients, here and in every regularizer and alignment: each process has the same value L, and its
 local gradient is (number of processes) x dL/d(local rows), so that the average that DDP and FSDP take is the exact
 gradient of L. The adjoint of a sum of the processes' losses gives just this, so gradients are right whatever is
-computed from the results of ``all_reduce_sum`` and ``gather_rows``. A second derivative raises RuntimeError.
+computed from the results of ``all_reduce_sum`` and ``gather_rows``.
 
 n rows of this process, N rows of all processes, D features, d features of this process.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -178,11 +177,8 @@ class _AllReduceSum(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+        return all_reduce_sum(grad)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -197,9 +193,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:n] for part, n in zip(every, counts, strict=True)])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:
-        grad_N = grad_N.clone()
-        dist.all_reduce(grad_N)
+        grad_N = all_reduce_sum(grad_N)
         start = sum(ctx.counts[: rank()])
         return grad_N[start : start + ctx.counts[rank()]], None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,32 @@ def statistics_dtype(x: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> torch.autocast:
     """A context in which matrix products on the device of ``x`` keep the precision of their operands."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def once_only(gradient: Tensor, *origins: Tensor | None) -> Tensor:
+    """``gradient``, whose own derivative raises RuntimeError; for the results of a backward in closed form.
+
+    ``origins``: the tensors with a graph that ``gradient`` was computed from. torch's ``once_differentiable`` is not
+    enough: where the incoming gradient is a constant, or ``torch.autograd.grad`` names its inputs, it leaves the second
+    derivative out without an error.
+    """
+    if not torch.is_grad_enabled():
+        return gradient
+    found: Tensor = _OnceOnly.apply(gradient, *origins)
+    return found
+
+
+class _OnceOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *origins: Tensor | None) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise RuntimeError(
+            "the second derivative of this loss is not available: its gradient is computed in closed form; leave the "
+            "loss out of gradient penalties and of create_graph=True"
+        )
 
 
 COLUMNS = 512

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.numerics import once_only
 
 
 class ColumnParallelLinear(nn.Linear):
@@ -66,17 +66,18 @@ class _Columns(torch.autograd.Function):
     def forward(ctx: Any, h_nH: Tensor, weight_dH: Tensor, features: int) -> Tensor:
         ctx.counts = distributed.row_counts(h_nH)
         h_NH = distributed.gather_rows(h_nH, ctx.counts)
-        ctx.save_for_backward(h_NH, weight_dH)
+        ctx.save_for_backward(h_NH, weight_dH, h_nH)
         return distributed.from_feature_shards(h_NH @ weight_dH.T, ctx.counts, features)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h_NH, weight_dH = ctx.saved_tensors
+        h_NH, weight_dH, h_nH = ctx.saved_tensors
+        origins = (grad_nD, weight_dH, h_nH)
         grad_Nd = distributed.to_feature_shards(grad_nD, ctx.counts)
         # dL/dz contains the factor R for an average over processes, which this weight does not take part in.
         weight = grad_Nd.T @ h_NH / distributed.world_size() if ctx.needs_input_grad[1] else None
         h = distributed.scatter_sum(grad_Nd @ weight_dH, ctx.counts) if ctx.needs_input_grad[0] else None
+        h, weight = (None if x is None else once_only(x, *origins) for x in (h, weight))
         return h, weight, None
 
 

@@ -20,7 +20,7 @@ class MovingAverage:
     Buffers (running statistics) are copies of the model's. The arithmetic is torch's (``get_ema_multi_avg_fn``), and
     the weights equal those of ``torch.optim.swa_utils.AveragedModel`` bit for bit. That class is not used itself,
     because it copies encoders that are frozen for the whole run, which are shared with the model here, averages
-    buffers or ignores them, and passes whole and sharded weights to one fused call, which torch refuses.
+    buffers or ignores them, and passes whole and sharded weights to one fused call.
     """
 
     def __init__(self, model: Model, momentum: float) -> None:

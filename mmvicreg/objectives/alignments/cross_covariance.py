@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmvicreg.distributed import (
     all_reduce_sum,
@@ -22,6 +21,7 @@ from mmvicreg.distributed import (
     to_feature_shards,
     world_size,
 )
+from mmvicreg.numerics import once_only
 from mmvicreg.objectives.regularizers.covariance import COVARIANCE_STRIP, GRAM_STRIP, gram_is_cheaper, squares
 
 Both = tuple[Tensor, Tensor, Tensor]
@@ -41,12 +41,13 @@ class Standardize(torch.autograd.Function):
         return y_nD
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor, None, None]:
         y_nD, inverse_D = ctx.saved_tensors
-        means = torch.stack([grad_nD.sum(0), torch.linalg.vecdot(grad_nD, y_nD, dim=0)])
-        mean_D, slope_D = all_reduce_sum(means) / ctx.rows
-        return (grad_nD - mean_D).sub_(y_nD * slope_D).mul_(inverse_D), None, None
+        with torch.no_grad():
+            means = torch.stack([grad_nD.sum(0), torch.linalg.vecdot(grad_nD, y_nD, dim=0)])
+            mean_D, slope_D = all_reduce_sum(means) / ctx.rows
+            gradient = (grad_nD - mean_D).sub_(y_nD * slope_D).mul_(inverse_D)
+        return once_only(gradient, y_nD, grad_nD), None, None
 
 
 def off_diagonal_energy(a_nD: Tensor, b_nD: Tensor) -> Tensor:
@@ -72,15 +73,14 @@ def _(a_nD: Tensor, b_nD: Tensor, need_gradient: bool) -> Both:
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Both) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*inputs[:2], *output[1:])
 
 
-@once_differentiable
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None, None]:
     if grad is None:
         return None, None, None
-    a, b = ctx.saved_tensors
-    return a * grad, b * grad, None
+    a_nD, b_nD, to_a, to_b = ctx.saved_tensors
+    return once_only(to_a * grad, a_nD, b_nD, grad), once_only(to_b * grad, a_nD, b_nD, grad), None
 
 
 _cross_energy.register_autograd(_backward, setup_context=_keep)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from mmvicreg.numerics import once_only
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """values_T; the gradient (n, D) of the last term, empty where there is none or none is needed; and for each term
@@ -40,16 +41,18 @@ def register(operator: Any, *, terms: int) -> None:
         ctx.settings = len(inputs) - 1
         ctx.save_for_backward(inputs[0], *output[1:])
 
-    @once_differentiable  # differentiating the stored gradient would miss its dependence on z
     def backward(ctx: Any, grad_T: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         nothing = (None,) * ctx.settings
         if grad_T is None:
             return None, *nothing
         z_nD, matrix, mean_D, slope_TD, shift_TD = ctx.saved_tensors
         if terms == 1:
-            return matrix * grad_T, *nothing
-        total = (z_nD - mean_D).mul_(grad_T @ slope_TD).add_(grad_T @ shift_TD)
-        return total.addcmul_(matrix, grad_T[-1]) if matrix.numel() else total, *nothing
+            return once_only(matrix * grad_T, z_nD, grad_T), *nothing
+        with torch.no_grad():
+            total = (z_nD - mean_D).mul_(grad_T @ slope_TD).add_(grad_T @ shift_TD)
+            if matrix.numel():
+                total.addcmul_(matrix, grad_T[-1])
+        return once_only(total, z_nD, grad_T), *nothing
 
     operator.register_fake(shapes)
     operator.register_autograd(backward, setup_context=keep)

@@ -140,7 +140,7 @@ def dump(members: list[BaseProcess]) -> None:
 
 
 @dataclass
-class SampleCounts:
+class CampaignProgress:
     """What has happened so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -158,27 +158,27 @@ class SampleCounts:
         )
 
 
-def finish(config: toy.Config, world: int, tally: SampleCounts, draw: random.Random, patience: float) -> None:
+def finish(config: toy.Config, world: int, progress: CampaignProgress, draw: random.Random, patience: float) -> None:
     """Start one run again and again, each time under attack, until it ends by itself."""
     while True:
         members = start(config, world)
-        mode = MODES[tally.launches % len(MODES)]
-        tally.launches += 1
+        mode = MODES[progress.launches % len(MODES)]
+        progress.launches += 1
         hit = attack(config, members, mode, draw)
         if not wait(members, patience):
-            tally.hangs += 1
+            progress.hangs += 1
             print(f"hang after {mode!r} of {world}; {[each.exitcode for each in members]}", flush=True)
             dump(members)
-        tally.alone += any(member.exitcode == STALLED for member in members)
+        progress.alone += any(member.exitcode == STALLED for member in members)
         if hit:
-            tally.kills[f"{mode}, {world} processes"] += 1
+            progress.kills[f"{mode}, {world} processes"] += 1
         elif all(member.exitcode == 0 for member in members):
             return
 
 
 def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     """Kills, finished runs, differences and hangs."""
-    draw, began, tally = random.Random(options.seed), time.monotonic(), SampleCounts()
+    draw, began, progress = random.Random(options.seed), time.monotonic(), CampaignProgress()
     base = toy.Config(
         train=toy.write_shards(folder / "data"),
         epochs=options.epochs,
@@ -190,22 +190,22 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     for world in options.processes:
         members = start(replace(base, out=str(folder / f"whole-{world}")), world)
         assert wait(members, 300), "the uninterrupted run did not end"
-    while tally.kills.total() < options.kills or tally.runs < len(options.processes):
+    while progress.kills.total() < options.kills or progress.runs < len(options.processes):
         if time.monotonic() - began > 60 * options.minutes:
             break
-        world = options.processes[tally.runs % len(options.processes)]
-        config = replace(base, out=str(folder / f"run-{tally.runs}"))
-        finish(config, world, tally, draw, options.patience)
-        tally.runs += 1
-        tally.different += not same(folder / f"whole-{world}", Path(config.out))
-        print(tally.line(), flush=True)
+        world = options.processes[progress.runs % len(options.processes)]
+        config = replace(base, out=str(folder / f"run-{progress.runs}"))
+        finish(config, world, progress, draw, options.patience)
+        progress.runs += 1
+        progress.different += not same(folder / f"whole-{world}", Path(config.out))
+        print(progress.line(), flush=True)
     return {
-        "kills": tally.kills.total(),
-        "runs": tally.runs,
-        "different": tally.different,
-        "hangs": tally.hangs,
-        "ended_alone_before_they_met": tally.alone,
-        "by_mode": dict(sorted(tally.kills.items())),
+        "kills": progress.kills.total(),
+        "runs": progress.runs,
+        "different": progress.different,
+        "hangs": progress.hangs,
+        "ended_alone_before_they_met": progress.alone,
+        "by_mode": dict(sorted(progress.kills.items())),
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
 

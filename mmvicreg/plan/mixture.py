@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.plan.plan import Cursor, Order, Places, Plan
+from mmvicreg.plan.plan import Cursor, Order, Locations, Plan
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.subset import holds, keep
@@ -90,8 +90,8 @@ class Mixture(Plan):
         own = repr([self.quotas.tolist(), [plan.fingerprint() for plan in self._plans]]).encode()
         return hashlib.sha256(own).hexdigest()[:16]
 
-    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Places:
-        """Places of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
+    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Locations:
+        """Locations of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
         blocks = [self._block(b) for b in range(first // BLOCK, (first + length - 1) // BLOCK + 1)]
         inside = slice(first % BLOCK, first % BLOCK + length)
         part = np.concatenate([p for p, _ in blocks])[inside]
@@ -104,7 +104,7 @@ class Mixture(Plan):
                 within = np.searchsorted(members, slots[mine])
                 places = plan.locate_range(int(ordinal[members[0]]), len(members), within)
                 epoch[mine], shard[mine], row[mine] = places.epoch, places.shard + self._shards[d], places.row
-        return Places(epoch, shard, row)
+        return Locations(epoch, shard, row)
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(part of each slot, how many slots of that part come before it in the whole run)."""
@@ -130,7 +130,7 @@ def quotas(weights: np.ndarray) -> np.ndarray:
     return whole
 
 
-def raise_shares(
+def raise_fractions(
     parts: Sequence[Part], shares: Mapping[str, float], members: Mapping[str, Collection[str]]
 ) -> tuple[Part, ...]:
     """``parts``, and one part more for each view that they show in too few rows: the samples that have it.

@@ -44,7 +44,7 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Places:
+class Locations:
     """Where the samples of some slots lie: int64 arrays of one length."""
 
     epoch: np.ndarray
@@ -126,8 +126,8 @@ class Plan:
         own = repr((VERSION, self.seed, self.order, self.lanes, self.window, len(self.counts))).encode()
         return hashlib.sha256(own + self.counts.astype("<i8").tobytes()).hexdigest()[:16]
 
-    def locate(self, step: int, slots: Sequence[int] | np.ndarray) -> Places:
-        """Places of the samples in ``slots`` (0 to global_batch - 1) of the global batch of ``step``."""
+    def locate(self, step: int, slots: Sequence[int] | np.ndarray) -> Locations:
+        """Locations of the samples in ``slots`` (0 to global_batch - 1) of the global batch of ``step``."""
         slots = np.asarray(slots, np.int64)
         if len(slots) and not 0 <= slots.min() <= slots.max() < self.global_batch:
             raise InvalidValueError(
@@ -135,8 +135,8 @@ class Plan:
             )
         return self.locate_range(self.cursor(step).consumed, self.global_batch, slots)
 
-    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Places:
-        """Places of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
+    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Locations:
+        """Locations of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
         epoch, shard, row = (np.empty(len(slots), np.int64) for _ in range(3))
         begin = 0
         while begin < length:
@@ -147,7 +147,7 @@ class Plan:
                 epoch[mine] = e
                 shard[mine], row[mine] = self._in_epoch(e, self._sorted(p, here, slots[mine] - begin))
             begin += here
-        return Places(epoch, shard, row)
+        return Locations(epoch, shard, row)
 
     def _sorted(self, p: int, length: int, slots: np.ndarray) -> np.ndarray:
         """Place in the epoch of each slot, when the places p to p + length are sorted by (lane, place)."""

@@ -11,8 +11,8 @@ from typing import IO, Literal, cast
 
 from PIL import Image, UnidentifiedImageError
 
-from mmvicreg.shards.index_file import pack_block
-from mmvicreg.shards.remote_cache import RemoteError, ShardCache, is_remote
+from mmvicreg.shards.index_file import pack_table
+from mmvicreg.shards.shard_cache import RemoteError, ShardCache, is_remote
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
@@ -126,7 +126,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     finally:
         os.close(fd)
     report.totals, report.statistics = dict(collect.totals), dict(collect.statistics)
-    return report, pack_block(found)
+    return report, pack_table(found)
 
 
 def _dots(found: Scan, collect: _Look) -> None:

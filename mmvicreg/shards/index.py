@@ -24,9 +24,9 @@ from braceexpand import braceexpand
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.progress import bar
-from mmvicreg.shards import index_file as sidecar
+from mmvicreg.shards import index_file
 from mmvicreg.shards.index_file import Entry
-from mmvicreg.shards.remote_cache import ShardCache, cache_folder, is_remote
+from mmvicreg.shards.shard_cache import ShardCache, cache_folder, is_remote
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 SHOWN = 10
@@ -139,7 +139,7 @@ def _nearby(path: str) -> str:
     )
 
 
-def sidecar_paths(path: str) -> tuple[str, str]:
+def index_paths(path: str) -> tuple[str, str]:
     """(beside the shard, in the cache folder): one sidecar for all shards of a folder that share a prefix."""
     folder, file = path.rsplit("/", 1) if is_remote(path) else os.path.split(os.path.abspath(path))
     prefix = re.sub(r"[-_.]*\d+$", "", file.removesuffix(".tar")) or "shards"
@@ -167,9 +167,9 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
     footers: dict[str, dict[str, Entry]] = {}
     known = {}
     for path in paths:
-        for side in sidecar_paths(path):
+        for side in index_paths(path):
             if side not in footers:
-                footers[side] = sidecar.read_footer(side)
+                footers[side] = index_file.read_footer(side)
             entry = footers[side].get(os.path.basename(path))
             if entry is not None and (is_remote(path) or (entry.bytes, entry.stamp) == stat_of(path)):
                 known[path] = Shard(path, entry, side)
@@ -178,12 +178,12 @@ def _known(paths: Sequence[str]) -> dict[str, Shard]:
 
 
 def open_index(
-    shards: str | Sequence[str], *, exclude: str | None = None, spool: ShardCache | None = None
+    shards: str | Sequence[str], *, exclude: str | None = None, shard_cache: ShardCache | None = None
 ) -> ShardIndex:
     """The index of the shards of a pattern (braces, globs) or of a sequence of them.
 
     ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
-    fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
+    fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``shard_cache`` to be indexed;
     that a shard is still the indexed one is checked when a run downloads it.
     Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShardError (a ValueError)
     listing what is wrong where a shard is damaged, and ValueError for folders, shell commands and repeated shards.
@@ -193,10 +193,10 @@ def open_index(
     known = _known(paths)
     missing = [p for p in paths if p not in known]
     if missing:
-        scanned = list(_scan_all(missing, spool or ShardCache()))
+        scanned = list(_scan_all(missing, shard_cache or ShardCache()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
-        save_blocks(
-            [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
+        save_tables(
+            [(path, index_file.pack_table(found), size, str(mtime)) for path, found, size, mtime in scanned]
         )
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
@@ -228,16 +228,16 @@ def _without(shard: Shard, samples: dict[str, list[str]]) -> Shard:
     if not keys:
         return shard
     rows = tuple(
-        i for i, key in enumerate(sidecar.read_block(shard.sidecar, shard.entry).keys) if key in keys
+        i for i, key in enumerate(index_file.read_table(shard.index_file, shard.entry).keys) if key in keys
     )
     return replace(shard, excluded=rows)
 
 
-def _scan_all(paths: Sequence[str], spool: ShardCache) -> Iterator[tuple[str, Scan, int, int]]:
+def _scan_all(paths: Sequence[str], shard_cache: ShardCache) -> Iterator[tuple[str, Scan, int, int]]:
     """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
 
     def scan_one(path: str) -> tuple[Scan, int, int]:
-        return scan_file(spool.get(path) if is_remote(path) else path)
+        return scan_file(shard_cache.get(path) if is_remote(path) else path)
 
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
@@ -262,12 +262,12 @@ def refuse(problems: Sequence[Problem]) -> None:
     raise BadShardError(text + "; its --quarantine writes the list of what to leave out")
 
 
-def save_blocks(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
+def save_tables(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
     """Put freshly scanned shards (path, packed block, bytes, stamp) into their sidecars, each written once."""
     by_sidecar: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
     for path, block, size, stamp in fresh:
-        entry = sidecar.entry_of(block, size=size, stamp=stamp)
-        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, block))
+        entry = index_file.entry_of(block, size=size, stamp=stamp)
+        by_sidecar.setdefault(index_paths(path), []).append((os.path.basename(path), entry, block))
     for sides, blocks in by_sidecar.items():
         _save(sides, blocks)
 
@@ -276,9 +276,9 @@ def _save(sides: tuple[str, str], blocks: list[tuple[str, Entry, bytes]]) -> Non
     beside, cached = sides
     fresh = {name for name, _, _ in blocks}
     for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
-        old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
+        old = {name: e for name, e in index_file.read_footer(side).items() if name not in fresh}
         try:
-            return sidecar.write(side, blocks, keep=old)
+            return index_file.write(side, blocks, keep=old)
         except OSError:
             if side == cached:
                 raise

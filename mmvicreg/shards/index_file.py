@@ -61,7 +61,7 @@ class Block:
         }
 
 
-def pack_block(found: Scan) -> bytes:
+def pack_table(found: Scan) -> bytes:
     """A scan as bytes: four lengths, then the arrays of a Block."""
     names = sorted({s for row in found.suffixes for s in row})
     ids = {name: i for i, name in enumerate(names)}
@@ -75,8 +75,8 @@ def pack_block(found: Scan) -> bytes:
     return b"".join([head, first.tobytes(), offset.tobytes(), size.tobytes(), suffix.tobytes(), table, keys])
 
 
-def unpack_block(data: bytes) -> Block:
-    """The Block that ``pack_block`` wrote."""
+def unpack_table(data: bytes) -> Block:
+    """The Block that ``pack_table`` wrote."""
     n, m, table, keys = struct.unpack_from("<4I", data)
     at = 16
     arrays = []
@@ -105,7 +105,7 @@ def read_footer(path: str) -> dict[str, Entry]:
         return {}
 
 
-def read_block(path: str, entry: Entry) -> Block:
+def read_table(path: str, entry: Entry) -> Block:
     """One shard's block; ValueError where the sidecar is damaged.
 
     The block is where the entry says, or has moved: a sidecar is written again when shards are added to it, by this
@@ -119,7 +119,7 @@ def read_block(path: str, entry: Entry) -> Block:
         raise InvalidValueError(
             f"{path}: the block at byte {entry.at} is damaged; delete the file, it is made again"
         )
-    return unpack_block(data)
+    return unpack_table(data)
 
 
 def _read(path: str, entry: Entry) -> bytes:
@@ -135,7 +135,7 @@ def digest(data: bytes) -> str:
 
 def entry_of(data: bytes, *, size: int, stamp: str) -> Entry:
     """The entry of a freshly packed block; ``at`` is set when it is written."""
-    block = unpack_block(data)
+    block = unpack_table(data)
     counts = np.bincount(block.suffix, minlength=len(block.suffixes)).tolist()
     suffixes = {name: count for name, count in zip(block.suffixes, counts, strict=True) if count}
     return Entry(size, stamp, len(block.keys), suffixes, 0, len(data), digest(data))

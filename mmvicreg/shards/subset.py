@@ -4,7 +4,7 @@
     mixture = Mixture([Part(index, 0.75), Part(rare, 0.25)], seed=0, global_batch=256)
 
 gives a quarter of every 10,000 slots to samples with a sound effect, beside those that come by themselves.
-A configuration's ``stream.minimum_fraction`` finds such weights itself (:func:`mmvicreg.plan.mixture.raise_shares`).
+A configuration's ``stream.minimum_fraction`` finds such weights itself (:func:`mmvicreg.plan.mixture.raise_fractions`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.shards.index_file import read_block
+from mmvicreg.shards.index_file import read_table
 
 
 def with_members(index: ShardIndex, members: Collection[str]) -> ShardIndex:
@@ -33,7 +33,7 @@ def holds(index: ShardIndex, members: Collection[str]) -> np.ndarray:
     wanted = set(members)
     found = []
     for shard in index.shards:
-        block = read_block(shard.sidecar, shard.entry)
+        block = read_table(shard.index_file, shard.entry)
         excluded = set(shard.excluded)
         rows = (row for row in range(shard.entry.count) if row not in excluded)
         found.append(np.fromiter((not wanted.isdisjoint(block.members(row)) for row in rows), bool))

@@ -11,9 +11,9 @@ import torch
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Reader
-from mmvicreg.stream.rows import RowReader, check_members
+from mmvicreg.stream.sample_reader import SampleReader, check_members
 from mmvicreg.stream.stream import default_threads, start_threads
 
 
@@ -57,7 +57,7 @@ def evaluation_items(
     if not 0 <= start <= last <= len(index):
         raise InvalidValueError(f"samples {start} to {last}; the index has 0 to {len(index)}")
     check_members(readers, index.suffixes)
-    rows = RowReader(Fetcher(index), readers, seed=0)
+    rows = SampleReader(Fetcher(index), readers, seed=0)
     pool = start_threads(threads or default_threads(), "mmvicreg-items")
     ahead: deque[Future[list[EvaluationItem | RejectedItem]]] = deque()
     number = start
@@ -71,7 +71,7 @@ def evaluation_items(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(rows: RowReader, numbers: range) -> list[EvaluationItem | RejectedItem]:
+def _read(rows: SampleReader, numbers: range) -> list[EvaluationItem | RejectedItem]:
     found: list[EvaluationItem | RejectedItem] = []
     for number in numbers:
         shard, row = rows.fetch.index.place(number)

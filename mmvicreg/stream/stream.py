@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.plan.plan import Places, Plan
+from mmvicreg.plan.plan import Locations, Plan
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.shards.remote_cache import ShardCache
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.stream.buffers import Buffers, Sender
-from mmvicreg.stream.ledger import Counts, Finding, Ledger
-from mmvicreg.stream.lookahead import Lookahead
+from mmvicreg.stream.ledger import SampleCounts, Finding, Ledger
+from mmvicreg.stream.shard_prefetch import ShardPrefetcher
 from mmvicreg.stream.reader import Reader
-from mmvicreg.stream.rows import Note, Place, Row, check_members
+from mmvicreg.stream.sample_reader import Note, Place, Row, check_members
 from mmvicreg.stream.sample_counts import Budget
 from mmvicreg.stream.workers import Workers, WorkerSetup
 
@@ -57,7 +57,7 @@ class Batch:
 class _Pending:
     """A batch being filled: its buffers and the tasks that fill them."""
 
-    def __init__(self, step: int, places: Places, buffers: dict[str, torch.Tensor]) -> None:
+    def __init__(self, step: int, places: Locations, buffers: dict[str, torch.Tensor]) -> None:
         rows = len(places.row)
         self.step, self.places, self.buffers = step, places, buffers
         self.present = {view: np.zeros(rows, bool) for view in buffers}
@@ -89,7 +89,7 @@ class Stream(Iterator[Batch]):
     checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log.
     ``device``: where inputs are put; a GPU gets them from page-locked memory while it computes with the batch
     before. ``workers``: processes that read the rows instead of threads, for readers that hold the GIL.
-    ``spool``: where remote shards are downloaded to.
+    ``shard_cache``: where remote shards are downloaded to.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShardError, TooManyRejectedError and OSError.
@@ -113,15 +113,15 @@ class Stream(Iterator[Batch]):
         patience: float = 60.0,
         device: torch.device | None = None,
         workers: int = 0,
-        spool: ShardCache = ShardCache(),  # noqa: B008  frozen
+        shard_cache: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
         self.index, self.plan, self.patience, self._budget = index, plan, patience, budget
-        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, spool)
+        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, shard_cache)
         self._rows = setup.rows()
         self._workers = Workers(setup, workers) if workers else None
-        self._lookahead = Lookahead(index, spool)
+        self._lookahead = ShardPrefetcher(index, shard_cache)
         share = plan.global_batch // world
         self._slots = np.arange(rank * share, (rank + 1) * share)
         self._next, self._stop, self._prefetch = start, stop, prefetch
@@ -134,7 +134,7 @@ class Stream(Iterator[Batch]):
         self._chunk = max(1, min(16, share // (2 * self._pool._max_workers) or 1))
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> SampleCounts:
         """Samples handed over by this rank, and what was recovered, rejected and missing among them."""
         return self._ledger.counts
 

@@ -17,10 +17,10 @@ import torch
 
 from mmvicreg.errors import UserError
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.shards.remote_cache import ShardCache
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.shards.shard_cache import ShardCache
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import Item, Reader
-from mmvicreg.stream.rows import Place, Row, RowReader
+from mmvicreg.stream.sample_reader import Place, Row, SampleReader
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class WorkerSetup:
     readers: Mapping[str, Reader]
     seed: int
     substitutes: int
-    spool: ShardCache
+    shard_cache: ShardCache
 
-    def rows(self) -> RowReader:
-        fetch = Fetcher(self.index, spool=self.spool)
-        return RowReader(fetch, self.readers, seed=self.seed, substitutes=self.substitutes)
+    def rows(self) -> SampleReader:
+        fetch = Fetcher(self.index, shard_cache=self.shard_cache)
+        return SampleReader(fetch, self.readers, seed=self.seed, substitutes=self.substitutes)
 
 
 class WorkerLostError(UserError, RuntimeError):
@@ -67,7 +67,7 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-_rows: RowReader  # of a worker process, set once when it begins
+_rows: SampleReader  # of a worker process, set once when it begins
 
 
 def _begin(setup: WorkerSetup) -> None:

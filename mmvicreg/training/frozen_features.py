@@ -25,7 +25,7 @@ from mmvicreg.modalities.modality import Modality
 from mmvicreg.randomness import generator
 from mmvicreg.runs.config import to_json
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 BATCH = 64

@@ -6,7 +6,7 @@ from photographs import Words, write_shards
 
 from mmvicreg.plan.mixture import BLOCK, Mixture, Part, join, quotas
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.ledger import coverage
+from mmvicreg.stream.sample_counts import coverage
 from mmvicreg.stream.stream import Stream
 
 

@@ -14,7 +14,7 @@ from webdataset import TarWriter
 from mmvicreg.preparation import check_members
 from mmvicreg.preparation.check import CheckConfig, check, exclusions, main
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 @pytest.fixture(autouse=True)

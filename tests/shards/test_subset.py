@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from webdataset import TarWriter
 
-from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
+from mmvicreg.plan.mixture import Mixture, Part, join, raise_fractions
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.subset import holds, only, with_members
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_no_sample_is_an_error_that_names_the_members(index: ShardIndex) -> None
 
 
 def test_shares_of_several_rare_members_are_reached_together(index: ShardIndex) -> None:
-    parts = raise_shares(
+    parts = raise_fractions(
         [Part(index, 2.0)],
         {"effect": 0.4, "depth": 0.3},
         {"effect": ("wav", "effect.ogg"), "depth": ("depth.npy",)},
@@ -72,7 +72,7 @@ def test_shares_of_several_rare_members_are_reached_together(index: ShardIndex) 
 def test_shares_that_exclude_each_other_are_an_error(index: ShardIndex) -> None:
     members = {"effect": ("effect.ogg",), "depth": ("depth.npy",)}
     with pytest.raises(ValueError, match=r"no weights give these shares together.*effect 10.0%, depth 20.0%"):
-        raise_shares([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
+        raise_fractions([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
 
 
 def test_numbers_choose_samples_of_a_subset_too(index: ShardIndex) -> None:

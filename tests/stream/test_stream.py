@@ -19,7 +19,7 @@ from mmvicreg.shards.index import open_index
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.ledger import read_ledger
-from mmvicreg.stream.rows import ReaderError
+from mmvicreg.stream.sample_reader import ReaderError
 from mmvicreg.stream.sample_counts import Budget, TooManyRejectedError
 from mmvicreg.stream.stream import Stream
 from mmvicreg.stream.workers import WorkerLostError
@@ -191,7 +191,7 @@ def test_budget_stops_the_run_and_names_the_worst(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=4)
     with pytest.raises(TooManyRejectedError, match=r"of 40 samples .*empty.*'bad-0\.tar': 4"):
-        list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
+        list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(max_fraction=0.05, after=40)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
 from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import Reader
 
 

@@ -10,8 +10,8 @@ from collections.abc import Collection
 import numpy as np
 
 from mmvicreg.shards.index import Shard, ShardIndex
-from mmvicreg.shards.index_file import Block, digest, pack_block, read_block
-from mmvicreg.shards.remote_cache import ShardCache, is_remote
+from mmvicreg.shards.index_file import Block, digest, pack_table, read_table
+from mmvicreg.shards.shard_cache import ShardCache, is_remote
 from mmvicreg.shards.tar import BadShardError, scan_file
 from mmvicreg.stream.reader import Sample
 
@@ -21,7 +21,7 @@ class _Open:
 
     def __init__(self, shard: Shard, path: str) -> None:
         self.fd = -1
-        self.block: Block = read_block(shard.sidecar, shard.entry)
+        self.block: Block = read_table(shard.index_file, shard.entry)
         self.rows = np.setdiff1d(np.arange(shard.entry.count), shard.excluded) if shard.excluded else None
         self.fd = os.open(path, os.O_RDONLY)
         status = os.fstat(self.fd)
@@ -39,7 +39,7 @@ class _Open:
 
 def _same_members(shard: Shard, path: str) -> bool:
     """Whether a file that was written to, or only touched, still has the members of its index where they were."""
-    return digest(pack_block(scan_file(path)[0])) == shard.entry.digest
+    return digest(pack_table(scan_file(path)[0])) == shard.entry.digest
 
 
 class Fetcher:
@@ -48,9 +48,9 @@ class Fetcher:
     Raises BadShardError where a shard is no longer what was indexed, OSError where storage fails.
     """
 
-    def __init__(self, index: ShardIndex, *, keep: int = 512, spool: ShardCache | None = None) -> None:
+    def __init__(self, index: ShardIndex, *, keep: int = 512, shard_cache: ShardCache | None = None) -> None:
         self.index = index
-        self._spool = spool or ShardCache()
+        self._shard_cache = shard_cache or ShardCache()
         self._keep = keep
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._starts = index.starts.tolist()
@@ -84,12 +84,12 @@ class Fetcher:
         return held
 
     def local(self, shard: int) -> str:
-        """Path of a shard on this machine; a remote one is downloaded if the spool does not hold it."""
+        """Path of a shard on this machine; a remote one is downloaded if the shard_cache does not hold it."""
         path, size = self.index.shards[shard].path, self.index.shards[shard].bytes
         if not is_remote(path):
             return path
         digest = self.index.shards[shard].entry.digest
-        return self._spool.get(path, size=size, digest=digest, closed=self._closed.is_set)
+        return self._shard_cache.get(path, size=size, digest=digest, closed=self._closed.is_set)
 
     def close(self) -> None:
         """Give up waiting for remote shards: a thread in a download does not keep the process from ending."""

@@ -13,7 +13,7 @@ import torch
 
 from mmvicreg.errors import UnknownNameError, UserError
 from mmvicreg.randomness import generator
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 
@@ -53,7 +53,7 @@ class Row:
     notes: tuple[Note, ...]
 
 
-class RowReader:
+class SampleReader:
     """Reads rows for ``readers``.
 
     A rejected view is masked. With ``substitutes`` > 0 the whole sample is first replaced by the next rows of

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from mmvicreg.errors import UserError
-from mmvicreg.shards import index_file as sidecar
+from mmvicreg.shards import index_file
 from mmvicreg.shards.tar import BadShardError, Scan, scan_file
 
-log = logging.getLogger("mmvicreg.shards.remote_cache")
+log = logging.getLogger("mmvicreg.shards.shard_cache")
 CHUNK = 1 << 20
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
@@ -66,7 +66,7 @@ def is_remote(path: str) -> bool:
 class ShardCache:
     """A folder of whole shards, shared by the processes of a machine. ``limit``: bytes it may hold."""
 
-    folder: str = field(default_factory=lambda: os.path.join(cache_folder(), "spool"))
+    folder: str = field(default_factory=lambda: os.path.join(cache_folder(), "shard_cache"))
     limit: int = 100_000_000_000
     stall: float = 60.0
     attempts: int = 6
@@ -96,7 +96,7 @@ class ShardCache:
                 path.unlink()  # a copy from before it was indexed anew, on another machine perhaps
             if not path.exists():
                 table.unlink(missing_ok=True)
-                members = sidecar.digest(sidecar.pack_block(self._download(url, path, closed)))
+                members = index_file.digest(index_file.pack_table(self._download(url, path, closed)))
                 table.write_text(members)
                 found = path.stat().st_size
                 if size not in (None, found) or digest not in ("", members):

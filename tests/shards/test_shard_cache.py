@@ -16,7 +16,7 @@ from webdataset import TarWriter
 from mmvicreg.plan.plan import Plan
 from mmvicreg.preparation.check import CheckConfig, main
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.remote_cache import Closed, RemoteError, ShardCache
+from mmvicreg.shards.shard_cache import Closed, RemoteError, ShardCache
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.sequential import sequential_samples
 from mmvicreg.stream.stream import Stream
@@ -124,7 +124,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-    body()  # made before anyone waits for it: the spool under test waits 0.4 s only
+    body()  # made before anyone waits for it: the shard_cache under test waits 0.4 s only
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -133,10 +133,10 @@ def server():
 
 
 @pytest.fixture
-def spool(tmp_path, monkeypatch):
+def shard_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
     Server.seen.clear()
-    return ShardCache(str(tmp_path / "spool"), stall=0.4, attempts=4, backoff=0.01)
+    return ShardCache(str(tmp_path / "shard_cache"), stall=0.4, attempts=4, backoff=0.01)
 
 
 WHOLE = [
@@ -160,110 +160,110 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("how", WHOLE)
-def test_what_time_heals_ends_in_the_right_bytes(server, spool, how):
-    assert Path(spool.get(f"{server}/{how}.tar")).read_bytes() == body()
+def test_what_time_heals_ends_in_the_right_bytes(server, shard_cache, how):
+    assert Path(shard_cache.get(f"{server}/{how}.tar")).read_bytes() == body()
     turns = Server.seen[how]
-    assert Path(spool.get(f"{server}/{how}.tar")).read_bytes() == body() and Server.seen[how] == turns
+    assert Path(shard_cache.get(f"{server}/{how}.tar")).read_bytes() == body() and Server.seen[how] == turns
 
 
 @pytest.mark.parametrize("how", REFUSED)
-def test_what_does_not_heal_is_an_error_and_leaves_nothing(server, spool, how):
+def test_what_does_not_heal_is_an_error_and_leaves_nothing(server, shard_cache, how):
     error, text = REFUSED[how]
     begun = time.monotonic()
     with pytest.raises(error, match=text):
-        spool.get(f"{server}/{how}.tar")
+        shard_cache.get(f"{server}/{how}.tar")
     assert time.monotonic() - begun < 20
-    assert not [name for name in os.listdir(spool.folder) if not name.endswith(".lock")]
+    assert not [name for name in os.listdir(shard_cache.folder) if not name.endswith(".lock")]
 
 
-def test_a_download_that_nobody_waits_for_any_more_ends(server, spool):
+def test_a_download_that_nobody_waits_for_any_more_ends(server, shard_cache):
     asked = iter([False] * 3 + [True] * 99)
     with pytest.raises(Closed, match="closed while it was read"):
-        spool.get(f"{server}/drip.tar", closed=lambda: next(asked))
-    assert not [name for name in os.listdir(spool.folder) if not name.endswith(".lock")]
+        shard_cache.get(f"{server}/drip.tar", closed=lambda: next(asked))
+    assert not [name for name in os.listdir(shard_cache.folder) if not name.endswith(".lock")]
 
 
-def test_shards_beyond_the_last_step_are_not_downloaded(server, spool):
+def test_shards_beyond_the_last_step_are_not_downloaded(server, shard_cache):
     names = [f"{how}.tar?{n}" for n in range(8) for how in ("sound",)]
-    index = open_index([f"{server}/{name}" for name in names], spool=spool)
-    for path in Path(spool.folder).glob("*.tar"):
+    index = open_index([f"{server}/{name}" for name in names], shard_cache=shard_cache)
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()
     plan = Plan(index.counts, seed=0, global_batch=4, lanes=1, window=40)
     wanted = {int(shard) for step in range(3) for shard in plan.locate(step, range(4)).shard}
-    list(Stream(index, plan, readers={"text": Words()}, stop=3, spool=spool))
+    list(Stream(index, plan, readers={"text": Words()}, stop=3, shard_cache=shard_cache))
     time.sleep(0.1)
-    assert len(list(Path(spool.folder).glob("*.tar"))) == len(wanted) < 8
+    assert len(list(Path(shard_cache.folder).glob("*.tar"))) == len(wanted) < 8
 
 
-def test_nobody_there(spool):
+def test_nobody_there(shard_cache):
     with pytest.raises(RemoteError, match="in 4 attempts"):
-        spool.get("http://127.0.0.1:9/x.tar")
+        shard_cache.get("http://127.0.0.1:9/x.tar")
 
 
-def test_a_resumed_download_asks_only_for_the_rest(server, spool):
-    spool.get(f"{server}/cut-often.tar")
+def test_a_resumed_download_asks_only_for_the_rest(server, shard_cache):
+    shard_cache.get(f"{server}/cut-often.tar")
     assert Server.seen["cut-often"] == -(-len(body()) // 9000)
 
 
 def test_oldest_shards_are_evicted(server, tmp_path):
-    spool = ShardCache(str(tmp_path / "spool"), limit=2 * len(body()))
-    first = spool.get(f"{server}/sound.tar")
+    shard_cache = ShardCache(str(tmp_path / "shard_cache"), limit=2 * len(body()))
+    first = shard_cache.get(f"{server}/sound.tar")
     os.utime(first, (1, 1))
-    second, third = spool.get(f"{server}/no-length.tar"), spool.get(f"{server}/cut-inside.tar")
+    second, third = shard_cache.get(f"{server}/no-length.tar"), shard_cache.get(f"{server}/cut-inside.tar")
     assert [os.path.exists(path) for path in (first, second, third)] == [False, True, True]
 
 
-def test_a_remote_data_set_is_indexed_and_streamed_like_a_local_one(server, spool, tmp_path):
+def test_a_remote_data_set_is_indexed_and_streamed_like_a_local_one(server, shard_cache, tmp_path):
     names = ["sound", "cut-inside", "busy-twice"]
     for name in names:
         (tmp_path / f"{name}.tar").write_bytes(body())
-    remote = open_index(f"{server}/{{{','.join(names)}}}.tar", spool=spool)
+    remote = open_index(f"{server}/{{{','.join(names)}}}.tar", shard_cache=shard_cache)
     local = open_index([str(tmp_path / f"{name}.tar") for name in names])
     assert remote.counts.tolist() == local.counts.tolist() and remote.fingerprint == local.fingerprint
-    for path in Path(spool.folder).glob("*.tar"):
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()  # evicted between indexing and training
     plan = Plan(remote.counts, seed=0, global_batch=24)
     batches = [
-        list(Stream(index, plan, readers={"text": Words()}, stop=6, spool=spool)) for index in (remote, local)
+        list(Stream(index, plan, readers={"text": Words()}, stop=6, shard_cache=shard_cache)) for index in (remote, local)
     ]
     assert [b.keys for b in batches[0]] == [b.keys for b in batches[1]]
-    assert open_index(f"{server}/{{{','.join(names)}}}.tar", spool=spool).fingerprint == remote.fingerprint
+    assert open_index(f"{server}/{{{','.join(names)}}}.tar", shard_cache=shard_cache).fingerprint == remote.fingerprint
 
 
-def test_a_remote_shard_that_changed_is_refused(server, spool):
-    path = spool.get(f"{server}/sound.tar")
+def test_a_remote_shard_that_changed_is_refused(server, shard_cache):
+    path = shard_cache.get(f"{server}/sound.tar")
     with pytest.raises(BadShardError, match="changed after it was indexed"):
-        spool.get(f"{server}/sound.tar", size=os.path.getsize(path) + 1)
+        shard_cache.get(f"{server}/sound.tar", size=os.path.getsize(path) + 1)
 
 
-def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, spool):
-    index = open_index(f"{server}/sound.tar", spool=spool)
+def test_a_remote_shard_of_the_same_size_with_other_members_is_refused(server, shard_cache):
+    index = open_index(f"{server}/sound.tar", shard_cache=shard_cache)
     (entry,) = (shard.entry for shard in index.shards)
-    for path in Path(spool.folder).glob("*.tar"):
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()
-    spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
-    for path in Path(spool.folder).glob("*.tar"):
+    shard_cache.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()
     with pytest.raises(
         BadShardError, match=r"changed after it was indexed.*mmvicreg check .*sound.tar --again"
     ):
-        spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
+        shard_cache.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest[::-1])
 
 
-def test_a_spooled_copy_of_the_same_size_with_other_members_is_not_used(server, spool):
-    index = open_index(f"{server}/sound.tar", spool=spool)
+def test_a_spooled_copy_of_the_same_size_with_other_members_is_not_used(server, shard_cache):
+    index = open_index(f"{server}/sound.tar", shard_cache=shard_cache)
     (entry,) = (shard.entry for shard in index.shards)
-    (copy,) = Path(spool.folder).glob("*.tar")
+    (copy,) = Path(shard_cache.folder).glob("*.tar")
     sound, turns = copy.read_bytes(), Server.seen["sound"]
     copy.write_bytes(bytes(entry.bytes))
     copy.with_suffix(".members").write_text("what another index said")
-    path = spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    path = shard_cache.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
     assert Path(path).read_bytes() == sound and Server.seen["sound"] == turns + 1
-    spool.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
+    shard_cache.get(f"{server}/sound.tar", size=entry.bytes, digest=entry.digest)
     assert Server.seen["sound"] == turns + 1  # and the right one is
 
 
-def test_remote_shards_are_checked_too(server, spool, capsys):
+def test_remote_shards_are_checked_too(server, shard_cache, capsys):
     assert main(CheckConfig(f"{server}/{{sound,cut-inside}}.tar", require=("jpg", "txt"), processes=1)) == 0
     assert "2 shards, 80 samples" in capsys.readouterr().out
     assert main(CheckConfig(f"{server}/{{missing,html}}.tar", processes=1)) == 1

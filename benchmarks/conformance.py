@@ -21,6 +21,7 @@ from mmvicreg import distributed
 
 ROOT = Path(__file__).parent.parent
 
+from mmvicreg.objectives.alignments import PairContext
 from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
 from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 from mmvicreg.testing.processes import pool
@@ -52,7 +53,7 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
     with torch.autocast("cpu", torch.bfloat16, enabled=leaves[0].dtype == torch.bfloat16):
         if name in REGULARIZERS:
             made = REGULARIZERS[name].make()
-            terms = REGULARIZERS[name].reference(leaves[0], 3) if exact else made(leaves[0], seed=3)
+            terms = REGULARIZERS[name].reference(leaves[0], 3) if exact else made.terms(leaves[0], seed=3)
             total = weighted_sum(terms, made.weights())
         else:
             torch.manual_seed(5)
@@ -63,7 +64,7 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
             if exact:
                 terms = case.reference(alignment, *leaves, 3, targets)
             else:
-                terms = alignment(*leaves, seed=3, targets=targets)
+                terms = alignment.terms(*leaves, PairContext(3, targets))
             total = weighted_sum(terms, alignment.weights())
     total.backward()
     return total.item(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]

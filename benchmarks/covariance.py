@@ -48,7 +48,7 @@ def difference(z: Tensor) -> Tensor:
 
 
 def ours(z: Tensor) -> Tensor:
-    return VICReg()(z, seed=0)["covariance"]
+    return VICReg().terms(z, seed=0)["covariance"]
 
 
 METHODS: dict[str, Function] = {"meta": meta, "masked": masked, "difference": difference, "ours": ours}
@@ -69,7 +69,7 @@ def meta_vicreg(a: Tensor, b: Tensor) -> Tensor:
 def our_vicreg(a: Tensor, b: Tensor) -> Tensor:
     weights = VICRegCoefficients.from_meta()
     objective = Objective(
-        Invariance(weight=weights.invariance), {"a": weights.regularizer, "b": weights.regularizer}
+        Invariance(weights.invariance), {"a": weights.regularizer, "b": weights.regularizer}
     )
     here = torch.ones(a.shape[0], dtype=torch.bool)
     branches = {"a": "a", "b": "b"}

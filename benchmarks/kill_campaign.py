@@ -140,7 +140,7 @@ def dump(members: list[BaseProcess]) -> None:
 
 
 @dataclass
-class CampaignProgress:
+class CampaignCounts:
     """What has happened so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -158,27 +158,29 @@ class CampaignProgress:
         )
 
 
-def finish(config: toy.Config, world: int, progress: CampaignProgress, draw: random.Random, patience: float) -> None:
+def finish(
+    config: toy.Config, world: int, counts: CampaignCounts, draw: random.Random, patience: float
+) -> None:
     """Start one run again and again, each time under attack, until it ends by itself."""
     while True:
         members = start(config, world)
-        mode = MODES[progress.launches % len(MODES)]
-        progress.launches += 1
+        mode = MODES[counts.launches % len(MODES)]
+        counts.launches += 1
         hit = attack(config, members, mode, draw)
         if not wait(members, patience):
-            progress.hangs += 1
+            counts.hangs += 1
             print(f"hang after {mode!r} of {world}; {[each.exitcode for each in members]}", flush=True)
             dump(members)
-        progress.alone += any(member.exitcode == STALLED for member in members)
+        counts.alone += any(member.exitcode == STALLED for member in members)
         if hit:
-            progress.kills[f"{mode}, {world} processes"] += 1
+            counts.kills[f"{mode}, {world} processes"] += 1
         elif all(member.exitcode == 0 for member in members):
             return
 
 
 def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     """Kills, finished runs, differences and hangs."""
-    draw, began, progress = random.Random(options.seed), time.monotonic(), CampaignProgress()
+    draw, began, counts = random.Random(options.seed), time.monotonic(), CampaignCounts()
     base = toy.Config(
         train=toy.write_shards(folder / "data"),
         epochs=options.epochs,
@@ -190,22 +192,22 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
     for world in options.processes:
         members = start(replace(base, out=str(folder / f"whole-{world}")), world)
         assert wait(members, 300), "the uninterrupted run did not end"
-    while progress.kills.total() < options.kills or progress.runs < len(options.processes):
+    while counts.kills.total() < options.kills or counts.runs < len(options.processes):
         if time.monotonic() - began > 60 * options.minutes:
             break
-        world = options.processes[progress.runs % len(options.processes)]
-        config = replace(base, out=str(folder / f"run-{progress.runs}"))
-        finish(config, world, progress, draw, options.patience)
-        progress.runs += 1
-        progress.different += not same(folder / f"whole-{world}", Path(config.out))
-        print(progress.line(), flush=True)
+        world = options.processes[counts.runs % len(options.processes)]
+        config = replace(base, out=str(folder / f"run-{counts.runs}"))
+        finish(config, world, counts, draw, options.patience)
+        counts.runs += 1
+        counts.different += not same(folder / f"whole-{world}", Path(config.out))
+        print(counts.line(), flush=True)
     return {
-        "kills": progress.kills.total(),
-        "runs": progress.runs,
-        "different": progress.different,
-        "hangs": progress.hangs,
-        "ended_alone_before_they_met": progress.alone,
-        "by_mode": dict(sorted(progress.kills.items())),
+        "kills": counts.kills.total(),
+        "runs": counts.runs,
+        "different": counts.different,
+        "hangs": counts.hangs,
+        "ended_alone_before_they_met": counts.alone,
+        "by_mode": dict(sorted(counts.kills.items())),
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
 

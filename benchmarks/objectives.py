@@ -27,7 +27,7 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 def regularizer(made: reg.Regularizer) -> Function:
     return lambda a, b: torch.stack(
-        [made(x, seed=n)[t] for n, x in enumerate((a, b)) for t in made.weights()]
+        [value for n, x in enumerate((a, b)) for value in made.terms(x, seed=n).values()]
     ).sum()
 
 
@@ -37,7 +37,7 @@ def alignment(made: al.Alignment) -> Function:
     def total(a: Tensor, b: Tensor) -> Tensor:
         made.to(a.dtype)
         targets = None if made.momentum is None else (a.detach(), b.detach())
-        return torch.stack(list(made(a, b, seed=0, targets=targets).values())).sum()
+        return torch.stack(list(made.terms(a, b, al.PairContext(targets=targets)).values())).sum()
 
     return total
 
@@ -73,9 +73,9 @@ def methods(features: int) -> dict[str, Callable[[], Function]]:
         "InfoNCE, plain": lambda: plain_info_nce,
         "Sigmoid": lambda: alignment(al.Sigmoid()),
         "MaxHinge": lambda: alignment(al.MaxHinge()),
-        "MomentumQueue": lambda: alignment(al.MomentumQueue(d, size=4096)),
-        "Prediction": lambda: alignment(al.Prediction((d, d), hidden=(d,))),
-        "Prototypes": lambda: alignment(al.Prototypes(d)),
+        "MomentumQueue": lambda: alignment(al.MomentumQueue(width=d, size=4096)),
+        "Prediction": lambda: alignment(al.Prediction(widths=(d, d), hidden=(d,))),
+        "Prototypes": lambda: alignment(al.Prototypes(width=d)),
     }
 
 

@@ -28,7 +28,7 @@ def method(name: str, slices: int, features: int) -> Function:
     """By name. Each draws its directions at every call, as the authors' code does."""
     if name.startswith("ours"):
         regularizer = SIGReg(slices=slices, compiled=name.endswith("compiled"))
-        return lambda z: regularizer(z, seed=0)["sigreg"]
+        return lambda z: regularizer.terms(z, seed=0)["sigreg"]
     t = torch.linspace(0, 3, 17, device=device())
     normal = torch.exp(-t.square() / 2)
     weights = torch.full_like(t, 2 * 3 / 16)
@@ -53,7 +53,7 @@ def error(name: str, rows: int, features: int, slices: int) -> str:
     """Relative error of value and gradient against fp64."""
     z = embeddings(rows, features)
     exact = z.detach().double().requires_grad_()
-    value = SIGReg(slices=slices)(exact, seed=0)["sigreg"]
+    value = SIGReg(slices=slices).terms(exact, seed=0)["sigreg"]
     (gradient,) = torch.autograd.grad(value, exact)
     found = method(name, slices, features)(z)
     (g,) = torch.autograd.grad(found, z)

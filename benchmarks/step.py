@@ -117,7 +117,6 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     from mmvicreg import Branch, Model, Plan, TrainConfig
     from mmvicreg.branches.model import projector
     from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
-    from mmvicreg.stream.stream import Batch
     from mmvicreg.training.accelerator import make_accelerator
     from mmvicreg.training.loop import Loop
     from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
@@ -164,24 +163,27 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
         **fields,
     )
     loop = Loop(training)
-    rows = torch.ones(options.batch_size, dtype=torch.bool)
-    ready = [
-        Batch(
-            0,
-            0,
-            ("",) * options.batch_size,
-            rows.long(),
-            {"image": image, "text": text},
-            dict.fromkeys(("image", "text"), rows),
-        )
-        for image, text in batches
-    ]
+    ready = _as_batches(batches, options.batch_size)
 
     def steps() -> None:
         for batch in ready:
             loop.step(batch)
 
     return steps
+
+
+def _as_batches(batches: list[Any], size: int) -> list[Any]:
+    """What the stream would hand over: every row present."""
+    import torch
+
+    from mmvicreg.stream.stream import Batch
+
+    rows = torch.ones(size, dtype=torch.bool)
+    present = dict.fromkeys(("image", "text"), rows)
+    return [
+        Batch(0, 0, ("",) * size, rows.long(), {"image": image, "text": text}, present)
+        for image, text in batches
+    ]
 
 
 Side = Callable[[], None]
@@ -207,12 +209,12 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
     ]
     regularizers = dict(zip(REGULARIZERS, (mm.VICReg(), mm.VISReg(), mm.SIGReg()), strict=True))
     goals = {
-        name: mm.Objective(mm.Invariance(weight=25.0), {"image": each, "text": each})
+        name: mm.Objective(mm.Invariance(25.0), {"image": each, "text": each})
         for name, each in regularizers.items()
     }
     goals |= {
         "infonce": mm.Objective(mm.InfoNCE(), {}),
-        "invariance alone": mm.Objective(mm.Invariance(weight=25.0), {}),
+        "invariance alone": mm.Objective(mm.Invariance(25.0), {}),
     }
     sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
     return sides | {

@@ -1,20 +1,22 @@
-"""All collectives of the package. Each returns its result, and one process needs no process group.
+"""Every collective operation of the package. Each returns its result; one process needs no process group.
 
-Convention of gradients, here and in every regularizer and alignment: each process holds the same value L,
-and its local gradient is (number of processes) x dL/d(local rows), so that the average that DDP and FSDP
-take is the exact gradient of L. That is what the adjoint of a sum of the processes' losses gives, so
-``all_reduce_sum`` and ``gather_rows`` are right whatever is computed from their results.
+Convention of gradients, here and in every regularizer and alignment: each process has the same value L, and its
+local gradient is (number of processes) x dL/d(local rows), so that the average that DDP and FSDP take is the exact
+gradient of L. The adjoint of a sum of the processes' losses gives just this, so gradients are right whatever is
+computed from the results of ``all_reduce_sum`` and ``gather_rows``. A second derivative raises RuntimeError.
 
 n rows of this process, N rows of all processes, D features, d features of this process.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -23,8 +25,20 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 without a process group."""
+    """Rank of this process, from 0; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def join_processes(*, cpu: bool = False) -> torch.device:
+    """Join the process group of ``accelerate launch`` or torchrun, where one of them started this process; the device
+    of this process. ``cpu`` takes the CPU even where there is a GPU."""
+    if world_size() == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return PartialState(cpu=cpu or not torch.cuda.is_available()).device
+    if cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def barrier() -> None:
@@ -84,7 +98,7 @@ def mean_rows(sum_of_rows: Tensor, rows: int) -> Tensor:
 def gather_rows(x_n: Tensor, counts: tuple[int, ...] | None = None) -> Tensor:
     """Rows (n, ...) of every process -> (N, ...) in order of rank, with gradient; n may differ.
 
-    ``counts``: what ``row_counts`` says, if it is known already.
+    ``counts``: the result of ``row_counts``, where it is known already.
     """
     if world_size() == 1:
         return x_n
@@ -133,22 +147,13 @@ def scatter_sum(x_N: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 
 def feature_widths(features: int) -> list[int]:
-    """How many of ``features`` each process owns: as equal as they go."""
+    """How many of ``features`` each process owns, by rank: as equal as possible."""
     size = world_size()
     return [features // size + (r < features % size) for r in range(size)]
 
 
-def broadcast(x: Tensor, *, source: int = 0) -> Tensor:
-    """The ``source`` process's values on every process. No gradient; ``x`` is left as it was."""
-    if world_size() == 1:
-        return x
-    y = x.detach().clone()
-    dist.broadcast(y, src=source)
-    return y
-
-
 def broadcast_object(value: Any, *, source: int = 0) -> Any:
-    """The ``source`` process's object on every process; for small host objects (run names, settings)."""
+    """The ``source`` process's object on every process; pickled, so for small objects (run names, settings)."""
     if world_size() == 1:
         return value
     box = [value]
@@ -157,7 +162,7 @@ def broadcast_object(value: Any, *, source: int = 0) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every process's object, by rank; for small host objects (counts, RNG states)."""
+    """Every process's object, by rank; pickled, so for small objects (counts, RNG states)."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -173,6 +178,7 @@ class _AllReduceSum(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone()
         dist.all_reduce(grad)
@@ -191,6 +197,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:n] for part, n in zip(every, counts, strict=True)])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:
         grad_N = grad_N.clone()
         dist.all_reduce(grad_N)

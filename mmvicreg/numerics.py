@@ -12,19 +12,19 @@ def statistics_dtype(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Context in which products on ``x``'s device keep their operands' precision."""
+    """A context in which matrix products on the device of ``x`` keep the precision of their operands."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 COLUMNS = 512
-"""Columns of a sum that are formed at a time where the library cannot add in place."""
+"""Columns of a sum that are computed at a time where oneDNN cannot add in place."""
 
 
 def product(a_nk: Tensor, b_km: Tensor) -> Tensor:
-    """a b, (n, m), without gradient.
+    """The matrix product a b, (n, m), without gradient.
 
-    In fp32 on a CPU by oneDNN, as torch.compile does: about twice as fast as the BLAS behind ``@`` on the
-    AMD processor we measured, equal on others.
+    In fp32 on a CPU it is computed by oneDNN, as torch.compile does: about twice as fast as the BLAS behind ``@`` on
+    the AMD processor we measured, equally fast on others.
     """
     if _by_onednn(a_nk, b_km):
         return torch.ops.mkldnn._linear_pointwise(_dense(a_nk), _dense(b_km).T, None, "none", [], "")
@@ -47,5 +47,5 @@ def _by_onednn(a_nk: Tensor, b_km: Tensor) -> bool:
 
 
 def _dense(x_nm: Tensor) -> Tensor:
-    """Rows or columns contiguous: oneDNN falls back to a loop a hundred times slower on other strides."""
+    """``x_nm`` with contiguous rows or columns; on other strides oneDNN takes a loop a hundred times slower."""
     return x_nm if x_nm.is_contiguous() or x_nm.T.is_contiguous() else x_nm.contiguous()

@@ -58,7 +58,7 @@ class Config(mm.TrainConfig):
 def objective(config: Config) -> mm.Objective:
     """Each branch is regularized with its own coefficients, as the paper does."""
     return mm.Objective(
-        mm.Invariance(weight=config.invariance),
+        mm.Invariance(config.invariance),
         {
             "image": mm.VICReg(variance=config.image_variance, covariance=config.image_covariance),
             "text": mm.VICReg(variance=config.text_variance, covariance=config.text_covariance),

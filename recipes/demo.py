@@ -72,7 +72,7 @@ def objective(config: Config) -> mm.Objective:
     if config.alignment == "infonce":
         return mm.Objective(mm.InfoNCE(), {})
     regularizer = mm.VICReg(variance=config.variance, covariance=config.covariance)
-    return mm.Objective(mm.Invariance(weight=25.0), {"image": regularizer, "text": regularizer})
+    return mm.Objective(mm.Invariance(25.0), {"image": regularizer, "text": regularizer})
 
 
 def main(config: Config) -> None:

@@ -87,19 +87,21 @@ def objective(config: Config) -> mm.Objective:
     pairs = [("crop", "other_crop"), *product(("crop", "other_crop"), small)]
     share = (2 + len(small)) / (2 * len(pairs))
     if config.loss == "barlow":
-        return mm.Objective(mm.BarlowTwins(weight=0.1 * share), {}, pairs=pairs)
+        return mm.Objective(mm.BarlowTwins(0.1 * share), {}, pairs=pairs)
     if config.loss == "simsiam":
-        alignment: mm.Alignment = mm.Prediction((WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share)
+        alignment: mm.Alignment = mm.Prediction(
+            widths=(WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share
+        )
         regularizer: mm.Regularizer = mm.VICReg(variance=1.0, covariance=0.0)
     elif config.loss == "visreg":
         alignment, regularizer = (
-            mm.Invariance(weight=0.4 * share),
+            mm.Invariance(0.4 * share),
             mm.VISReg(scale=0.6, shape=0.6, center=0.6),
         )
     elif config.loss == "sigreg":
-        alignment, regularizer = mm.Invariance(weight=share), mm.SIGReg(weight=0.05)
+        alignment, regularizer = mm.Invariance(share), mm.SIGReg(0.05)
     else:
-        alignment, regularizer = mm.Invariance(weight=25.0 * share), mm.VICReg()
+        alignment, regularizer = mm.Invariance(25.0 * share), mm.VICReg()
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 

@@ -76,7 +76,7 @@ def objective(config: Config) -> mm.Objective:
     pairs = None if config.pairs == "all" else mm.star_pairs("image", languages)
     regularizer = mm.VICReg(variance=25.0, covariance=1.0)
     branches = {name: regularizer for name in ("image", *languages)}
-    return mm.Objective(mm.Invariance(weight=25.0 / len(languages)), branches, pairs=pairs)
+    return mm.Objective(mm.Invariance(25.0 / len(languages)), branches, pairs=pairs)
 
 
 def main(config: Config) -> None:

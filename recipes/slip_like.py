@@ -69,10 +69,10 @@ class Config(mm.TrainConfig):
 
 def objective(config: Config) -> mm.Objective:
     """VICReg on both pairs, which share one pair's weight; the second crop does not meet the name, as in SLIP."""
-    names = mm.Invariance(weight=25.0 - config.ssl)
+    names = mm.Invariance(25.0 - config.ssl)
     pairs: dict[tuple[str, str], mm.Alignment] = {("image", "text"): names}
     if config.ssl:
-        pairs["image", "crop"] = mm.Invariance(weight=config.ssl)
+        pairs["image", "crop"] = mm.Invariance(config.ssl)
     regularizer = mm.VICReg(variance=25.0, covariance=1.0)
     return mm.Objective(pairs, {"image": regularizer, "text": regularizer})
 

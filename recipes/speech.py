@@ -95,7 +95,7 @@ class Config(mm.TrainConfig):
 
 def objective(config: Config) -> mm.Objective:
     """VICReg: picture, text and speech share one pair's weight; the effect, in few samples, only meets pictures."""
-    both, few = mm.Invariance(weight=12.5), mm.Invariance(weight=3.0)
+    both, few = mm.Invariance(12.5), mm.Invariance(3.0)
     pairs: dict[tuple[str, str], mm.Alignment] = {
         ("image", "text"): both,
         ("image", "speech"): both,

@@ -1,13 +1,12 @@
-"""The projector's last layer with its D outputs divided over the processes (column-parallel).
+"""Column-parallel last layer of a projector: each process owns D/R of its D outputs.
 
-Of a projector's (8192, 8192) last weight DDP moves a gradient of 268 MB at every step, whatever the batch, and
-each process keeps all of it and of its optimizer state. Here a process owns D/R outputs, sees the hidden rows of
-every process, and so has the whole gradient of what it owns: no weight gradient travels, and optimizer state and
-update are divided by R. What travels instead are rows: h and dL/dh, z and dL/dz. docs/objectives/column_parallel.md
-counts both.
+DDP sends a gradient of 268 MB at every step for a last weight of (8192, 8192), whatever the batch, and each process
+keeps all of the weight and of its optimizer state. Here a process owns D/R outputs and gathers the hidden rows of all
+processes, so it has the whole gradient of its weights: no weight gradient is sent, and optimizer state and update are
+divided by R. Rows are sent instead: h and dL/dh, z and dL/dz. docs/objectives/column_parallel.md counts the bytes.
 
-The layer returns this process's rows of z, all D of them, so every regularizer and alignment takes them as they
-are. Gradients follow the convention of ``mmvicreg.distributed``.
+The layer returns all D columns of this process's rows, so every regularizer and alignment works unchanged. Gradients
+follow the convention of ``mmvicreg.distributed``.
 
 n rows of this process, N of all, R processes, H inputs, D outputs, d = D/R outputs of this process.
 """
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -30,13 +30,13 @@ from mmvicreg.errors import InvalidValueError
 class ColumnParallelLinear(nn.Linear):
     """``nn.Linear`` of which every process owns D/R outputs: h (n, H) to z (n, D); n may differ, 0 included.
 
-    ``weight`` is a DTensor of the whole (D, H), sharded over the processes: the optimizer updates this process's
-    share, and checkpoints hold the whole under the name it has in ``nn.Linear``, so they load on any number of
-    processes, divided or not. The bias, if any, is whole everywhere. In training all processes call it together,
-    forward and backward.
+    ``weight`` is a DTensor (D, H), sharded over the processes: the optimizer updates the part of this process, and
+    checkpoints hold the whole under the name it has in ``nn.Linear``, so they load on any number of processes, with
+    or without this layer. The bias, if any, is whole on every process. In training all processes call the layer
+    together, forward and backward.
 
-    ``eval()``, which all processes call together, gathers the weight once; the layer is then a plain one, for any
-    process alone, until ``train()``. Weights that change in between need another ``eval()``.
+    ``eval()``, which all processes call together, gathers the weight once; until ``train()`` any process may then
+    call the layer alone. Weights that change in between need another ``eval()``.
     """
 
     gathered_DH: Tensor | None = None
@@ -70,19 +70,20 @@ class _Columns(torch.autograd.Function):
         return distributed.from_feature_shards(h_NH @ weight_dH.T, ctx.counts, features)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         h_NH, weight_dH = ctx.saved_tensors
         grad_Nd = distributed.to_feature_shards(grad_nD, ctx.counts)
-        # dL/dz of every process comes times R, for an average that this weight never sees.
+        # dL/dz contains the factor R for an average over processes, which this weight does not take part in.
         weight = grad_Nd.T @ h_NH / distributed.world_size() if ctx.needs_input_grad[1] else None
         h = distributed.scatter_sum(grad_Nd @ weight_dH, ctx.counts) if ctx.needs_input_grad[0] else None
         return h, weight, None
 
 
 def split_projectors(model: Model, device: torch.device) -> None:
-    """Divide the last layer of every projector over the processes, in place; the weights are process 0's.
+    """Divide the last layer of every projector over the processes, in place; the weights are those of process 0.
 
-    One process: nothing is done. Raises ValueError where a projector does not end in a Linear, or its width is
+    On one process nothing is done. Raises ValueError where a projector does not end in a Linear, or its width is
     not a multiple of the number of processes.
     """
     if distributed.world_size() == 1:
@@ -92,8 +93,8 @@ def split_projectors(model: Model, device: torch.device) -> None:
         layers = branch.projector
         if not (isinstance(layers, nn.Sequential) and len(layers) and type(layers[-1]) is nn.Linear):
             raise InvalidValueError(
-                f"parallel column_parallel divides the last Linear of each projector; that of {name} has none; give it "
-                "widths, or choose parallel ddp"
+                f"parallel column_parallel divides the last Linear of each projector, and that of {name} has none; "
+                "give it widths, or choose parallel ddp"
             )
         layers[-1] = _split(layers[-1], device, owner=name)
 
@@ -117,7 +118,7 @@ def _split(linear: nn.Linear, device: torch.device, *, owner: str) -> ColumnPara
 def wrap_whole_parameters(module: nn.Module, device: torch.device) -> nn.Module:
     """``module`` in DDP, which averages the gradients of whole parameters and leaves the divided ones alone."""
     divided = [name for name, parameter in module.named_parameters() if isinstance(parameter, DTensor)]
-    # Accelerate refuses DTensors in DDP, so this wraps by itself. The setter is the one torch documents for it.
+    # Accelerate refuses DTensors in DDP, so DDP is used directly; this setter is its only way to leave parameters out.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, divided)
     if not any(p.requires_grad for name, p in module.named_parameters() if name not in divided):
         return module

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmvicreg import distributed
+from mmvicreg.branches.batch_norm import SyncBatchNorm, placeholder_rows, synchronize_batch_norm
 from mmvicreg.errors import InvalidValueError, UnknownNameError
 
 
@@ -23,111 +22,6 @@ class Embedding:
 
     h: Tensor
     z: Tensor
-
-
-class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation over the rows of all processes, any number of them on each, zero included.
-
-    Input (n, C) or (n, C, ...). Equals ``nn.BatchNorm`` on the concatenated rows, value and gradient.
-    torch's own SyncBatchNorm refuses CPU tensors, and a run must be the same on one process and on several
-    wherever it runs; this one serves both.
-    """
-
-    placeholder = False
-    """The rows stand for none (see :meth:`Branch.represent`): they enter no statistics, here or elsewhere."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise InvalidValueError(
-                f"batch normalisation needs (rows, channels, ...), found shape {tuple(input.shape)}"
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
-        if not self.training:
-            return super().forward(x)
-        if distributed.world_size() == 1:
-            if not len(x) or self.placeholder:
-                return x
-            if x.numel() > x.shape[1]:
-                return super().forward(x)  # torch's own refuses the one row that a rare modality may have
-        return self._normalize_globally(x)
-
-    def _normalize_globally(self, x: Tensor) -> Tensor:
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        x32 = x if x.dtype == torch.float64 else x.float()
-        share = 0.0 if self.placeholder else 1.0
-        local = share * torch.cat([x32.sum(axes), x32.new_tensor([x.numel() / x.shape[1]])])
-        total = distributed.all_reduce_sum(local)
-        rows = total[-1].detach()
-        count = rows.clamp(min=1)
-        mean = total[:-1] / count
-        centred = x32 - mean.view(shape)
-        variance = distributed.all_reduce_sum(share * centred.square().sum(axes)) / count
-        self._update_running(mean.detach(), variance.detach(), rows)
-        y = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor, rows: Tensor) -> None:
-        """Where no process has a row the running statistics stay as they are."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(rows > 0)
-        rate = self.momentum
-        if rate is None:
-            rate = 1 / float(self.num_batches_tracked.clamp(min=1))
-        weight = rate * (rows > 0).to(self.running_mean.dtype)
-        unbiased = variance * rows / (rows - 1).clamp(min=1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
-
-
-class SyncBatchNormAct(SyncBatchNorm):
-    """timm's BatchNormAct2d (EfficientNet, MobileNet, RegNet, ...): what follows the normalisation is part of it."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(super().forward(x)))
-
-
-def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """The same module with every batch normalisation over the rows of all processes, weights kept.
-
-    Raises ValueError for one that computes something else than normalisation, which would be lost.
-    """
-    if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
-        return _synchronized(module)
-    for name, child in module.named_children():
-        setattr(module, name, synchronize_batch_norm(child))
-    return module
-
-
-def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
-    plain = type(module).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-    after = dict(module.named_children())
-    if not plain and set(after) != {"drop", "act"}:
-        raise InvalidValueError(
-            f"{type(module).__name__} is a batch normalisation with a forward of its own, which would be lost when its "
-            "statistics become those of all processes; normalise in nn.BatchNorm and do the rest in another module"
-        )
-    synced = (SyncBatchNorm if plain else SyncBatchNormAct)(
-        module.num_features,
-        eps=module.eps,
-        momentum=module.momentum,
-        affine=module.affine,
-        track_running_stats=module.track_running_stats,
-    )
-    for name, child in after.items():
-        synced.add_module(name, child)
-    synced.load_state_dict(module.state_dict())
-    synced.train(module.training)
-    return synced
 
 
 def projector(input_width: int, widths: Sequence[int], *, dropout: float = 0.0) -> nn.Module:
@@ -199,20 +93,15 @@ class Branch(nn.Module):
     def represent(self, x: Tensor) -> Tensor:
         """x (n, ...) to h (n, E); n may be 0.
 
-        Few encoders accept no rows at all, but every process must run them: for the collectives inside, and so
-        that every parameter has a gradient (zero). So a row of zeros stands for none and is dropped again.
+        Few encoders accept zero rows, but every process must run them: their collective operations need all
+        processes, and every parameter must get a gradient (zero). So one row of zeros takes the place of none, and is
+        dropped from the result.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if len(x):
                 return self.encoder(x)
-            norms = [module for module in self.encoder.modules() if isinstance(module, SyncBatchNorm)]
-            for norm in norms:
-                norm.placeholder = True
-            try:
+            with placeholder_rows(self.encoder):
                 return self.encoder(x.new_zeros((1, *x.shape[1:])))[:0]
-            finally:
-                for norm in norms:
-                    norm.placeholder = False
 
     def forward(self, x: Tensor, *, precomputed: bool = False) -> Embedding:
         """x (n, ...), or representations h (n, E) where they are ``precomputed``."""

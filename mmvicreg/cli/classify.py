@@ -5,12 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClassifyConfig:
+class ClassifyConfig(ModelOptions):
     """Zero-shot, nearest-neighbour and linear classification of labelled shards or an image folder.
 
     Samples with several labels (a JSON list) are scored by mean average precision.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """shards with labels, or an image folder CLASS/PICTURE"""
     train: str = ""
     """the same, for nearest neighbours and the linear probe; empty for zero-shot only"""
@@ -54,21 +54,15 @@ class ClassifyConfig:
     """sgd: learning rates to try (the paper's is 0.02, on features that are not standardised)"""
     out: str = ""
     """JSON file to write; a confusion picture goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def classify(config: ClassifyConfig) -> int:
+def classify(config: ClassifyConfig) -> Output:
     """Print a line for every classifier there is data for, and write JSON and a confusion picture."""
-    if not config.test:
-        raise InvalidValueError("no data to classify; give --test SHARDS or --test FOLDER")
     from mmvicreg.evaluation.embed import embeddings_folder
-    from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.evaluation.summary import Summary, flatten, shown
+    from mmvicreg.evaluation.transfer.label_files import check_same_classes, open_labelled, read_lines
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     cache = embeddings_folder(run)
     names = read_lines(config.names) if config.names else []
     test = open_labelled(config.test, config.label, cache=cache, names=names)
@@ -77,34 +71,36 @@ def classify(config: ClassifyConfig) -> int:
         check_same_classes(train, test)
     task = _Task(config, run, test, train, names or test.names)
     found = task.classifiers()
-    for classifier, (scores, extra) in found.items():
-        shown = scores.to_json() | extra
-        print(f"{classifier}: {', '.join(f'{name} {value:.4g}' for name, value in shown.items())}")
+    summary = Summary("classify", run.folder.name, run.step, flatten({"test": _content(found, task.named())}))
+    lines = [
+        f"{name}: {', '.join(f'{key} {shown(key, value)}' for key, value in (scores.to_json() | extra).items())}"
+        for name, (scores, extra) in found.items()
+    ]
     if config.out:
-        _write(found, Path(config.out), task.named())
-    return 0
+        path = summary.write(config.out)
+        _draw(list(found.values())[-1][0], path.with_suffix(".png"), task.named())
+        lines.append(f"written: {path}")
+    return Output(asdict(summary), tuple(lines))
 
 
-def _write(found: dict[str, tuple[Any, dict[str, float]]], path: Path, names: list[str]) -> None:
-    from mmvicreg.evaluation.report import figures as pictures
+def _content(found: dict[str, tuple[Any, dict[str, float]]], names: list[str]) -> dict[str, Any]:
+    """Every classifier's scores, those of each class included."""
     from mmvicreg.evaluation.transfer.classification import Classified
-    from mmvicreg.files import write_json
 
     content = {}
     for classifier, (scores, extra) in found.items():
-        single = isinstance(scores, Classified)
-        by_class = scores.per_class if single else scores.average_precision
-        known = {
-            name: None if value != value else float(value)
-            for name, value in zip(names, by_class, strict=True)
-        }
+        by_class = scores.per_class if isinstance(scores, Classified) else scores.average_precision
+        known = dict(zip(names, by_class.tolist(), strict=True))
         content[classifier] = scores.to_json() | extra | {"per_class": known}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
-    last = list(found.values())[-1][0]
+    return content
+
+
+def _draw(last: Any, path: Path, names: list[str]) -> None:
+    from mmvicreg.evaluation.report import figures
+    from mmvicreg.evaluation.transfer.classification import Classified
+
     if isinstance(last, Classified):
-        pictures.save(pictures.confusion_figure(last.confusion, names), path.with_suffix(".png"))
-    print(f"written: {path}")
+        figures.save(figures.confusion_figure(last.confusion, names), path)
 
 
 @dataclass
@@ -156,12 +152,17 @@ class _Task:
     def classifiers(self) -> dict[str, tuple[Any, dict[str, float]]]:
         """Scores of each classifier there is data for, and what was chosen for it."""
         from mmvicreg.evaluation.transfer.classification import knn_scores
+        from mmvicreg.evaluation.transfer.prompts import text_branches
 
         found: dict[str, tuple[Any, dict[str, float]]] = {}
-        if self.names and "text" in self.run.modalities:
-            found["zero_shot"] = (self.zero_shot(), {})
-            if (self.config.branch, "text") in self.run.predictors:
-                found["zero_shot_by_predictor"] = (self.zero_shot(predicted=True), {})
+        texts = text_branches(self.run) if self.names else []
+        for text in texts:
+            name = "zero_shot" if len(texts) == 1 else f"zero_shot_{text}"
+            scores = self.zero_shot(text)
+            if scores is not None:
+                found[name] = (scores, {})
+            if (self.config.branch, text) in self.run.predictors:
+                found[f"{name}_by_predictor"] = (self.zero_shot(text, predicted=True), {})
         if self.train is not None:
             rows, truth = self.features(self.test)
             fit, targets = self.features(self.train)
@@ -177,21 +178,25 @@ class _Task:
             )
         return found
 
-    def zero_shot(self, *, predicted: bool = False) -> Any:
-        """By the cosine with the classes' prompts, of z or of what it predicts of the text."""
+    def zero_shot(self, text: str, *, predicted: bool = False) -> Any:
+        """By the cosine with the classes' prompts, embedded by the branch ``text``, of z or of what it predicts of that
+        branch. None where the widths of the two branches differ."""
         import torch
 
-        from mmvicreg.evaluation.transfer.labels import TEMPLATES, read_lines, zero_shot_weights
+        from mmvicreg.evaluation.transfer.label_files import read_lines
+        from mmvicreg.evaluation.transfer.prompts import TEMPLATES, zero_shot_weights
         from mmvicreg.objectives.predictors import predict
 
         templates = read_lines(self.config.templates) if self.config.templates else list(TEMPLATES)
         rows, truth = self.features(self.test, output="z")
         if predicted:
-            rows = predict(self.run.predictors[self.config.branch, "text"], rows)
-        text = self.run.model.branch_named("text")
-        device = next((value.device for value in text.state_dict().values()), torch.device("cpu"))
-        reader = self.run.modalities["text"].reader()
-        weights_CD = zero_shot_weights(text, reader, self.names, templates=templates, device=device)
+            rows = predict(self.run.predictors[self.config.branch, text], rows)
+        branch = self.run.model.branch_named(text)
+        device = next((value.device for value in branch.state_dict().values()), torch.device("cpu"))
+        reader = self.run.modalities[text].reader()
+        weights_CD = zero_shot_weights(branch, reader, self.names, templates=templates, device=device)
+        if weights_CD.shape[1] != rows.shape[1]:
+            return None
         return self.score(torch.nn.functional.normalize(torch.tensor(rows), dim=1) @ weights_CD.T, truth)
 
     def probe(self, rows: np.ndarray, targets: np.ndarray) -> LinearProbe:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+import tyro
 
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effective_rank", "knn", "linear")
@@ -19,7 +20,7 @@ SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effectiv
 class CompareConfig:
     """Compare runs: configuration, scores, curves."""
 
-    runs: Positional[tuple[str, ...]]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
     """run directories"""
     out: str = "comparison.png"
     """picture of the curves to write; empty for none"""
@@ -46,7 +47,8 @@ def compare_runs(folders: Sequence[str | Path], *, all_scores: bool = False) -> 
             f"a comparison needs two runs or more, found {len(folders)}: mmvicreg compare RUN RUN"
         )
     paths = [Path(folder) for folder in folders]
-    configs = [flatten(read_config(path)["config"]) for path in paths]
+    saved = [read_config(path) for path in paths]
+    configs = [flatten({**each["config"], "objective": each.get("objective", {})}) for each in saved]
     numbers = [_numbers(path, all_scores=all_scores) for path in paths]
     differences = {
         name: values
@@ -114,24 +116,21 @@ def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     return lines
 
 
-def compare(config: CompareConfig) -> int:
-    """Print both tables and write the picture."""
-    from rich.console import Console
-
+def compare(config: CompareConfig) -> Output:
+    """Tables of what differs and what was scored, and a picture of the curves."""
     found = compare_runs(config.runs, all_scores=config.all_scores)
-    console = Console(width=None if Console().is_terminal else 140)
+    shown: list[Any] = []
     if found.differences:
-        console.print(_table("configuration: what differs", found.names, found.differences))
+        shown.append(_table("configuration: what differs", found.names, found.differences))
     else:
-        console.print("the configurations are the same")
-    console.print(_table("scores", found.names, found.scores))
+        shown.append("the configurations are the same")
+    shown.append(_table("scores", found.names, found.scores))
     if config.out:
         from mmvicreg.evaluation.report.curves import loss_figure
         from mmvicreg.evaluation.report.figures import save
 
-        path = save(loss_figure(curves(config.runs)), config.out)
-        console.print(f"curves: {path}")
-    return 0
+        shown.append(f"curves: {save(loss_figure(curves(config.runs)), config.out)}")
+    return Output(asdict(found), tuple(shown))
 
 
 def _table(title: str, names: Iterable[str], rows: Mapping[str, Sequence[Any]]) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(ModelOptions):
     """Score a run on held-out shards: recall both ways beside chance, geometry, modality gap."""
 
-    run: Positional[str]
+    run: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
     data: tuple[str, ...] = ()
     """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
@@ -31,16 +31,6 @@ class EvaluateConfig:
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
     group_images: bool = False
     """pictures of identical bytes are one item, which matches all its captions (for data with a sample a caption)"""
-    step: int | Literal["best"] | None = None
-    """checkpoint to score: its step, or best (see --best-metric of training); the newest if not given"""
-    average: bool = False
-    """score the moving average of the weights, where the run kept one (--ema-decay)"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    threads: int = 2
-    """threads that read and decode"""
 
 
 def named_splits(data: tuple[str, ...]) -> dict[str, str]:
@@ -52,7 +42,7 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for entry in data:
         name, equals, shards = entry.partition("=")
-        if not equals:
+        if not equals or "/" in name or "~" in name:  # a path may hold a = too
             name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
         if name in splits:
             raise InvalidValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
@@ -60,14 +50,13 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
     return splits
 
 
-def evaluate(config: EvaluateConfig) -> int:
-    """Print the table and write the JSON file. Under a launcher its processes share the work."""
+def evaluate(config: EvaluateConfig) -> Output:
+    """Score every split and write the JSON file. Under a launcher its processes share the work."""
     splits = named_splits(config.data)
     from mmvicreg import distributed
-    from mmvicreg.evaluation.evaluate import print_scores, score_splits, summarize_splits
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.evaluation.evaluate import score_splits, scores_table, summarize_splits
 
-    run = load_subject(config.run, recipe=config.recipe, step=config.step, average=config.average)
+    run = config.load(config.run)
     if config.caption:
         run = _captions_at(run, config.caption)
     _join_group(config.device)
@@ -80,12 +69,11 @@ def evaluate(config: EvaluateConfig) -> int:
         group_images=config.group_images,
     )
     if distributed.rank() > 0:
-        return 0
-    print_scores(scores)
+        return Output({}, ())
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
-    summarize_splits(run, scores, source="evaluate").write(path)
-    print(f"written: {path}")
-    return 0
+    summary = summarize_splits(run, scores, source="evaluate")
+    summary.write(path)
+    return Output({"written": str(path), **asdict(summary)}, (scores_table(scores), f"written: {path}"))
 
 
 def _join_group(device: str) -> None:

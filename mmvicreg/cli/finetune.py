@@ -5,13 +5,12 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
-
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.cli.model_options import Model, ModelOptions, Out
+from mmvicreg.cli.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
     from mmvicreg.stream.reader import Reader
 
 SMALL = 0.03
-"""Below this share VICReg's learning rates for 1% of the labels are the defaults, from it on those for 10%."""
+"""Below this fraction VICReg's learning rates for 1% of the labels are the defaults, from it on those for 10%."""
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Fine-tune an encoder with a linear classifier on a share of the labels (1% or 10% in the papers)."""
+class FinetuneConfig(ModelOptions):
+    """Fine-tune an encoder with a linear classifier on a fraction of the labels (1% or 10% in the papers)."""
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    out: Positional[str]
-    """folder for result.json, subset.txt, the confusion picture and a checkpoint; called again, it continues"""
-    train: str = ""
+    out: Out
+    """folder for summary.json, subset.txt, the confusion picture and a checkpoint; called again, it continues"""
+    train: str = field(kw_only=True)
     """shards with labels, or an image folder CLASS/PICTURE"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """the same, to score on"""
-    share: float = 0.01
-    """share of each class that is trained on, at least one sample"""
+    fraction: float = 0.01
+    """fraction of each class that is trained on, at least one sample"""
     seed: int = 0
     """which samples, their order and crops, and the first classifier"""
     label: str = "cls"
@@ -61,30 +60,19 @@ class FinetuneConfig:
     weight_decay: float = 0.0
     """of all weights"""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """images: share of the area a training crop covers"""
+    """images: fraction of the area a training crop covers"""
     flip: float = 0.5
     """images: probability of a horizontal flip"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    threads: int = 2
-    """threads that read and decode"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def finetune(config: FinetuneConfig) -> int:
-    """Choose, train, score, and write result.json."""
-    if not config.train or not config.test:
-        raise InvalidValueError(
-            "fine-tuning needs --train and --test: labelled shards, or image folders CLASS/PICTURE"
-        )
+def finetune(config: FinetuneConfig) -> Output:
+    """Choose, train, score, and write summary.json."""
     from mmvicreg.evaluation.embed import embeddings_folder
+    from mmvicreg.evaluation.summary import Summary, flatten
     from mmvicreg.evaluation.transfer.finetuning import balanced_subset
-    from mmvicreg.evaluation.transfer.labels import check_same_classes, open_labelled, read_lines
-    from mmvicreg.files import write_json
-    from mmvicreg.interop.pretrained import load_subject
+    from mmvicreg.evaluation.transfer.label_files import check_same_classes, open_labelled, read_lines
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     run.model.branch_named(config.branch)  # KeyError with those there are
     names = read_lines(config.names) if config.names else []
     train, test = (
@@ -93,7 +81,7 @@ def finetune(config: FinetuneConfig) -> int:
     )
     check_same_classes(train, test)
     truth = train.single()
-    chosen = balanced_subset(truth, share=config.share, seed=config.seed)
+    chosen = balanced_subset(truth, share=config.fraction, seed=config.seed)
     classes = max(len(train.names), 1 + max(int(truth.max()), int(test.single().max())))
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,21 +89,17 @@ def finetune(config: FinetuneConfig) -> int:
     _write_subset(
         folder / "subset.txt", train, chosen, truth
     )  # of what was trained: a refusal leaves the old one
-    result = {
-        "share": config.share,
-        "samples": len(chosen),
-        "of": int((truth >= 0).sum()),
-        **scores.to_json(),
-    }
-    print(
-        f"fine-tuned on {len(chosen):,} of {result['of']:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
+    labelled = int((truth >= 0).sum())
+    line = (
+        f"fine-tuned on {len(chosen):,} of {labelled:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "
         f"on {scores.rows:,} items (chance {1 / classes:.2%})"
     )
-    about = {"protocol": asdict(_protocol(config)), "run": run.folder.name, "step": run.step}
-    write_json(folder / "result.json", result | about)
+    found = scores.to_json() | {"training_samples": len(chosen), "labelled_samples": labelled}
+    settings = {"fraction": config.fraction, **asdict(_protocol(config))}
+    summary = Summary("finetune", run.folder.name, run.step, flatten({"test": found}), settings=settings)
+    path = summary.write(folder / "summary.json")
     _draw(scores, train.names or test.names, folder / "confusion.png")
-    print(f"written: {folder / 'result.json'}")
-    return 0
+    return Output(asdict(summary), (line, f"written: {path}"))
 
 
 def _train(
@@ -145,7 +129,7 @@ def _train(
 def _protocol(config: FinetuneConfig) -> FineTuning:
     from mmvicreg.evaluation.transfer.finetuning import FineTuning
 
-    encoder_rate, head_rate = (0.03, 0.08) if config.share < SMALL else (0.01, 0.1)
+    encoder_rate, head_rate = (0.03, 0.08) if config.fraction < SMALL else (0.01, 0.1)
     return FineTuning(
         encoder_rate=encoder_rate if config.encoder_rate is None else config.encoder_rate,
         head_rate=head_rate if config.head_rate is None else config.head_rate,

@@ -1,111 +1,198 @@
-"""The `mmvicreg` command: tools around runs. Training is a recipe: ``python recipes/demo.py --help``."""
+"""The ``mmvicreg`` command: tools around runs. Training is a recipe: ``python recipes/demo.py --help``."""
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from mmvicreg.errors import UserError
 
-TOOLS: dict[str, tuple[str, str, str, str]] = {
-    "check": (
-        "mmvicreg.preparation.check",
+USAGE, DATA, INTERRUPTED = 2, 1, 130
+"""Exit statuses: wrong options; data or files that cannot be used; Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command is, what it does in one line, and examples for the end of its help."""
+
+    module: str
+    config: str
+    """dataclass of its options"""
+    function: str
+    """takes the options, returns an Output"""
+    line: str
+    examples: tuple[str, ...]
+
+
+COMMANDS = {
+    "check": Command(
+        "mmvicreg.cli.check",
         "CheckConfig",
-        "main",
+        "check",
         "index shards and report everything wrong with them",
+        ("'train-{000..099}.tar'", "'train-*.tar' --depth decode --quarantine bad.json"),
     ),
-    "pack": (
-        "mmvicreg.preparation.pack",
+    "pack": Command(
+        "mmvicreg.cli.pack",
         "PackConfig",
-        "main",
+        "pack",
         "make shards from a folder, a table or a caption file",
+        ("pictures/ shards/", "captions.csv shards/ --images pictures/ --prefix val"),
     ),
-    "evaluate": (
+    "evaluate": Command(
         "mmvicreg.cli.evaluate",
         "EvaluateConfig",
         "evaluate",
         "score a run or a published model on shards",
+        (
+            "runs/demo --data 'data/demo/concepts-*.tar'",
+            "open_clip/ViT-B-32:openai --data coco=coco-val.tar --folds 5",
+        ),
     ),
-    "compare": (
+    "compare": Command(
         "mmvicreg.cli.compare",
         "CompareConfig",
         "compare",
         "what differs between runs: settings, scores, curves",
+        ("runs/a runs/b", "runs/* --all-scores --out curves.png"),
     ),
-    "classify": (
+    "report": Command(
+        "mmvicreg.cli.report",
+        "ReportConfig",
+        "report",
+        "one HTML page about a run, or several side by side",
+        ("runs/demo --data 'data/demo/concepts-*.tar'", "runs/a runs/b --data val-000.tar --out both.html"),
+    ),
+    "classify": Command(
         "mmvicreg.cli.classify",
         "ClassifyConfig",
         "classify",
         "kNN, linear probe and zero-shot on labelled data",
+        ("runs/demo --train photos/train --test photos/test", "runs/demo --test val.tar --names classes.txt"),
     ),
-    "finetune": (
+    "finetune": Command(
         "mmvicreg.cli.finetune",
         "FinetuneConfig",
         "finetune",
         "fine-tune an encoder on 1% or 10% of the labels",
+        ("runs/demo runs/demo-1pct --train train.tar --test test.tar --fraction 0.01",),
     ),
-    "segment": (
+    "segment": Command(
         "mmvicreg.cli.segment",
         "SegmentConfig",
         "segment",
         "dense linear probe: classify pixels from patch features",
+        ("runs/demo --train train.tar --test test.tar --out masks.json",),
     ),
-    "embed": ("mmvicreg.cli.tools", "EmbedConfig", "embed", "write the embeddings of shards to a file"),
-    "search": (
-        "mmvicreg.cli.tools",
+    "embed": Command(
+        "mmvicreg.cli.embed",
+        "EmbedConfig",
+        "embed",
+        "write the embeddings of shards to a file",
+        ("runs/demo 'data/demo/concepts-*.tar' concepts.parquet",),
+    ),
+    "search": Command(
+        "mmvicreg.cli.search",
         "SearchConfig",
         "search",
         "find the nearest items of a text or a picture",
+        ("runs/demo 'data/demo/style-*.tar' 'a red apple'", "runs/demo shards.tar photo.jpg --among text"),
     ),
-    "export": (
-        "mmvicreg.cli.tools",
+    "export": Command(
+        "mmvicreg.cli.export",
         "ExportConfig",
         "export",
         "write a folder or file that other tools load",
+        ("runs/demo exported/", "runs/demo image.onnx --format onnx --branch image"),
     ),
 }
-"""Name to (module, dataclass of its options, function that takes them and gives the exit status, one line)."""
-
-
-def _summary() -> str:
-    lines = [f"  {name:<10} {line}" for name, (*_, line) in TOOLS.items()]
-    return "\n".join(
-        [
-            "usage: mmvicreg TOOL [options]",
-            "",
-            "Tools around runs; 'mmvicreg TOOL --help' explains each. Training is a recipe: a Python file such as",
-            "recipes/demo.py, run as 'python recipes/demo.py --help' or 'accelerate launch recipes/demo.py ...'.",
-            "",
-            *lines,
-        ]
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one tool; its return value is the exit status. What a user can cause is printed without a traceback."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Run one command; its return value is the exit status. A :class:`UserError` is printed as its message alone."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_summary())
         return 0
     if given[0] == "--version":
         print(import_module("mmvicreg").__version__)
         return 0
-    if given[0] not in TOOLS:
-        print(f"mmvicreg has no tool {given[0]!r}; it has {', '.join(TOOLS)}", file=sys.stderr)
-        return 2
+    if given[0] not in COMMANDS:
+        print(f"mmvicreg has no command {given[0]!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)
+        return USAGE
+    try:
+        return _run(given[0], given[1:])
+    except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
+        return DATA
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        again = " ".join(["mmvicreg", *given])
+        print(
+            f"\ninterrupted; finished work is kept, and the same command continues it:\n  {again}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
-    path, options_name, function_name, line = TOOLS[given[0]]
-    module: Any = import_module(path)
-    options_class, function = vars(module)[options_name], vars(module)[function_name]
-    try:
-        return function(
-            tyro.cli(options_class, prog=f"mmvicreg {given[0]}", description=line, args=given[1:])
-        )
-    except UserError as error:
-        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
-        return 1
+    command = COMMANDS[name]
+    module: Any = import_module(command.module)
+    as_json = "--json" in arguments
+    config = tyro.cli(
+        vars(module)[command.config],
+        prog=f"mmvicreg {name}",
+        description=_description(name, command),
+        args=[_home(argument) for argument in arguments if argument != "--json"],
+    )
+    output = vars(module)[command.function](config)
+    output.show(as_json=as_json)
+    return int(output.status)
+
+
+def _home(argument: str) -> str:
+    """``~/x`` as a path, also where the shell left it: in quotes and after ``--option=``."""
+    option, equals, value = argument.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={os.path.expanduser(value)}"
+    return os.path.expanduser(argument) if argument.startswith("~/") else argument
+
+
+def _description(name: str, command: Command) -> str:
+    examples = "\n".join(f"  mmvicreg {name} {example}" for example in command.examples)
+    return (
+        f"{command.line[0].upper()}{command.line[1:]}.\n\nExamples:\n\n{examples}\n\n"
+        "--json prints the result as one JSON object instead. Exit status: 0, 1 for data that cannot be used, 2 for "
+        "wrong options."
+    )
+
+
+def _summary() -> str:
+    lines = [f"  {name:<10} {command.line}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mmvicreg COMMAND [options]",
+            "",
+            "Tools around runs; 'mmvicreg COMMAND --help' explains each. Training is a recipe: a Python file such as",
+            "recipes/demo.py, run as 'python recipes/demo.py --help' or 'accelerate launch recipes/demo.py ...'.",
+            "",
+            *lines,
+            "",
+            "Examples:",
+            "  mmvicreg evaluate runs/demo --data 'data/demo/concepts-*.tar'",
+            "  mmvicreg search runs/demo 'data/demo/style-*.tar' 'a red apple'",
+            "  mmvicreg report runs/demo --data 'data/demo/concepts-*.tar'",
+            "",
+            "Every command takes --json. Shell completion: mmvicreg COMMAND --tyro-print-completion bash",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -5,32 +5,33 @@ Heavy imports come after the options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
-
+from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mmvicreg.evaluation.transfer.segmentation import DenseProbe, Maps
+    from mmvicreg.runs.run import Run
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
+class SegmentConfig(ModelOptions):
     """Dense linear probe: classify every pixel from the frozen features of its place; mean intersection over union.
 
     Samples hold a picture and a mask: a PNG of class numbers (grey values or palette entries), 255 to be ignored.
     """
 
-    model: Positional[str]
+    model: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    train: str = ""
+    train: str = field(kw_only=True)
     """shards with pictures and masks"""
-    test: str = ""
+    test: str = field(kw_only=True)
     """the same, to score on"""
     mask: str = "mask.png"
     """member suffix of the mask"""
@@ -50,24 +51,20 @@ class SegmentConfig:
     """order of the pictures"""
     out: str = ""
     """JSON file to write; a picture of masks goes beside it"""
-    device: str = ""
-    """cpu, cuda, ...; empty for a GPU where there is one"""
-    recipe: str | None = None
-    """recipe file that defines the run's own modalities; it is executed"""
 
 
-def segment(config: SegmentConfig) -> int:
+def segment(config: SegmentConfig) -> Output:
     """Encode once, sweep, score the test pictures once; print, and write JSON and a picture."""
-    if not config.train or not config.test:
-        raise InvalidValueError("a dense probe needs --train and --test: shards with pictures and masks")
     import numpy as np
     import torch
 
+    from mmvicreg.evaluation.summary import Summary, flatten, shown
     from mmvicreg.evaluation.transfer import segmentation as dense
-    from mmvicreg.evaluation.transfer.labels import read_lines
+    from mmvicreg.evaluation.transfer.label_files import read_lines
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    train, test = _maps(config, device)
+    run, train, test = _maps(config, device)
+    dense.check_classes(np.asarray(test.masks))
     names = read_lines(config.names) if config.names else []
     classes = max(len(names), _classes(train), _classes(test))
     if names and classes > len(names):
@@ -81,25 +78,23 @@ def segment(config: SegmentConfig) -> int:
         "training_pictures": len(train.masks),
         "skipped": train.skipped + test.skipped,
     }
-    print(f"dense linear: {', '.join(f'{name} {value:.4g}' for name, value in result.items())}")
+    lines = [f"dense linear: {', '.join(f'{name} {shown(name, value)}' for name, value in result.items())}"]
+    named = names or [str(number) for number in range(classes)]
+    result["per_class"] = dict(zip(named, scores.per_class.tolist(), strict=True))
+    summary = Summary("segment", run.folder.name, run.step, flatten({"test": result}))
     if config.out:
-        named = names or [str(number) for number in range(classes)]
-        by_class = {
-            name: None if value != value else float(value)
-            for name, value in zip(named, scores.per_class, strict=True)
-        }
-        _write(config, result | {"per_class": by_class}, test, called)
-    return 0
+        _draw(summary.write(config.out).with_suffix(".png"), test, called, classes)
+        lines.append(f"written: {config.out}")
+    return Output(asdict(summary), tuple(lines))
 
 
-def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
+def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
     from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
-    from mmvicreg.interop.pretrained import load_subject
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
-    run = load_subject(config.model, recipe=config.recipe)
+    run = config.load(config.model)
     branch, modality = run.model.branch_named(config.branch), run.modalities[config.branch]
     if not isinstance(modality, ImageModality):
         raise InvalidValueError(
@@ -111,7 +106,7 @@ def _maps(config: SegmentConfig, device: str) -> tuple[Maps, Maps]:
         feature_maps(branch, open_index(data), reader, folder=folder, device=device)
         for data in (config.train, config.test)
     )
-    return train, test
+    return run, train, test
 
 
 def _classes(maps: Maps) -> int:
@@ -151,19 +146,12 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     return train(np.sort(order), (best,))[0], best
 
 
-def _write(config: SegmentConfig, result: dict[str, Any], test: Maps, called: np.ndarray) -> None:
-    from mmvicreg.evaluation.report import figures as pictures
-    from mmvicreg.evaluation.transfer.segmentation import IGNORED
-    from mmvicreg.files import write_json
-
-    path = Path(config.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+def _draw(path: Path, test: Maps, called: np.ndarray, classes: int) -> None:
     import numpy as np
 
-    shown = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
-    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in shown]
-    pictures.save(
-        pictures.masks_figure(rows, classes=result["classes"], ignored=IGNORED), path.with_suffix(".png")
-    )
-    print(f"written: {path}")
+    from mmvicreg.evaluation.report import figures
+    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+
+    chosen = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
+    rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in chosen]
+    figures.save(figures.masks_figure(rows, classes=classes, ignored=IGNORED), path)

@@ -29,7 +29,7 @@ from mmvicreg.evaluation.store import (
     work_folder,
     write_block,
 )
-from mmvicreg.modalities.image import ImageModality
+from mmvicreg.evaluation.transfer.prompts import image_branches
 from mmvicreg.progress import bar
 from mmvicreg.runs.run import CHECKPOINTS, Run
 from mmvicreg.shards.index import ShardIndex, cache_folder
@@ -81,11 +81,7 @@ def _view_per_branch(
     )
     readers = {name: run.modalities[name].reader() for name in branches}
     if group_images:
-        readers |= {
-            name: GroupedReader(readers[name])
-            for name in branches
-            if isinstance(run.modalities[name], ImageModality)
-        }
+        readers |= {name: GroupedReader(readers[name]) for name in set(branches) & set(image_branches(run))}
     return model, readers
 
 

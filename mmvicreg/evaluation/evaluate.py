@@ -25,7 +25,7 @@ from mmvicreg.evaluation.report.run_report import write_run_report
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
 from mmvicreg.evaluation.summary import Summary, flatten
-from mmvicreg.modalities.image import ImageModality
+from mmvicreg.evaluation.transfer.prompts import image_branches
 from mmvicreg.objectives.predictors import Predictors, predict
 from mmvicreg.runs.run import Run
 from mmvicreg.shards.index import ShardIndex, open_index
@@ -74,13 +74,9 @@ def evaluate(
     scores = score_splits(run, splits, device=device, examples=6)
     if distributed.rank() > 0:
         return scores
-    print_scores(scores)
+    Console(width=None if Console().is_terminal else 120).print(scores_table(scores))
     summarize_splits(run, scores, source="evaluate").write(folder / "summary.json")
-    reports = {
-        split: SplitReport(found.retrieval, found.description, found.examples, found.hubs)
-        for split, found in scores.items()
-    }
-    write_run_report(run, reports, folder=folder)
+    write_run_report(run, split_reports(scores), folder=folder)
     return scores
 
 
@@ -181,7 +177,7 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
     """Folds of the rows of each pair's picture branch (its first branch, where neither is one), by cosine."""
     found: dict[str, RetrievalScores] = {}
     for pair in combinations((name for name in run.modalities if len(store.items(name).z)), 2):
-        a, b = sorted(pair, key=lambda name: not isinstance(run.modalities[name], ImageModality))
+        a, b = sorted(pair, key=lambda name: name not in image_branches(run))
         items = store.items(a), store.items(b)
         if items[0].z.shape[1] == items[1].z.shape[1]:
             both = folded_metrics(items[0].z, items[1].z, store.positives(a, b), folds=folds, device=device)
@@ -189,7 +185,15 @@ def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict
     return found
 
 
-def print_scores(scores: Mapping[str, SplitScores]) -> None:
+def split_reports(scores: Mapping[str, SplitScores]) -> dict[str, SplitReport]:
+    """The scores as parts of a report."""
+    return {
+        name: SplitReport(each.retrieval, each.description, each.examples, each.hubs)
+        for name, each in scores.items()
+    }
+
+
+def scores_table(scores: Mapping[str, SplitScores]) -> Table:
     """A table of every split and direction: recall in percent, with chance in brackets."""
     table = Table(title="held-out retrieval: recall in % (chance in %)")
     ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
@@ -200,4 +204,4 @@ def print_scores(scores: Mapping[str, SplitScores]) -> None:
             recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
             size = (f"{each.num_queries:,}", f"{each.num_items:,}")
             table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    return table

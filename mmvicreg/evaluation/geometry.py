@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.unit_rows import require_finite
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ def _checked(z_ND: Tensor) -> Tensor:
             f"geometry needs a matrix (N, D) with N >= 2, found shape {tuple(z_ND.shape)}"
         )
     z_ND = z_ND.detach().to(torch.float64)
-    if not bool(z_ND.isfinite().all()):
-        row = int((~z_ND.isfinite().all(dim=1)).nonzero()[0])
-        raise InvalidValueError(f"row {row} is not finite; check the checkpoint that made these embeddings")
+    require_finite(z_ND, "embeddings")
     return z_ND
 
 
@@ -171,12 +170,15 @@ def uniformity(z_ND: Tensor, *, t: float = 2.0, block: int = 1024) -> float:
     0 when collapsed, towards -2t when spread over the sphere; exact, in blocks of rows.
     """
     unit_ND = _unit(_checked(z_ND))
-    n = len(unit_ND)
-    total = sum(
-        float(torch.exp(-t * (2 - 2 * rows @ unit_ND.T).clamp_min(0)).sum()) for rows in unit_ND.split(block)
-    )
-    on_diagonal = float(torch.exp(-t * (2 - 2 * unit_ND.square().sum(1)).clamp_min(0)).sum())
-    return float(np.log(max(total - on_diagonal, 1e-300) / (n * (n - 1))))
+    n, total = len(unit_ND), 0.0
+    square_N = unit_ND.square().sum(1)  # 1, or 0 for a row of zeros
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        distance = square_N[rows, None] + square_N - 2 * unit_ND[rows] @ unit_ND.T
+        kernel = torch.exp(-t * distance.clamp_min(0))
+        kernel.diagonal(start).zero_()
+        total += float(kernel.sum())
+    return float(np.log(max(total, 1e-300) / (n * (n - 1))))
 
 
 def _pair(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:

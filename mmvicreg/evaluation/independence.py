@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.unit_rows import require_finite
 
 ROWS = 512
 PAIRS = 50
@@ -36,6 +37,7 @@ def independence(z_ND: Tensor, *, rows: int = ROWS, pairs: int = PAIRS, seed: in
 
     Each dimension has its own bandwidth, so scale does not matter to HSIC; it does to the SIGReg statistic.
     """
+    require_finite(z_ND, "embeddings")
     chosen = torch.linspace(0, len(z_ND) - 1, min(rows, len(z_ND))).round().long().unique()
     z_nD = z_ND[chosen]
     n, d = z_nD.shape

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Store
+from mmvicreg.evaluation.transfer.prompts import image_branches, text_branches, text_item
+from mmvicreg.evaluation.unit_rows import require_finite
 from mmvicreg.modalities.decoding.formats import is_picture
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
@@ -18,6 +20,13 @@ from mmvicreg.stream.reader import Sample
 BLOCK = 65_536
 LARGE = 1_000_000
 """From this many rows on, faiss searches where it is installed."""
+SUFFIXES = (".safetensors", ".npy", ".npz", ".parquet")
+
+
+def check_rows_name(path: str | Path) -> None:
+    """Raise InvalidValueError where :func:`write_rows` knows no format for the suffix of ``path``."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InvalidValueError(f"{path}: expected a name in {', '.join(SUFFIXES)}")
 
 
 def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
@@ -44,7 +53,7 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     elif path.suffix == ".parquet":
         _write_parquet(path, matrices, first, names)
     else:
-        raise InvalidValueError(f"{path}: expected a name in .safetensors, .npy, .npz or .parquet")
+        check_rows_name(path)
     return path
 
 
@@ -96,31 +105,38 @@ def _write_parquet(
 
 
 @torch.inference_mode()
-def embed_query(run: Run, query: str, *, to: str = "", device: str | torch.device = "cpu") -> Tensor:
-    """Embedding (D,) of a picture file or, where there is no such file, of a text.
+def embed_query(
+    run: Run, query: str, *, branch: str = "", to: str = "", device: str | torch.device = "cpu"
+) -> Tensor:
+    """Embedding (D,) of a picture file or, where the query does not end as one, of a text.
 
-    ``to``: what it predicts of that branch. Raises FileNotFoundError for a missing picture, ValueError where the run
-    has no branch for the query, or no such predictor.
+    ``branch``: which branch embeds it; needed where several could. ``to``: what it predicts of that branch. Raises
+    FileNotFoundError for a missing picture, ValueError where the run has no branch for the query, or no such predictor.
     """
     picture = is_picture(Path(query).suffix)
     if picture and not Path(query).is_file():
         raise MissingFileError(f"{query}: no such picture")
-    name = "image" if picture else "text"
-    if name not in run.modalities:
-        raise InvalidValueError(
-            f"the query is a {name}, the run has the branches {', '.join(run.modalities)}"
-        )
+    name = branch or _only_branch(run, picture)
+    module = run.model.branch_named(name).eval().to(device)  # KeyError with those there are
     reader = run.modalities[name].reader()
     if picture:
-        data = Path(query).read_bytes()
-        value = reader.items(Sample(query, 0, {Path(query).suffix.lower()[1:]: data}))[0].value
+        member = Path(query).suffix.lower()[1:]
+        value = reader.items(Sample(query, 0, {member: Path(query).read_bytes()}))[0].value
     else:
-        from mmvicreg.evaluation.transfer.labels import text_item
-
         value = text_item(reader, query)
-    branch = run.model.branch_named(name).eval().to(device)
     predictor = between(run.predictors, name, to).to(device) if to else torch.nn.Identity()
-    return predictor(branch(value[None].to(device)).z)[0].float().cpu()
+    return predictor(module(value[None].to(device)).z)[0].float().cpu()
+
+
+def _only_branch(run: Run, picture: bool) -> str:
+    kind = "picture" if picture else "text"
+    found = image_branches(run) if picture else text_branches(run)
+    if len(found) != 1:
+        which = (
+            f"several branches for it: {', '.join(found)}" if found else f"only {', '.join(run.modalities)}"
+        )
+        raise InvalidValueError(f"the query is a {kind}, and the run has {which}; choose with --query-branch")
+    return found[0]
 
 
 def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Tensor, Tensor]:
@@ -133,6 +149,8 @@ def nearest(queries_QD: Tensor, rows_MD: np.ndarray, *, k: int = 10) -> tuple[Te
             f"the query has width {queries_QD.shape[1]}, the rows {rows_MD.shape[1]}: branches of different widths "
             "meet in a predictor only (--by-predictor)"
         )
+    require_finite(queries_QD, "queries")
+    require_finite(rows_MD, "embedded items")
     k = min(k, len(rows_MD))
     unit = torch.nn.functional.normalize
     queries_QD = unit(queries_QD.float(), dim=1)

@@ -124,6 +124,16 @@ def work_folder(target: Path) -> Path:
     return work
 
 
+def move_folder(work: Path, target: Path) -> None:
+    """Put a finished folder in place, whole; where another process has made the same one meanwhile, that one stays."""
+    try:
+        os.replace(work, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -173,11 +183,7 @@ def join(parts: Sequence[Path], folder: Path, *, views: Iterable[str], samples: 
     _write(partial / "keys.json", [key for _, key in keys])
     shapes = {view: found.close() for view, found in joined.items()}
     _write(partial / "store.json", {"format": FORMAT, "views": shapes, "proof": asdict(proof)})
-    try:
-        os.replace(partial, folder)
-    except OSError:  # a folder with files is there: another process made the same store in the meantime
-        if not (folder / "store.json").is_file():
-            raise
+    move_folder(partial, folder)
 
 
 def _check_once(numbers: list[int], samples: int) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmvicreg.interop.open_clip import to_open_clip
-from mmvicreg.interop.pretrained import load_subject
+from mmvicreg.interop.loading import load
 
 
 def load_run(model_name: str, pretrained: str = "", cache_dir: str | None = None, device: str = "cpu") -> Any:
     """CLIP_benchmark's loader: (model, transform, tokenizer)."""
-    model, transform, tokenizer = to_open_clip(load_subject(model_name), predicted=pretrained == "predictor")
+    model, transform, tokenizer = load(model_name).to_open_clip(predicted=pretrained == "predictor")
     return model.to(device), transform, tokenizer
 
 

@@ -1,9 +1,7 @@
-"""Runs behind the faces other tools know: open_clip's methods and checkpoints, timm weights, ONNX."""
+"""Export to open_clip: its methods over a run, and a checkpoint that it loads."""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmvicreg.branches.model import Branch
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.files import write_tensors
+from mmvicreg.files import write_json, write_tensors
+from mmvicreg.interop.encoding import input_of
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
-from mmvicreg.stream.reader import Reader, Sample
+from mmvicreg.stream.reader import Reader
 
 
-class ClipFace(nn.Module):
-    """A run with open_clip's face: ``encode_image``, ``encode_text``; see :func:`to_open_clip`."""
+class OpenClipAdapter(nn.Module):
+    """Two branches of a run with open_clip's methods ``encode_image`` and ``encode_text``; see :func:`to_open_clip`."""
 
     def __init__(
         self, run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
@@ -46,15 +44,13 @@ def _maybe_unit(z_nD: Tensor, normalize: bool) -> Tensor:
 
 
 class ImageTransform:
-    """A PIL image to what the run's image reader makes of it, uint8 (3, H, W)."""
+    """A PIL picture to the evaluation input of an image reader, uint8 (3, H, W)."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
     def __call__(self, image: Image.Image) -> Tensor:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=0)
-        return self.reader.items(Sample("", 0, {"png": buffer.getvalue()}))[0].value
+        return input_of(self.reader, image)
 
 
 class Tokenizer:
@@ -71,12 +67,12 @@ class Tokenizer:
 
 def to_open_clip(
     run: Run, *, image: str = "image", text: str = "text", predicted: bool = False
-) -> tuple[ClipFace, ImageTransform, Tokenizer]:
-    """(model, transform, tokenizer) of two branches, as CLIP_benchmark and open_clip users expect them.
+) -> tuple[OpenClipAdapter, ImageTransform, Tokenizer]:
+    """(model, preprocess, tokenizer) of two branches, with the methods of an open_clip model.
 
-    ``predicted``: images become what they predict of the text, where the run has such a predictor.
+    ``predicted``: the image embedding is replaced by the text embedding that the run's predictor gives for it.
     """
-    model = ClipFace(run, image=image, text=text, predicted=predicted).eval()
+    model = OpenClipAdapter(run, image=image, text=text, predicted=predicted).eval()
     readers = {name: run.modalities[name].reader() for name in (image, text)}
     return model, ImageTransform(readers[image]), Tokenizer(readers[text])
 
@@ -100,7 +96,7 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
         if len(list(run.model.branch_named(view).projector.parameters())):
             raise InvalidValueError(
                 f"branch {view!r} has a projector, which an open_clip model has no place for; train with "
-                "projector () or hand the run on with save_pretrained"
+                "projector () or export it with save_pretrained"
             )
     model: Any = towers.open_clip_model(names[image], weights="")
     visual = run.model.branch_named(image).encoder
@@ -113,59 +109,7 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
     assert found is not None
     preprocess = {"mean": model.visual.image_mean, "std": model.visual.image_std}
     content = {"model_cfg": found | {"custom_text": True}, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=1))
+    write_json(folder / "open_clip_config.json", content)
     tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     write_tensors(folder / "open_clip_model.safetensors", tensors)
     return folder
-
-
-def save_image_encoder(run: Run, file: str | Path, *, image: str = "image") -> Path:
-    """The image encoder's weights under the names its library gives them, as safetensors.
-
-    ``timm.create_model(NAME, num_classes=0).load_state_dict(load_file(FILE))`` takes them, and so do
-    detection and segmentation code bases that start from timm or torchvision weights.
-    """
-    branch = run.model.branch_named(image)
-    encoder = branch.encoder[1] if isinstance(branch.encoder, nn.Sequential) else branch.encoder
-    assert isinstance(encoder, nn.Module)
-    tensors = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(Path(file), tensors)
-    return Path(file)
-
-
-class _Embed(nn.Module):
-    def __init__(self, branch: Branch) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x).z
-
-
-def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
-    """A branch as ONNX, inputs as its reader gives them to embeddings z; any number of rows.
-
-    Needs the ``onnx`` extra. Raises ValueError where the encoder cannot be exported.
-    """
-    embed = _Embed(run.model.branch_named(branch)).eval()
-    reader = run.modalities[branch].reader()
-    example = torch.zeros((2, *reader.shape), dtype=reader.dtype)
-    rows = torch.export.Dim("rows", min=1)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.onnx.export(
-            embed,
-            (example,),
-            str(file),
-            input_names=["x"],
-            output_names=["z"],
-            dynamic_shapes=({0: rows},),
-            dynamo=True,
-            verbose=False,
-        )
-    except ImportError as error:
-        raise InvalidValueError(
-            f"ONNX export needs the onnx extra (pip install 'mmvicreg[onnx]'): {error}"
-        ) from None
-    return Path(file)

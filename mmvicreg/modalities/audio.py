@@ -91,6 +91,7 @@ class AudioModality:
 
         from mmvicreg.modalities.encoders import convolutions as networks
         from mmvicreg.modalities.encoders import pretrained as towers
+        from mmvicreg.modalities.encoders.hugging_face import transformers_tower
 
         samples = round(self.rate * self.seconds)
         if self.encoder == "wave":
@@ -99,7 +100,7 @@ class AudioModality:
         if self.encoder.startswith("whisper/"):
             return self._whisper(samples)
         if self.encoder.startswith("transformers/"):
-            tower = towers.transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="audio")
+            tower = transformers_tower(self.encoder, weights=self.weights, pool="mean", takes="audio")
             return tower.module, tower.width
         mel = networks.LogMel(
             self.rate, bins=self.bins, time_mask=self.time_mask, frequency_mask=self.frequency_mask

@@ -77,7 +77,7 @@ class ImageModality:
         from torch import channels_last, nn
 
         from mmvicreg.branches.model import Branch, projector
-        from mmvicreg.modalities.encoders import pretrained
+        from mmvicreg.modalities.encoders import hugging_face, pretrained
         from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
         library, _ = pretrained.split(self.encoder)
@@ -86,7 +86,7 @@ class ImageModality:
         elif library == "open_clip":
             tower = pretrained.open_clip_image(self.encoder, weights=self.weights, size=self.size)
         else:
-            tower = pretrained.transformers_tower(
+            tower = hugging_face.transformers_tower(
                 self.encoder, weights=self.weights, pool="mean", takes="image"
             )
         return Branch(
@@ -143,12 +143,16 @@ class ImageReader(Reader):
         return Item(value, recovered=picture.recovered)
 
     def items(self, sample: Sample) -> list[Item]:
-        from mmvicreg.modalities.decoding import pixels
-
         picture = self._decode(sample)
         if picture is None:
             return []
-        return [Item(pixels.resize_centre(picture.array, self.size), recovered=picture.recovered)]
+        return [Item(self.prepare(picture.array), recovered=picture.recovered)]
+
+    def prepare(self, array: np.ndarray) -> Tensor:
+        """The evaluation input, uint8 (3, size, size), of a decoded picture, uint8 (H, W, 3)."""
+        from mmvicreg.modalities.decoding import pixels
+
+        return pixels.resize_centre(array, self.size)
 
     def _decode(self, sample: Sample) -> Picture | None:
         from mmvicreg.modalities.decoding import pixels

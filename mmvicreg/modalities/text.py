@@ -80,7 +80,7 @@ class TextModality:
         )
 
     def _tower(self) -> Tower:
-        from mmvicreg.modalities.encoders import pretrained
+        from mmvicreg.modalities.encoders import hugging_face, pretrained
 
         if self.encoder == "gru":
             return self._gru()
@@ -90,7 +90,7 @@ class TextModality:
         if library == "open_clip":
             return pretrained.open_clip_text(self.encoder, weights=self.weights, length=self.length)
         if library == "transformers":
-            return pretrained.transformers_tower(
+            return hugging_face.transformers_tower(
                 self.encoder, weights=self.weights, pool=self.pool, takes="text"
             )
         raise InvalidValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.encoders import pretrained
+from mmvicreg.modalities.encoders.weights import locate
 from mmvicreg.modalities.vocabulary import read_vocabulary, words_of
 
 PLAIN = re.compile(r"[\t\n -%'-~]*")
@@ -36,7 +37,7 @@ def tokenizer_of(encoder: str, *, length: int, vocabulary: str = "") -> Callable
     library, name = pretrained.split(encoder)
     if library == "open_clip":
         return OpenClipTokenizer(name, length)
-    return TransformersTokenizer(pretrained.locate(name), length)
+    return TransformersTokenizer(locate(name), length)
 
 
 class OpenClipTokenizer:

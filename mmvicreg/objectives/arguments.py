@@ -1,4 +1,4 @@
-"""Settings that make no statistic are refused where they are given."""
+"""Checks of the arguments of regularizers and alignments, made in their constructors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from mmvicreg.errors import InvalidValueError
 
 
 def expect(name: str, value: object, *, holds: bool, expected: str) -> None:
-    """Raise ValueError unless the setting ``name`` holds."""
+    """Raise ValueError with the value found and the value expected unless the argument ``name`` holds."""
     if not holds:
         raise InvalidValueError(f"{name} is {value!r}; expected {expected}")
 
 
 def expect_positive(owner: object, *names: str) -> None:
-    """Raise ValueError unless these fields of ``owner`` are above 0: numbers of slices, widths of kernels."""
+    """Raise ValueError unless these attributes of ``owner`` are above 0."""
     for name in names:
         value = vars(owner)[name]
         expect(f"{type(owner).__name__}.{name}", value, holds=value > 0, expected="a number above 0")

@@ -11,16 +11,15 @@ import glob
 import hashlib
 import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
-from mmvicreg.errors import MissingFileError
 from mmvicreg.files import write_json
 from mmvicreg.preparation.check_members import (
     CONTENT_KINDS,
@@ -45,9 +44,9 @@ SAVE_EVERY = 30.0
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Look for everything that is wrong with shards, and index them."""
+    """Index shards and report everything that is wrong with them."""
 
-    shards: Positional[str]
+    shards: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
     """pattern of tar files: braces, globs, and :: between patterns"""
     depth: Depth = "content"
     """headers: the tar structure; content: also captions and picture headers; decode: every pixel"""
@@ -68,7 +67,7 @@ class CheckConfig:
     cluster: str = ""
     """address of a Dask scheduler to run on instead"""
     again: bool = False
-    """look at every shard, also those that did not change since the last check"""
+    """check every shard, also those that did not change since the last check"""
 
 
 @dataclass(frozen=True)
@@ -90,24 +89,6 @@ class Report:
             total.update(shard.totals)
         total.update(p.kind for p in self.notes)
         return dict(total)
-
-
-def main(config: CheckConfig) -> int:
-    """Run the tool: print the report, write the files asked for, return the exit status."""
-    try:
-        for file in filter(None, (config.report, config.quarantine)):
-            if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
-                raise MissingFileError(f"{file!r} cannot be written: its folder does not exist")
-        report = check(config)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"mmvicreg check: {error}", file=sys.stderr)
-        return 2
-    _print(report)
-    if config.report:
-        write_json(Path(config.report), {"totals": report.totals(), **asdict(report)})
-    if config.quarantine:
-        write_json(Path(config.quarantine), exclusions(report))
-    return 1 if report.unusable else 0
 
 
 def check(config: CheckConfig) -> Report:
@@ -201,25 +182,28 @@ def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
                 break
 
 
-def _print(report: Report) -> None:
+def lines(report: Report) -> list[str]:
+    """The report for a person: totals, then the first five of each finding."""
+    found: list[str] = []
     samples, size = sum(s.count for s in report.shards), sum(s.bytes for s in report.shards)
     statistics = Counter[str]()
     for shard in report.shards:
         statistics.update(shard.statistics)
-    print(f"{len(report.shards)} shards, {samples:,} samples, {size:,} bytes")
+    found.append(f"{len(report.shards)} shards, {samples:,} samples, {size:,} bytes")
     for name, count in sorted(statistics.items()):
         if count:
-            print(f"  {name:<24} {count:>12,}")
+            found.append(f"  {name:<24} {count:>12,}")
     meanings = {**KINDS, **CONTENT_KINDS, **NOTES}
     for kind, count in sorted(report.totals().items()):
         word = "note" if kind in NOTES else "UNUSABLE"
-        print(f"{word}: {kind}, {count:,} times ({meanings[kind]})")
+        found.append(f"{word}: {kind}, {count:,} times ({meanings[kind]})")
         examples = [p for s in report.shards for p in (*s.problems, *s.findings) if p.kind == kind]
         for problem in (examples + [p for p in report.notes if p.kind == kind])[:5]:
-            print(f"    {problem}")
+            found.append(f"    {problem}")
     if report.unusable:
-        print(f"not clean: {report.unusable:,} shards and samples cannot be used")
+        found.append(f"not clean: {report.unusable:,} shards and samples cannot be used")
     else:
-        print("clean")
+        found.append("clean")
     if any(count > KEPT for count in report.totals().values()):
-        print(f"(the report keeps the first {KEPT} of a kind and shard)")
+        found.append(f"(the report keeps the first {KEPT} of a kind and shard)")
+    return found

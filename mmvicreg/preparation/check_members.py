@@ -11,12 +11,14 @@ from typing import IO, Literal, cast
 
 from PIL import Image, UnidentifiedImageError
 
+from mmvicreg.modalities.decoding import formats
 from mmvicreg.shards.index_file import pack_table
 from mmvicreg.shards.shard_cache import RemoteError, ShardCache, is_remote
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
-PICTURES = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
+PICTURES = {suffix: {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()) for suffix in formats.PICTURES}
+"""Pillow's name of the format that each picture suffix says."""
 KNOWN = (*PICTURES, "txt", "json")
 KEPT = 1000
 

@@ -1,47 +1,66 @@
-"""``mmvicreg pack``: pictures and captions into webdataset shards, and their index beside them.
+"""``mmvicreg pack``: pictures and captions into webdataset shards.
 
-Shards are written by webdataset's own TarWriter, each under another name until it is whole, in parallel; a
-pack that was interrupted goes on with ``--resume`` at the shards that are missing. Exit status: 0, or 1 where
-samples had to be left out (a picture that is missing or cannot be decoded), which ``skipped.jsonl`` lists.
+Shards are written in parallel by webdataset's own TarWriter, each under another name until it is whole. Everything
+that the source holds is a sample of a shard or a line of ``PREFIX-skipped.jsonl`` with its row and the reason. A pack
+that was interrupted or left samples out goes on with ``--resume``.
 """
 
 from __future__ import annotations
 
 import glob
-import io
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+import tyro
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import lock, write_json, write_text
+from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.preparation.divide import Fractions, divide
 from mmvicreg.preparation.jobs import run_all
-from mmvicreg.preparation.pack_sources import PICTURES, Columns, Content, Record, read_source
+from mmvicreg.preparation.pack_shards import (
+    Encoding,
+    ShardJob,
+    left_out_of,
+    plan_shards,
+    state_folder,
+    write_shard,
+)
+from mmvicreg.preparation.pack_sources import read_source
+from mmvicreg.preparation.records import Columns, LeftOut, Record
 from mmvicreg.progress import bar
-from mmvicreg.shards.index import open_index
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    """Write pictures and captions as webdataset shards."""
+    """Write pictures and captions as webdataset shards.
 
-    source: Positional[str]
+    A folder: ``x.jpg`` with ``x.txt`` (captions, one a line), ``x.json`` (fields), ``x.cls`` (class number) and
+    ``x.mask.png`` (mask) beside it. A table: rows of one picture become one sample with all their captions.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """a folder; a csv, tsv, jsonl or parquet table; or the json of COCO, Karpathy or Flickr30k"""
-    output: Positional[str]
+    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """folder for the shards"""
     prefix: str = "train"
-    """shards are called PREFIX-000000.tar and so on"""
+    """shards are called PREFIX-000000.tar and so on, and keys begin with it"""
+    divide: Fractions = Fractions()
+    """fractions that are held out, as shards validation-*.tar and test-*.tar"""
     images: str = ""
     """folder that the paths in a table or json begin at; the table's own folder if empty"""
+    outside: bool = False
+    """also read pictures outside that folder: absolute paths, ../ and symbolic links"""
     split: str = ""
     """of a Karpathy json, the split to take; all if empty"""
     columns: Columns = Columns()
     """names of a table's columns"""
+    encoding: str = "utf-8"
+    """of the text of a table"""
     samples: int = 1000
     """samples a shard"""
     megabytes: float = 0.0
@@ -57,133 +76,193 @@ class PackConfig:
     cluster: str = ""
     """address of a Dask scheduler to run on instead"""
     resume: bool = False
-    """keep shards that are there already"""
+    """continue: keep the shards that are whole, write those again in which samples were left out"""
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """One shard to write."""
+class PackReport:
+    """What was packed, and everything that was not."""
 
-    path: str
-    records: tuple[Record, ...]
-    config: PackConfig
-
-
-def main(config: PackConfig) -> int:
-    """Run the tool; the exit status is 1 where samples were left out."""
-    skipped = pack(config)
-    paths = sorted(glob.glob(os.path.join(glob.escape(config.output), f"{glob.escape(config.prefix)}-*.tar")))
-    index = open_index(paths)
-    print(f"{len(paths)} shards, {len(index):,} samples in {config.output}, members {index.suffixes}")
-    if skipped:
-        path = os.path.join(config.output, f"{config.prefix}-skipped.jsonl")
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
-        print(f"{len(skipped):,} samples were left out, see {path}; the first: {skipped[0]}")
-    return 1 if skipped else 0
+    shards: tuple[str, ...]
+    samples: int
+    left_out: tuple[LeftOut, ...]
+    notices: tuple[str, ...]
+    """what was done that a user may not expect, with counts"""
+    skipped_file: str
+    """file that lists what was left out; empty where nothing was"""
 
 
-def pack(config: PackConfig) -> list[tuple[str, str]]:
-    """Write all shards; returns (key, reason) of the samples left out.
+def pack(config: PackConfig) -> PackReport:
+    """Write all shards and the list of what was left out.
 
-    Raises FileExistsError where shards of that prefix are there and ``resume`` is off, ValueError for a
-    source that cannot be read or a key that comes twice.
+    Raises InvalidValueError where shards of these names are there and ``resume`` is off, where ``resume`` is given with
+    other options than before, for a source that cannot be read, and where nothing of it can be packed.
     """
+    if config.samples < 1 or not 1 <= config.quality <= 100 or config.resize < 0 or config.megabytes < 0:
+        raise InvalidValueError(
+            f"--samples {config.samples}, --quality {config.quality}, --resize {config.resize}, --megabytes "
+            f"{config.megabytes}: expected at least 1 sample, a quality of 1 to 100, and sizes of 0 (none) or more"
+        )
+    records, left_out = _read(config)
+    config.divide.check()
+    parts = divide(records, config.divide, prefix=config.prefix)
     os.makedirs(config.output, exist_ok=True)
-    there = glob.glob(os.path.join(glob.escape(config.output), f"{glob.escape(config.prefix)}-*.tar"))
-    if there and not config.resume:
-        raise FileExistsError(f"{len(there)} shards are there, such as {there[0]}; remove them, or --resume")
-    records = read_source(config.source, images=config.images, split=config.split, columns=config.columns)
-    jobs = [job for job in _jobs(records, config) if not os.path.exists(job.path)]
-    skipped: list[tuple[str, str]] = []
-    with bar("packing", sum(len(job.records) for job in jobs)) as advance:
-        for number, left_out in run_all(
-            write_shard, jobs, processes=config.processes, cluster=config.cluster
-        ):
-            skipped += left_out
-            advance(len(jobs[number].records), f"{len(skipped)} left out" if skipped else "")
-    return sorted(skipped)
-
-
-def _jobs(records: Iterable[Record], config: PackConfig) -> Iterator[ShardJob]:
-    limit = config.megabytes * 1e6 or float("inf")
-    keys = set[str]()
-    pending: list[Record] = []
-    size, number = 0, 0
-    job = partial(ShardJob, config=config)
-    for record in records:
-        if record.key in keys:
+    with lock(Path(config.output), purpose="packing"):
+        _check_there(config, list(parts))
+        notices = _notices(records)
+        parts = _number_labels(parts, config, notices)
+        encoding = Encoding(config.resize, config.encode, config.quality)
+        jobs = plan_shards(
+            parts,
+            config.output,
+            config.prefix,
+            samples=config.samples,
+            megabytes=config.megabytes,
+            encoding=encoding,
+        )
+        left_out += _write(jobs, config)
+        samples = len(records) - sum(len(left_out_of(job)) for job in jobs)
+        if not samples:
+            _forget(jobs, config)
             raise InvalidValueError(
-                f"two samples have the key {record.key!r}: dots and / in names become _; rename one"
+                f"no sample of {config.source} could be packed; the first: {left_out[0].reason}"
             )
-        keys.add(record.key)
-        bytes_ = sum(_size(content) for content in record.members.values())
-        if pending and (len(pending) >= config.samples or size + bytes_ > limit):
-            yield job(_path(config, number), tuple(pending))
-            pending, size, number = [], 0, number + 1
-        pending.append(record)
-        size += bytes_
-    if not pending and not number:
-        raise InvalidValueError(f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)})")
-    yield job(_path(config, number), tuple(pending))
+        return PackReport(
+            tuple(j.path for j in jobs), samples, tuple(left_out), tuple(notices), _list(left_out, config)
+        )
 
 
-def _path(config: PackConfig, number: int) -> str:
-    return os.path.join(config.output, f"{config.prefix}-{number:06d}.tar")
+def _read(config: PackConfig) -> tuple[list[Record], list[LeftOut]]:
+    records, left_out = list[Record](), list[LeftOut]()
+    found = read_source(
+        config.source,
+        images=config.images,
+        split=config.split,
+        columns=config.columns,
+        encoding=config.encoding,
+        outside=config.outside,
+    )
+    for each in found:
+        if isinstance(each, LeftOut):
+            left_out.append(each)
+        else:
+            records.append(each)
+    if not records:
+        first = (
+            f"; of what was left out, the first: {left_out[0].file}: {left_out[0].reason}" if left_out else ""
+        )
+        raise InvalidValueError(
+            f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)}){first}"
+        )
+    return records, left_out
 
 
-def _size(content: Content) -> int:
-    if isinstance(content, bytes):
-        return len(content)
-    return os.path.getsize(content) if content.exists() else 0
+def _check_there(config: PackConfig, prefixes: Sequence[str]) -> None:
+    """Refuse to mix two packings, and remember the options of this one."""
+    there = [path for prefix in prefixes for path in _shards(config.output, prefix)]
+    options = json.loads(json.dumps(asdict(replace(config, processes=0, cluster="", resume=False))))
+    file = state_folder(config.output, config.prefix) / "options.json"
+    if there and not config.resume:
+        raise InvalidValueError(
+            f"{len(there)} shards are there, such as {there[0]}; give --resume to continue that packing, or another "
+            "folder or --prefix"
+        )
+    if there and not file.is_file():
+        raise InvalidValueError(
+            f"--resume: {there[0]} was not written by this command, or {file.parent.name} is gone; give another folder"
+        )
+    if there:
+        before = json.loads(file.read_text())
+        changed = [
+            f"{name} was {before.get(name)!r}, now {value!r}"
+            for name, value in options.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise InvalidValueError(
+                f"--resume with other options would mix two packings: {'; '.join(changed)}; give the same options, or "
+                "another folder"
+            )
+    file.parent.mkdir(exist_ok=True)
+    for leftover in glob.glob(os.path.join(glob.escape(config.output), "*.tar.*.part")):
+        os.unlink(leftover)  # of a packing that was killed; this one holds the lock
+    write_json(file, options)
 
 
-def write_shard(job: ShardJob) -> list[tuple[str, str]]:
-    """Write one shard and rename it when whole; (key, reason) of what was left out."""
-    from webdataset import TarWriter
-
-    skipped = []
-    temporary = f"{job.path}.{os.getpid()}.part"
-    try:
-        with open(temporary, "wb") as file, TarWriter(file) as writer:
-            for record in job.records:
-                try:
-                    members = {s: _member(s, c, job.config) for s, c in record.members.items()}
-                except (OSError, ValueError) as error:
-                    skipped.append((record.key, str(error)))
-                    continue
-                writer.write({"__key__": record.key, **{suffix: data for suffix, data in members.values()}})
-        os.replace(temporary, job.path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return skipped
+def _shards(folder: str, prefix: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(prefix)}-*.tar")))
 
 
-def _member(suffix: str, content: Content, config: PackConfig) -> tuple[str, bytes]:
-    data = content if isinstance(content, bytes) else content.read_bytes()
-    if suffix not in PICTURES:
-        return suffix, data
-    if not data:
-        raise InvalidValueError("an empty picture")
-    if config.encode == "keep" and not config.resize:
-        return suffix, data
-    return _encode(suffix, data, config)
+def _notices(records: Sequence[Record]) -> list[str]:
+    rows, grouped = sum(len(r.rows) for r in records), [r for r in records if len(r.rows) > 1]
+    found = []
+    if grouped:
+        found.append(
+            f"{rows:,} rows name {len(records):,} pictures: the rows of a picture are one sample with all its captions"
+        )
+    several = sum(len(record.captions) > 1 for record in records)
+    if several:
+        found.append(
+            f"{several:,} samples have several captions: all are in the json member (--text.members json:captions), "
+            "the first is in the txt member"
+        )
+    without = sum(not record.captions for record in records)
+    if without:
+        found.append(f"{without:,} of {len(records):,} samples have no caption")
+    return found
 
 
-def _encode(suffix: str, data: bytes, config: PackConfig) -> tuple[str, bytes]:
-    """Decode by the documented rules, shrink, encode; untouched where neither is needed."""
-    from PIL import Image
+def _number_labels(
+    parts: dict[str, list[Record]], config: PackConfig, notices: list[str]
+) -> dict[str, list[Record]]:
+    """Records with class numbers: digits as they are, names by a list that is written beside the shards."""
+    labels = {label for records in parts.values() for record in records for label in record.labels}
+    named = sorted(label for label in labels if not label.isdecimal())
+    if not named:
+        return parts
+    if len(named) < len(labels):
+        digits = sorted(labels - set(named))
+        raise InvalidValueError(
+            f"column {config.columns.label!r} has class numbers ({digits[0]}) and names ({named[0]!r}); use one of them"
+        )
+    path = Path(config.output) / f"{config.prefix}-classes.txt"
+    write_text(path, "".join(f"{name}\n" for name in named))
+    notices.append(f"{len(named):,} class names are numbered in {path} (give it to --names)")
+    numbers = {name: str(number) for number, name in enumerate(named)}
+    return {
+        prefix: [
+            replace(record, labels=tuple(numbers[label] for label in record.labels)) for record in records
+        ]
+        for prefix, records in parts.items()
+    }
 
-    from mmvicreg.modalities.decoding.pixels import decode
 
-    target = config.encode if config.encode != "keep" else {"jpeg": "jpg"}.get(suffix, suffix)
-    image = Image.fromarray(decode(data).array)
-    shorter = min(image.size)
-    if config.resize and shorter > config.resize:
-        width, height = (max(1, round(side * config.resize / shorter)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    elif target == {"jpeg": "jpg"}.get(suffix, suffix):
-        return suffix, data
-    buffer = io.BytesIO()
-    image.save(buffer, {"jpg": "JPEG"}.get(target, target.upper()), quality=config.quality)
-    return target, buffer.getvalue()
+def _write(jobs: Sequence[ShardJob], config: PackConfig) -> list[LeftOut]:
+    todo = [job for job in jobs if not job.done()]
+    with bar("packing", sum(len(job.records) for job in todo)) as advance:
+        for number, _ in run_all(write_shard, todo, processes=config.processes, cluster=config.cluster):
+            advance(len(todo[number].records), "")
+    own = {job.path for job in jobs}
+    for state in state_folder(config.output, config.prefix).glob("*-*.json"):
+        path = os.path.join(config.output, f"{state.stem}.tar")
+        if path not in own:  # the source had more samples when these were written
+            Path(path).unlink(missing_ok=True)
+            state.unlink()
+    return [each for job in jobs for each in left_out_of(job)]
+
+
+def _forget(jobs: Iterable[ShardJob], config: PackConfig) -> None:
+    """Remove the empty shards, so that the next try does not meet them."""
+    for job in jobs:
+        Path(job.path).unlink(missing_ok=True)
+        job.state.unlink(missing_ok=True)
+    (state_folder(config.output, config.prefix) / "options.json").unlink(missing_ok=True)
+
+
+def _list(left_out: Sequence[LeftOut], config: PackConfig) -> str:
+    path = Path(config.output) / f"{config.prefix}-skipped.jsonl"
+    if not left_out:
+        path.unlink(missing_ok=True)
+        return ""
+    write_text(path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in left_out))
+    return str(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
-
 import importlib
 import importlib.util
 import sys
@@ -13,8 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import modalities_of
-from mmvicreg.runs.options import GuardConfig, OptimizerConfig, ValidationConfig, StreamConfig
+from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
@@ -28,6 +27,9 @@ class TrainConfig:
     """shards to train on: a path in which {000..099} and * are expanded"""
     out: str = "runs/run"
     """run directory"""
+    init: str = ""
+    """run directory whose weights the branches start from (trained or solved), with its heads where it was solved;
+    empty for the modalities' own initial weights"""
     batch_size: int | Literal["auto"] = 256
     """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
     gradient_cache_size: int = 0
@@ -165,7 +167,9 @@ def _checked(cls: Any, plain: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls, vars(sys.modules[cls.__module__]))
     for name, value in plain.items():
         if get_origin(hints.get(name)) is Literal and value not in get_args(hints[name]):
-            raise InvalidValueError(f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}")
+            raise InvalidValueError(
+                f"{cls.__name__}.{name} is {value!r}; expected one of {get_args(hints[name])}"
+            )
     return plain
 
 

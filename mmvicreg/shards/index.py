@@ -109,7 +109,7 @@ def expand(shards: str | Sequence[str]) -> list[str]:
                 "(https://, s3://, ...), or download the shards first"
             )
         for path in braceexpand(os.path.expanduser(pattern)):
-            found = sorted(glob.glob(path)) if glob.has_magic(path) and "://" not in path else [path]
+            found = _matching(path)
             if os.path.isdir(path):
                 raise InvalidValueError(
                     f"{path!r} is a folder; name the shards in it: {os.path.join(path, '*.tar')}"
@@ -125,6 +125,16 @@ def expand(shards: str | Sequence[str]) -> list[str]:
             f"{len(repeated)} shards are listed twice, the first is {repeated[0]}; list each once"
         )
     return paths
+
+
+def _matching(path: str) -> list[str]:
+    """The files that a glob matches; a file or folder that is there under that very name, such as dir[1], is meant."""
+    if "://" in path or not glob.has_magic(path) or os.path.exists(path):
+        return [path]
+    folder, name = os.path.split(path)
+    if os.path.isdir(folder):
+        path = os.path.join(glob.escape(folder), name)
+    return sorted(glob.glob(path))
 
 
 def _nearby(path: str) -> str:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from unicodedata import normalize
 
 import torch
 
@@ -87,6 +88,14 @@ def _read(rows: SampleReader, numbers: range) -> list[EvaluationItem | RejectedI
             for place, item in enumerate(items):
                 rows.check(view, sample, shard, item=item)
                 found.append(
-                    EvaluationItem(number, sample.key, view, place, item.value, item.identity, item.recovered)
+                    EvaluationItem(
+                        number,
+                        sample.key,
+                        view,
+                        place,
+                        item.value,
+                        normalize("NFC", item.identity),
+                        item.recovered,
+                    )
                 )
     return found

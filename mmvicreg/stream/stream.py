@@ -25,11 +25,11 @@ from mmvicreg.plan.plan import Locations, Plan
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.stream.buffers import Buffers, Sender
-from mmvicreg.stream.ledger import SampleCounts, Finding, Ledger
+from mmvicreg.stream.ledger import Finding, Ledger
 from mmvicreg.stream.shard_prefetch import ShardPrefetcher
 from mmvicreg.stream.reader import Reader
 from mmvicreg.stream.sample_reader import Note, Place, Row, check_members
-from mmvicreg.stream.sample_counts import Budget
+from mmvicreg.stream.sample_counts import Budget, SampleCounts
 from mmvicreg.stream.workers import Workers, WorkerSetup
 
 LOOK_EVERY, LOOK_STEPS = 16, 256

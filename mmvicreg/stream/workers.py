@@ -8,6 +8,7 @@ order, errors and values are the same.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -72,6 +73,8 @@ _rows: SampleReader  # of a worker process, set once when it begins
 
 def _begin(setup: WorkerSetup) -> None:
     global _rows
+    # Ctrl-C reaches every process of the terminal; the main one ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _rows = setup.rows()
 

@@ -58,7 +58,7 @@ REGULARIZERS = {
     "gram": RegularizerCase(lambda: VICReg(form="gram"), references.vicreg),
     "covariance": RegularizerCase(lambda: VICReg(form="covariance"), references.vicreg),
     "variance": RegularizerCase(lambda: VICReg(covariance=0.0), references.only_variance),
-    "sigreg": RegularizerCase(lambda: SIGReg(weight=0.5, slices=40, chunk=16), references.sigreg),
+    "sigreg": RegularizerCase(lambda: SIGReg(0.5, slices=40, chunk=16), references.sigreg),
     "sigreg_without_rows": RegularizerCase(
         lambda: SIGReg(slices=10, knots=9, times_rows=False), references.sigreg_without_rows
     ),
@@ -79,17 +79,17 @@ ALIGNMENTS = {
     "sigmoid": AlignmentCase(Sigmoid, references.sigmoid),
     "max_hinge": AlignmentCase(MaxHinge, references.max_hinge),
     "prediction_mse": AlignmentCase(
-        lambda: Prediction((12, 12), hidden=()), references.prediction_mse, autocast=1e-3
+        lambda: Prediction(widths=(12, 12), hidden=()), references.prediction_mse, autocast=1e-3
     ),
     "prediction_ema": AlignmentCase(
-        lambda: Prediction((12, 12), hidden=(), distance="cosine", momentum=0.99),
+        lambda: Prediction(widths=(12, 12), hidden=(), distance="cosine", momentum=0.99),
         references.prediction_ema,
         autocast=1e-3,
     ),
-    "momentum_queue": AlignmentCase(lambda: MomentumQueue(12, size=32), references.momentum_queue),
-    "prototypes": AlignmentCase(lambda: Prototypes(12, count=9), references.prototypes),
+    "momentum_queue": AlignmentCase(lambda: MomentumQueue(width=12, size=32), references.momentum_queue),
+    "prototypes": AlignmentCase(lambda: Prototypes(width=12, count=9), references.prototypes),
     "prediction_and_info_nce": AlignmentCase(
-        lambda: SumAlignment(Prediction((12, 12), hidden=()), InfoNCE(weight=0.1)),
+        lambda: SumAlignment(Prediction(widths=(12, 12), hidden=()), InfoNCE(0.1)),
         references.prediction_and_info_nce,
         autocast=1e-3,
     ),

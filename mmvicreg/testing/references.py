@@ -143,9 +143,7 @@ def momentum_queue(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any
 
 
 def prototypes(alignment: Any, a: Tensor, b: Tensor, seed: int, targets: Any) -> Terms:
-    with torch.no_grad():
-        alignment.prototypes.copy_(normalize(alignment.prototypes))
-    scores = [normalize(x) @ alignment.prototypes.T for x in (a, b)]
+    scores = [normalize(x) @ normalize(alignment.prototypes).T for x in (a, b)]
     codes = []
     for score in scores:
         code = torch.exp(score.detach() / 0.05).T

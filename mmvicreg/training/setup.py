@@ -25,7 +25,7 @@ from mmvicreg.progress import bar
 from mmvicreg.randomness import seed_random_state
 from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.config import TrainConfig
-from mmvicreg.runs.run import CHECKPOINTS
+from mmvicreg.runs.run import CHECKPOINTS, start_from
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.sample_counts import SampleCounts
 from mmvicreg.stream.reader import Reader
@@ -49,6 +49,8 @@ def build_step(resolved: Resolved, config: Config, objective: Callable[[Config],
     """Branches and objective with their initial weights. Raises ValueError if their shapes do not fit."""
     torch.manual_seed(config.seed)  # initial weights; steps seed their own random state
     model = Model({name: modality.branch() for name, modality in resolved.branches.items()}, resolved.views)
+    if config.init:
+        start_from(model, Path(config.init))
     inner = Step(model, objective(config), frozenset())
     check_widths(inner, resolved.readers)
     return inner

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Embedding, Model
-from mmvicreg.objectives.objective import LossTerms, Objective
+from mmvicreg.objectives.objective import Objective
+from mmvicreg.objectives.terms import LossTerms
 
 
 @dataclass(frozen=True)

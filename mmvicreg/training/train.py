@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmvicreg import distributed
+from mmvicreg.branches import head as heads
 from mmvicreg.errors import UserError, show_messages_alone
 from mmvicreg.files import lock
 from mmvicreg.objectives import predictors
@@ -84,6 +85,8 @@ def _prepare(
             )
         predicted = predictors.predictors_of(inner.objective, inner.model.views)
         predictors.write(training.folder, inner, predicted)
+        branches = inner.model.branches
+        heads.write(training.folder, {name: inner.model.branch_named(name).projector for name in branches})
     resume(training)
     for warning in warnings:
         training.logger.event(training.step, "source", warning)
@@ -158,4 +161,6 @@ def _finished(training: Training, resolved: Resolved) -> Run:
         return rebuild(training.folder, read_config(training.folder), resolved.branches)
     model = training.inner.model.eval()
     trained = predictors.predictors_of(training.inner.objective, model.views)
-    return Run(training.folder, to_json(training.config), resolved.branches, model, training.step, trained)
+    objective = read_config(training.folder)["objective"]
+    config = to_json(training.config)
+    return Run(training.folder, config, resolved.branches, model, training.step, trained, objective)

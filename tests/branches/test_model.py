@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mmvicreg.branches.model import Branch, Model, SyncBatchNorm, projector, synchronize_batch_norm
+from mmvicreg.branches.batch_norm import SyncBatchNorm, synchronize_batch_norm
+from mmvicreg.branches.model import Branch, Model, projector
 from mmvicreg.testing.processes import pool
 
 SIZES = (5, 0, 3)

@@ -21,14 +21,31 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     runs = (str(tmp_path / "first"), str(tmp_path / "second"))
     found = compare_runs(runs)
     assert found.names == ("first", "second")
+    changed = {name: found.differences.pop(name) for name in list(found.differences) if "objective" in name}
+    assert changed["objective.regularizers.a.class"] == ["SIGReg", "VICReg"]
     assert found.differences == {"optimizer.learning_rate": [1e-3, 1e-2], "goal": ["sigreg", "vicreg"]}
     assert found.scores["steps"] == [6.0, 6.0]
     assert found.scores["term/a/variance"][0] is None and found.scores["term/a/variance"][1] is not None
     assert None not in found.scores["validation/a_to_b/recall_at_1"]
-    assert compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png"))) == 0
+    output = compare(CompareConfig(runs=runs, out=str(tmp_path / "curves.png")))
+    output.show(as_json=False)
     assert "optimizer.learning_rate" in capsys.readouterr().out
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 800
+
+
+def test_runs_that_differ_in_their_objective_alone_are_not_the_same(tmp_path: Path) -> None:
+    shards = toy.write_shards(tmp_path / "data")
+    config = toy.Config(train=shards, out=str(tmp_path / "first"), epochs=1.0)
+    mm.train(config, lambda config: mm.Objective(mm.Invariance(weight=25.0), {}))
+    mm.train(replace(config, out=str(tmp_path / "second")), lambda config: mm.Objective(mm.InfoNCE(), {}))
+    found = compare_runs((str(tmp_path / "first"), str(tmp_path / "second"))).differences
+    assert found["objective.alignments.a-b.class"] == ["Invariance", "InfoNCE"]
+    assert (
+        mm.load(tmp_path / "second", recipe=toy.__file__)
+        .objective["alignments"]["a-b"]["class"]
+        .endswith("InfoNCE")
+    )
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -11,19 +11,16 @@ from small_runs import make_run
 from webdataset import TarWriter
 
 import mmvicreg as mm
-from mmvicreg.cli import tools
 from mmvicreg.cli.classify import ClassifyConfig, classify
+from mmvicreg.cli.embed import EmbedConfig, embed
 from mmvicreg.cli.main import main
+from mmvicreg.cli.search import SearchConfig, search
 from mmvicreg.evaluation.nearest import nearest
-from mmvicreg.evaluation.transfer.labels import (
-    label_matrix,
-    labels_of,
-    open_labelled,
-    pack_folder,
-    read_lines,
-    zero_shot_weights,
-)
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.evaluation.summary import read_summary
+from mmvicreg.evaluation.transfer.label_files import open_labelled, pack_folder, read_lines
+from mmvicreg.evaluation.transfer.labels import label_matrix, labels_of
+from mmvicreg.evaluation.transfer.prompts import zero_shot_weights
+from mmvicreg.interop.export import save_pretrained
 from mmvicreg.modalities.vocabulary import write_vocabulary
 from mmvicreg.shards.index import open_index
 
@@ -58,7 +55,7 @@ def shards(tmp_path):
 @pytest.mark.parametrize("suffix", ["safetensors", "npy", "npz", "parquet"])
 def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suffix):
     out = tmp_path / f"rows.{suffix}"
-    tools.embed(tools.EmbedConfig(export, shards, str(out)))
+    embed(EmbedConfig(export, shards, str(out)))
     if suffix == "safetensors":
         with safe_open(out, "np") as file:
             rows, metadata = file.get_tensor("text"), file.metadata()
@@ -80,17 +77,17 @@ def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suf
         rows = np.array([e for e, v in zip(table["embedding"], table["view"], strict=True) if v == "text"])
     assert rows.shape == (3, 6)
     with pytest.raises(ValueError, match=r"expected a name in"):
-        tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
+        embed(EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
 
 
 def test_a_picture_finds_itself_and_a_text_finds_its_caption(export, shards, tmp_path, capsys):
     crop(7).save(tmp_path / "query.png")
-    tools.search(tools.SearchConfig(export, shards, str(tmp_path / "query.png"), k=3))
+    search(SearchConfig(export, shards, str(tmp_path / "query.png"), k=3)).show(as_json=False)
     assert capsys.readouterr().out.splitlines()[0].startswith("1.0000  007")
-    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    search(SearchConfig(export, shards, "blue boat", among="text", k=1)).show(as_json=False)
     assert "blue boat" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="no such picture"):
-        tools.search(tools.SearchConfig(export, shards, "nowhere.png"))
+        search(SearchConfig(export, shards, "nowhere.png")).show(as_json=False)
 
 
 def test_nearest_equals_a_full_sort(monkeypatch):
@@ -127,10 +124,10 @@ def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
         out=str(tmp_path / "found.json"),
     )
     classify(config)
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["knn_1"]["top1"] == 1.0  # the training rows themselves
-    assert found["linear"]["top1"] > 0.9
-    assert found["zero_shot"]["classes"] == 2 and found["zero_shot"]["chance"] == 0.5
+    found = read_summary(tmp_path / "found.json").split("test")
+    assert found["knn_1.top1"] == 1.0  # the training rows themselves
+    assert found["linear.top1"] > 0.9
+    assert found["zero_shot.classes"] == 2 and found["zero_shot.chance"] == 0.5
     assert (tmp_path / "found.png").stat().st_size > 3000
 
 
@@ -143,7 +140,7 @@ def test_an_image_folder_is_labelled_by_its_folders(export, tmp_path):
     assert names == ["birds", "boats"]
     assert labels_of(open_index(str(tmp_path / "folder-000000.tar"))) == [[0], [0], [0], [1], [1], [1]]
     classify(ClassifyConfig(export, test=str(tmp_path / "pictures"), out=str(tmp_path / "f.json")))
-    assert "zero_shot" in json.loads((tmp_path / "f.json").read_text())
+    assert read_summary(tmp_path / "f.json").split("test", "zero_shot")
 
 
 def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
@@ -151,12 +148,12 @@ def test_zero_shot_weights_equal_open_clips_on_the_same_model(tmp_path):
     import open_clip
     from small_runs import TINY
 
+    from mmvicreg.interop.loading import load
     from mmvicreg.interop.open_clip import to_open_clip
-    from mmvicreg.interop.pretrained import load_subject
 
     (tmp_path / "tiny-zero.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(tmp_path)
-    run = load_subject("open_clip/tiny-zero")
+    run = load("open_clip/tiny-zero")
     names, templates = ["bird", "a boat"], ["a photo of a {}.", "the {}"]
     model, _, tokenizer = to_open_clip(run)
     theirs = zero_shot(model, tokenizer, names, templates)
@@ -207,12 +204,11 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
     assert (
         main(["classify", export, *data, "--k", "3", "--out", f"{many}/found.json", "--device", "cpu"]) == 0
     )
-    found = json.loads((many / "found.json").read_text())
-    assert set(found) == {"knn_3", "linear"}
-    for scores in found.values():
+    summary = read_summary(many / "found.json")
+    for scores in (summary.split("test", "knn_3"), summary.split("test", "linear")):
         assert scores["rows"] == 18 and scores["classes"] == 5  # samples without a label are left out
-        assert scores["per_class"]["4"] == pytest.approx(1.0)  # all have it
-        assert min(scores["per_class"]["0"], scores["per_class"]["1"]) > 0.9  # the two photographs differ
+        assert scores["per_class.4"] == pytest.approx(1.0)  # all have it
+        assert min(scores["per_class.0"], scores["per_class.1"]) > 0.9  # the two photographs differ
         assert scores["chance"] < 0.65 < scores["mean_average_precision"] <= 1
     assert "mean_average_precision" in capsys.readouterr().out and not (many / "found.png").exists()
     assert main(["classify", export, *data, "--solver", "sgd"]) == 1
@@ -226,10 +222,10 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
 def test_the_papers_sgd_is_a_solver_and_other_branches_are_classified_too(export, shards, tmp_path, capsys):
     data = ["--train", shards, "--test", shards, "--out", f"{tmp_path}/found.json", "--device", "cpu"]
     assert main(["classify", export, *data, "--solver", "sgd", "--learning-rates", "0.02", "0.1"]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["linear"]["top1"] > 0.9 and found["linear"]["learning_rate"] in (0.02, 0.1)
+    found = read_summary(tmp_path / "found.json").split("test", "linear")
+    assert found["top1"] > 0.9 and found["learning_rate"] in (0.02, 0.1)
     assert main(["classify", export, *data, "--branch", "text"]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["linear"]["rows"] == 3  # distinct captions
+    assert read_summary(tmp_path / "found.json").scores["test.linear.rows"] == 3  # distinct captions
     assert main(["classify", export, *data, "--branch", "sound"]) == 1
     assert "no branch 'sound'; this run has image, text" in capsys.readouterr().err
     (tmp_path / "one.txt").write_text("bird\n")
@@ -258,7 +254,7 @@ def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_p
     assert "'tower' is not among class names: none were given (--names FILE)" in capsys.readouterr().err
     out = ["--out", f"{tmp_path}/found.json", "--k", "1"]
     assert main(["classify", export, *data, *out, "--names", f"{tmp_path}/names.txt"]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["knn_1"]["per_class"] == {
+    assert read_summary(tmp_path / "found.json").split("test", "knn_1", "per_class") == {
         "flower": 1.0,
         "tower": 1.0,
     }
@@ -269,9 +265,9 @@ def test_class_names_in_the_data_are_numbered_by_the_file_of_names(export, tmp_p
 
 
 def test_a_search_takes_the_rows_that_another_tool_has_embedded(export, shards, tmp_path):
-    tools.embed(tools.EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
+    embed(EmbedConfig(export, shards, str(tmp_path / "rows.npz")))
     stores = sorted((tmp_path / "cache/embeddings").iterdir())
-    tools.search(tools.SearchConfig(export, shards, "blue boat", among="text", k=1))
+    search(SearchConfig(export, shards, "blue boat", among="text", k=1)).show(as_json=False)
     assert sorted((tmp_path / "cache/embeddings").iterdir()) == stores
 
 

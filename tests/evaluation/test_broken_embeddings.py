@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from mmvicreg.evaluation.geometry import describe, uniformity
+from mmvicreg.evaluation.independence import independence
 from mmvicreg.evaluation.match_counts import count_matches
+from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.retrieval import cross_modal_metrics, retrieval_metrics
+from mmvicreg.evaluation.transfer import classification
+from mmvicreg.evaluation.transfer.multi_label import average_precision
 from mmvicreg.testing.processes import pool
 
 ROWS = 200
@@ -135,3 +140,43 @@ def test_rows_that_are_not_finite_are_refused_with_their_number(bad):
         retrieval_metrics(queries, items, pairs())
     with pytest.raises(ValueError, match="row 3 of the queries"):
         retrieval_metrics(torch.from_numpy(items), queries, pairs())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("rows", [slice(None), slice(0, None, 2)], ids=["all rows", "half the rows"])
+def test_no_classifier_and_no_statistic_takes_rows_that_are_not_finite(bad, rows):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 4)).astype(np.float32), np.arange(40) % 3
+    broken = x.copy()
+    broken[rows] = bad
+    probe = classification.linear_probe(x, y)
+    for call in (
+        lambda: classification.knn_scores(broken, y, x, classes=3, k=3),
+        lambda: classification.knn_scores(x, y, broken, classes=3, k=3),
+        lambda: classification.linear_probe(broken, y),
+        lambda: classification.sgd_probe(broken, y, classes=3, epochs=1),
+        lambda: probe(broken),
+        lambda: classification.score_classes(broken, y),
+        lambda: classification.class_weights([broken]),
+        lambda: average_precision(broken, broken > 0),
+        lambda: describe(torch.from_numpy(broken)),
+        lambda: independence(torch.from_numpy(broken)),
+        lambda: nearest(torch.from_numpy(x[:1]), broken),
+    ):
+        with pytest.raises(ValueError, match="row 0 of the .* is not finite"):
+            call()
+
+
+def test_uniformity_of_rows_of_zeros_is_that_of_their_distances():
+    z = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert uniformity(z) == pytest.approx(np.log((2 * np.exp(-2.0) + 1) / 3))
+
+
+def test_leaving_one_out_equals_a_search_among_the_other_rows():
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(30, 5)), np.arange(30) % 3
+    votes = classification.knn_scores(x, y, x, classes=3, k=4, leave_one_out=True)
+    for row in range(30):
+        others = np.delete(np.arange(30), row)
+        alone = classification.knn_scores(x[others], y[others], x[row : row + 1], classes=3, k=4)
+        torch.testing.assert_close(votes[row], alone[0])

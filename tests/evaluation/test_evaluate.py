@@ -14,7 +14,7 @@ from webdataset import TarWriter
 
 from mmvicreg.cli.main import main
 from mmvicreg.evaluation.summary import read_summary
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 WORDS = ["a", "red", "bird", "blue", "boat"]
 

@@ -1,7 +1,6 @@
 """The semi-supervised protocol on real digits: what is chosen, that it learns, that it continues after a kill."""
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -20,12 +19,13 @@ from webdataset import TarWriter
 
 import mmvicreg as mm
 from mmvicreg.cli.main import main
+from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.finetuning import FineTuning, balanced_subset
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 SIZES = np.bincount(np.delete(load_digits().target, slice(None, None, 4))).tolist()
 """Training samples of each digit."""
-TEN = ("--share", "0.1", "--batch-size", "32", "--crop-scale", "0.7", "1", "--flip", "0")
+TEN = ("--fraction", "0.1", "--batch-size", "32", "--crop-scale", "0.7", "1", "--flip", "0")
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,12 @@ def test_one_percent_trains_on_what_it_names_and_ten_percent_beats_chance_by_far
         n for n in range(10) for _ in range(round(SIZES[n] / 100))
     ]
     assert all(load_digits().target[int(key)] == int(label) and int(key) % 4 for key, label in lines)
-    result = json.loads((tmp_path / "one/result.json").read_text())
-    assert (result["protocol"]["encoder_rate"], result["protocol"]["head_rate"]) == (0.03, 0.08)
-    result = json.loads((ten / "result.json").read_text())
-    assert (result["protocol"]["encoder_rate"], result["protocol"]["head_rate"]) == (0.01, 0.1)
-    assert result["samples"] == pytest.approx(135, abs=3) and result["rows"] == 450
+    settings = read_summary(tmp_path / "one/summary.json").settings
+    assert (settings["encoder_rate"], settings["head_rate"]) == (0.03, 0.08)
+    summary = read_summary(ten / "summary.json")
+    assert (summary.settings["encoder_rate"], summary.settings["head_rate"]) == (0.01, 0.1)
+    result = summary.split("test")
+    assert result["training_samples"] == pytest.approx(135, abs=3) and result["rows"] == 450
     assert result["top1"] > 0.5 and result["chance"] == 0.1
     assert (ten / "confusion.png").stat().st_size > 3000
 
@@ -114,7 +115,7 @@ def test_a_killed_fine_tuning_continues_to_the_same_scores(digits, ten, tmp_path
     assert main(command(digits, tmp_path / "killed", *TEN)) == 0
     assert 0 < reached < newest(tmp_path / "killed")
     both = (ten, tmp_path / "killed")
-    results = [json.loads((folder / "result.json").read_text()) for folder in both]
+    results = [read_summary(folder / "summary.json") for folder in both]
     assert results[0] == results[1]
     weights = [load_file(next(folder.glob("checkpoints/*/weights.safetensors"))) for folder in both]
     for name, value in weights[0].items():
@@ -130,11 +131,12 @@ def newest(folder):
 
 
 def test_bad_input_is_answered_with_what_to_do(digits, tmp_path, capsys):
-    assert main(["finetune", f"{digits}/export", str(tmp_path / "out")]) == 1
-    assert "needs --train and --test" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["finetune", f"{digits}/export", str(tmp_path / "out")])
+    assert "--train" in capsys.readouterr().err
     assert main(command(digits, tmp_path / "out", "--branch", "picture")) == 1
     assert "no branch 'picture'; this run has image" in capsys.readouterr().err
-    assert main(command(digits, tmp_path / "out", "--share", "2")) == 1
+    assert main(command(digits, tmp_path / "out", "--fraction", "2")) == 1
     assert "expected more than 0 and at most 1" in capsys.readouterr().err
 
 

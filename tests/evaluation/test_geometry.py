@@ -122,5 +122,5 @@ def test_bad_matrices_are_named():
         geometry.describe(torch.ones(1, 4))
     broken = torch.ones(4, 4)
     broken[2, 1] = float("nan")
-    with pytest.raises(ValueError, match="row 2 is not finite"):
+    with pytest.raises(ValueError, match="row 2 of the embeddings is not finite"):
         geometry.describe(broken)

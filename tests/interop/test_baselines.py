@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from webdataset import TarWriter
 
 from mmvicreg.cli.main import main
+from mmvicreg.evaluation.summary import read_summary
 
 WORDS = ["[PAD]", "[UNK]", "a", "red", "blue", "green", "bird", "boat", "tree", "house", "near", "[EOS]"]
 SIDE, LENGTH, PICTURES = 32, 9, 40
@@ -90,7 +91,10 @@ def test_the_recall_of_a_transformers_pair_is_its_own(kind, caption, shard, tmp_
     expected = recall_by_transformers(model, tmp_path / kind, kind, list(owner), list(owner.values()))
     arguments = ["--data", f"pairs={shard}", "--caption", caption, "--out", str(tmp_path / "found.json")]
     assert main(["evaluate", f"transformers/{tmp_path / kind}", *arguments, "--device", "cpu"]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())["pairs"]["image_to_text"]
+    scores = read_summary(tmp_path / "found.json").scores
+    found = {
+        name.rpartition(".")[2]: v for name, v in scores.items() if name.startswith("pairs.image_to_text.")
+    }
     assert found["num_items"] == len(owner) and found["num_queries"] == PICTURES
     assert 0 < expected < 1
     assert found["recall_at_5"] == pytest.approx(expected, abs=1e-9)
@@ -99,8 +103,8 @@ def test_the_recall_of_a_transformers_pair_is_its_own(kind, caption, shard, tmp_
 def test_what_is_no_pair_is_named(tmp_path, capsys, shard):
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
     for name, message in (
-        (f"transformers/{tmp_path / 'bert'}", "is a bert model; expected CLIP, SigLIP or alike"),
-        (f"transformers/{tmp_path / 'nothing'}", "no model there"),
+        (f"transformers/{tmp_path / 'bert'}", "is a bert model; expected one with an image and a text tower"),
+        (f"transformers/{tmp_path / 'nothing'}", "finds no model there"),
         ("open_clip/ViT-B-33", "no such model in open_clip; did you mean"),
         (str(tmp_path / "nothing"), "no such run directory"),
     ):

@@ -9,14 +9,14 @@ import hub
 import torch
 from safetensors.torch import load_file
 
-from mmvicreg.interop.hub import save_pretrained
+from mmvicreg.interop.export import save_pretrained
 
 SCRIPT = """
 import sys, mmvicreg as mm
 from safetensors.torch import save_model
 from mmvicreg.cli.main import main
 print(main(["export", sys.argv[1], sys.argv[2], "--push", "someone/toy"]))
-back = mm.from_pretrained("hf/someone/toy")
+back = mm.load("hf/someone/toy")
 save_model(back.model, sys.argv[3])
 print(main(["export", "hf/someone/missing", sys.argv[2]]))
 print(main(["export", sys.argv[1], sys.argv[2], "--push", "nobody/toy"]))

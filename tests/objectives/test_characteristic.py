@@ -20,7 +20,7 @@ def test_compiled_sigreg_equals_fp64_for_any_number_of_rows() -> None:
     for rows in (33, 7, 1, 0):
         z = torch.randn(rows, 12, generator=torch.Generator().manual_seed(rows)).requires_grad_()
         z64 = z.detach().double().requires_grad_()
-        value, expected = (r(x, seed=3)["sigreg"] for r, x in ((compiled, z), (exact, z64)))
+        value, expected = (r.terms(x, seed=3)["sigreg"] for r, x in ((compiled, z), (exact, z64)))
         assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-9)
         if rows:
             (found,), (wanted,) = torch.autograd.grad(value, z), torch.autograd.grad(expected, z64)

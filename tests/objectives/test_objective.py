@@ -45,7 +45,7 @@ def test_a_part_sees_the_rows_that_are_present_and_a_pair_those_of_both() -> Non
     z, present = batch(20)
     terms = vicreg()(z, present, branches=BRANCHES, seed=0)
     both = present["image"] & present["text"]
-    expected = VICReg()(z["image"][present["image"]], seed=0)
+    expected = VICReg().terms(z["image"][present["image"]], seed=0)
     assert relative_error(terms.parts["image/variance"], expected["variance"].detach()) < 1e-12
     assert relative_error(terms.parts["image/covariance"], expected["covariance"].detach()) < 1e-12
     invariance = mse_loss(z["image"][both], z["text"][both]).detach()
@@ -95,7 +95,7 @@ def test_pairs_can_have_alignments_of_their_own() -> None:
     z["sound"] = z["text"].detach() + 1
     here = {view: torch.ones(12, dtype=torch.bool) for view in z}
     branches = {view: view for view in z}
-    objective = Objective({("image", "text"): InfoNCE(), ("image", "sound"): Invariance(weight=3.0)}, {})
+    objective = Objective({("image", "text"): InfoNCE(), ("image", "sound"): Invariance(3.0)}, {})
     assert set(objective(z, here, branches=branches, seed=0).parts) == {
         "image-text/infonce",
         "image-sound/invariance",
@@ -125,14 +125,17 @@ def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
         (lambda: VICReg(form="gramm"), r"form is 'gramm'; expected one of \('auto', 'gram'"),
         (lambda: VICReg(epsilon=-1.0), r"epsilon is -1.0"),
         (lambda: InfoNCE(temperature=0.001, learn_scale=False), r"temperature is 0.001; expected 0.01 to 1"),
-        (lambda: Prediction((4, 4), distance="l1"), r"distance is 'l1'; expected one of \('mse', 'cosine'\)"),
-        (lambda: Prediction((4, 4), momentum=2.0), r"momentum is 2.0"),
-        (lambda: MomentumQueue(4, size=0), r"size is 0; expected at least 1 key"),
-        (lambda: Prototypes(4, count=1), r"count is 1; expected at least 2"),
+        (
+            lambda: Prediction(widths=(4, 4), distance="l1"),
+            r"distance is 'l1'; expected one of \('mse', 'cosine'\)",
+        ),
+        (lambda: Prediction(widths=(4, 4), momentum=2.0), r"momentum is 2.0"),
+        (lambda: MomentumQueue(width=4, size=0), r"size is 0; expected at least 1 key"),
+        (lambda: Prototypes(width=4, count=1), r"count is 1; expected at least 2"),
         (lambda: WhitenedMSE(size=1), r"size is 1; expected at least 2"),
         (lambda: Sigmoid(scale=0.0), r"scale is 0.0; expected above 0"),
         (SumAlignment, r"no parts"),
-        (lambda: Objective(Invariance(weight=math.nan), {}), r"Invariance's invariance is nan"),
+        (lambda: Objective(Invariance(math.nan), {}), r"Invariance's invariance is nan"),
         (lambda: Objective(Cosine(), {"image": VISReg(shape=math.inf)}), r"VISReg's shape is inf"),
         (lambda: Objective(Cosine(), {}, pairs=[("image", "image")]), r"'image' with itself"),
     ],
@@ -146,9 +149,13 @@ def test_settings_that_make_no_objective_are_refused_by_name(make: Callable[[], 
     ("alignment", "shapes", "message"),
     [
         (Cosine(), ((4, 8), (4, 1), (4,)), r"Cosine of image-text expects widths equal ones, found \(8, 1\)"),
-        (Prediction((8, 5)), ((4, 5), (4, 8), (4,)), r"expects widths \(8, 5\), found \(5, 8\)"),
-        (SumAlignment(Prediction((8, 5)), Cosine()), ((4, 8), (4, 5), (4,)), r"SumAlignment of image-text"),
-        (Prototypes(8), ((4, 6), (4, 6), (4,)), r"Prototypes of image-text expects widths \(8, 8\)"),
+        (Prediction(widths=(8, 5)), ((4, 5), (4, 8), (4,)), r"expects widths \(8, 5\), found \(5, 8\)"),
+        (
+            SumAlignment(Prediction(widths=(8, 5)), Cosine()),
+            ((4, 8), (4, 5), (4,)),
+            r"SumAlignment of image-text",
+        ),
+        (Prototypes(width=8), ((4, 6), (4, 6), (4,)), r"Prototypes of image-text expects widths \(8, 8\)"),
         (Cosine(), ((4, 8), (1, 8), (4,)), r"B of the views: \{'image': \(4,\), 'text': \(1,\)\}"),
         (Cosine(), ((4, 8), (4, 8), (3,)), r"z \(4, 8\), present \(3,\)"),
         (Cosine(), ((8,), (8,), (8,)), r"expected \(B, D\) and \(B,\) bool"),
@@ -171,7 +178,7 @@ def test_no_pairs_align_nothing() -> None:
 
 def test_whitening_what_is_not_finite_gives_nan_and_no_exception() -> None:
     z = torch.ones(8, 3).index_fill_(0, torch.tensor([2]), torch.nan)
-    assert WhitenedMSE(size=4)(z, z, seed=0)["whitened"].isnan()
+    assert WhitenedMSE(size=4)(z, z).total.isnan()
 
 
 def published(style: str, a: Tensor, b: Tensor) -> Tensor:
@@ -207,7 +214,7 @@ def test_converted_coefficients_give_the_source_s_loss_and_gradient(
     z, _ = batch(20)
     here = {view: torch.ones(20, dtype=torch.bool) for view in z}
     regularizers = {view: coefficients.regularizer for view in z}
-    terms: LossTerms = Objective(Invariance(weight=coefficients.invariance), regularizers)(
+    terms: LossTerms = Objective(Invariance(coefficients.invariance), regularizers)(
         z, here, branches=BRANCHES, seed=0
     )
     expected = published(style, z["image"], z["text"])

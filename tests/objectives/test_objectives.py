@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg import distributed
+from mmvicreg.objectives.alignments import PairContext
 from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
 from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 from mmvicreg.testing.processes import pool
@@ -23,7 +24,7 @@ def regularize(name: str, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Terms, and the gradient of their weighted sum."""
     regularizer = REGULARIZERS[name].make()
     z = z.clone().requires_grad_()
-    terms = regularizer(z, seed=3)
+    terms = regularizer.terms(z, seed=3)
     weighted_sum(terms, regularizer.weights()).backward()
     assert z.grad is not None
     return {term: value.detach() for term, value in terms.items()}, z.grad
@@ -45,7 +46,9 @@ def align(
     targets = None if alignment.momentum is None else momentum_embeddings(a, b)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for step in range(steps):
-            terms = alignment(a, b, seed=3 + step, targets=targets)
+            alignment.begin_step()
+            terms = alignment.terms(a, b, PairContext(3 + step, targets))
+            alignment.end_step()
     weighted_sum(terms, alignment.weights()).backward()
     leaves = [a, b, *(p for p in alignment.parameters() if p.requires_grad)]
     gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
@@ -175,7 +178,7 @@ def test_a_regularizer_compiles_without_graph_breaks(name: str) -> None:
     regularizer = REGULARIZERS[name].make()
 
     def total(z: Tensor) -> Tensor:
-        return weighted_sum(regularizer(z * 2, seed=3), regularizer.weights())
+        return weighted_sum(regularizer.terms(z * 2, seed=3), regularizer.weights())
 
     torch.compiler.reset()
     z = process_rows((32,), 24)[0][0].requires_grad_()
@@ -199,7 +202,7 @@ def test_an_alignment_compiles_to_the_same_values_and_gradients(name: str) -> No
     targets = None if whole.momentum is None else momentum_embeddings(a, b)
 
     def total(alignment: Any) -> Any:
-        return lambda a, b: weighted_sum(alignment(a, b, seed=3, targets=targets), alignment.weights())
+        return lambda a, b: weighted_sum(alignment.terms(a, b, PairContext(3, targets)), alignment.weights())
 
     torch.compiler.reset()
     fullgraph = name != "whitened_mse"
@@ -219,7 +222,7 @@ def test_an_alignment_compiles_to_the_same_values_and_gradients(name: str) -> No
 def test_a_regularizer_is_the_same_without_a_gradient(name: str) -> None:
     z = process_rows((32,), 24)[0][0]
     terms, _ = regularize(name, z)
-    for term, value in REGULARIZERS[name].make()(z, seed=3).items():
+    for term, value in REGULARIZERS[name].make().terms(z, seed=3).items():
         assert value == terms[term]
 
 

@@ -24,7 +24,7 @@ def objective(config):
     """Prediction with a stop-gradient, and variance and covariance against collapse."""
     kept = mm.VICReg(variance=1.0, covariance=0.1)
     return mm.Objective(
-        mm.SumAlignment(mm.Prediction(WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept}
+        mm.SumAlignment(mm.Prediction(widths=WIDTHS, hidden=(32,), weight=5.0)), {"a": kept, "b": kept}
     )
 
 
@@ -84,7 +84,7 @@ def test_views_of_one_branch_predict_nothing_across_modalities(tmp_path):
     from mmvicreg.objectives.predictors import predictors_of
 
     model = mm.Model({"a": Numbers().branch()}, {"one": "a", "two": "a"})
-    assert predictors_of(mm.Objective(mm.Prediction(WIDTHS), {}), model.views) == {}
+    assert predictors_of(mm.Objective(mm.Prediction(widths=WIDTHS), {}), model.views) == {}
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def predicting(small_run):
 
 
 def test_exports_carry_them_and_refuse_what_does_not_fit(predicting, tmp_path):
-    folder = mm.save_pretrained(predicting, tmp_path / "export")
-    back = mm.from_pretrained(folder)
+    folder = predicting.save_pretrained(tmp_path / "export")
+    back = mm.load(folder)
     x = torch.randn(4, 6)
     with torch.inference_mode():
         expected = predicting.predictors["image", "text"](x)
@@ -108,18 +108,18 @@ def test_exports_carry_them_and_refuse_what_does_not_fit(predicting, tmp_path):
         {name: value[..., :3].contiguous() if value.ndim else value for name, value in whole.items()}, file
     )
     with pytest.raises(ValueError, match="do not fit its widths"):
-        mm.from_pretrained(folder)
+        mm.load(folder)
     file.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is no safetensors file"):
-        mm.from_pretrained(folder)
+        mm.load(folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="incomplete export"):
-        mm.from_pretrained(folder)
+        mm.load(folder)
     config = json.loads((folder / "config.json").read_text())
     config["predictors"][0]["to"] = "../elsewhere"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="which are not there"):
-        mm.from_pretrained(folder)
+        mm.load(folder)
 
 
 def test_faces_and_searches_use_them_when_asked(predicting, tmp_path):

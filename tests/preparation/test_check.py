@@ -11,10 +11,19 @@ from photographs import crop, encoded, write_shards
 from PIL import Image
 from webdataset import TarWriter
 
+from mmvicreg.cli.check import check as check_command
+from mmvicreg.cli.main import main as command_line
 from mmvicreg.preparation import check_members
-from mmvicreg.preparation.check import CheckConfig, check, exclusions, main
+from mmvicreg.preparation.check import CheckConfig, check, exclusions
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher
+
+
+def main(config):
+    """Show what the command gives, as the command line does; its exit status."""
+    output = check_command(config)
+    output.show(as_json=False)
+    return output.status
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +43,9 @@ def bomb():
     return buffer.getvalue()
 
 
-def tiff():
+def ppm():
     buffer = io.BytesIO()
-    crop(1).save(buffer, "TIFF")
+    crop(1).save(buffer, "PPM")
     return buffer.getvalue()
 
 
@@ -50,7 +59,7 @@ SAMPLES = {
     "deepjson": ({"jpg": encoded(1), "txt": b"x", "json": b"[" * 200_000}, "json not readable"),
     "html": ({"jpg": b"<html>403</html>", "txt": b"x"}, "not a picture"),
     "zero": ({"jpg": b"", "txt": b"x"}, "not a picture"),
-    "tiff": ({"jpg": tiff(), "txt": b"x"}, "not a picture"),
+    "ppm": ({"jpg": ppm(), "txt": b"x"}, "not a picture"),
     "bomb": ({"png": bomb(), "txt": b"x"}, "too many pixels"),
     "tiny": ({"jpg": encoded(1, width=4), "txt": b"x"}, "tiny picture"),
     "hole": ({"jpg": holed(2), "txt": b"x"}, "damaged picture"),
@@ -75,10 +84,10 @@ def test_every_sample_fault_is_found_by_name_and_nothing_else(tmp_path):
         p.where: p.kind for p in report.shards[0].findings if p.where != "html" or p.kind == "not a picture"
     }
     expected = {key: kind for key, (_, kind) in SAMPLES.items() if kind}
-    assert {k: v for k, v in found.items() if k not in ("zero", "tiff")} == {
-        k: v for k, v in expected.items() if k not in ("zero", "tiff")
+    assert {k: v for k, v in found.items() if k not in ("zero", "ppm")} == {
+        k: v for k, v in expected.items() if k not in ("zero", "ppm")
     }
-    assert {"zero", "tiff"} <= set(report.shards[0].bad)
+    assert {"zero", "ppm"} <= set(report.shards[0].bad)
     assert "sound" not in report.shards[0].bad and "swapped" not in report.shards[0].bad
 
 
@@ -111,7 +120,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tmp_path, capsys):
         (f"{tmp_path}/*.tar", "", f"{tmp_path}/none/out.json"): "its folder does not exist",
     }.items():
         shards, report, quarantine = options
-        assert main(CheckConfig(shards, report=report, quarantine=quarantine, processes=1)) == 2
+        files = ["--report", report, "--quarantine", quarantine, "--processes", "1"]
+        assert command_line(["check", shards, *files]) == 1
         captured = capsys.readouterr()
         assert said in captured.err and not captured.out
     assert not (tmp_path / "train.index").exists()

@@ -8,9 +8,11 @@ import pytest
 from photographs import encoded
 from webdataset import WebDataset
 
+from mmvicreg.cli.pack import pack as pack_command
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.decoding.pixels import decode
-from mmvicreg.preparation.pack import PackConfig, main, pack
-from mmvicreg.preparation.pack_sources import Columns
+from mmvicreg.preparation.pack import PackConfig, pack
+from mmvicreg.preparation.records import Columns
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher
 
@@ -38,8 +40,9 @@ def samples(folder):
 def test_a_folder_becomes_shards_that_webdataset_reads(tmp_path):
     pictures(tmp_path / "in")
     out = tmp_path / "out"
-    assert main(PackConfig(str(tmp_path / "in"), str(out), samples=2, processes=1)) == 0
+    assert pack_command(PackConfig(str(tmp_path / "in"), str(out), samples=2, processes=1)).status == 0
     assert sorted(os.listdir(out)) == [
+        ".train-packing",
         "train-000000.tar",
         "train-000001.tar",
         "train-000002.tar",
@@ -47,7 +50,7 @@ def test_a_folder_becomes_shards_that_webdataset_reads(tmp_path):
     ]
     urls = [str(out / f"train-{i:06d}.tar") for i in range(3)]
     theirs = list(WebDataset(urls, shardshuffle=False, empty_check=False))
-    assert [s["__key__"] for s in theirs] == [f"sub_photo_{i}" for i in range(5)]
+    assert [s["__key__"] for s in theirs] == [f"train_sub_photo_{i}" for i in range(5)]
     assert [s["jpg"] for s in theirs] == [encoded(i, width=90) for i in range(5)]
     assert [s.members["txt"].decode() for s in samples(out)] == [f"caption {i}" for i in range(5)]
     gc.collect()
@@ -77,12 +80,13 @@ def test_tables(tmp_path, kind):
     if kind == "parquet":
         pytest.importorskip("pyarrow")
     pictures(tmp_path / "in")
-    assert pack(PackConfig(str(table(tmp_path, kind)), str(tmp_path / "out"), processes=1)) == []
+    assert pack(PackConfig(str(table(tmp_path, kind)), str(tmp_path / "out"), processes=1)).left_out == ()
     found = samples(tmp_path / "out")
     assert [(s.members["jpg"], s.members["txt"].decode()) for s in found] == [
         (encoded(i, width=90), f"caption {i}") for i in range(5)
     ]
-    assert json.loads(found[0].members["json"]) == {"source": "test"}
+    about = json.loads(found[3].members["json"])
+    assert about.pop("file", "sub/photo.3.jpg") == "sub/photo.3.jpg" and about == {"row": 4, "source": "test"}
 
 
 def coco(root):
@@ -111,7 +115,7 @@ def karpathy(root):
 @pytest.mark.parametrize("make", [coco, karpathy])
 def test_caption_jsons_keep_all_captions(tmp_path, make):
     source, options = make(pictures(tmp_path / "in"))
-    assert pack(PackConfig(str(source), str(tmp_path / "out"), processes=1, **options)) == []
+    assert pack(PackConfig(str(source), str(tmp_path / "out"), processes=1, **options)).left_out == ()
     found = samples(tmp_path / "out")
     assert [json.loads(s.members["json"])["captions"] for s in found] == [
         [f"caption {i} {k}" for k in range(5)] for i in range(5)
@@ -124,7 +128,7 @@ def test_resize_and_encode(tmp_path):
     pictures(tmp_path / "in")
     (tmp_path / "in" / "sub" / "bad.jpg").write_bytes(b"<html>")
     config = PackConfig(str(tmp_path / "in"), str(tmp_path / "out"), resize=24, encode="webp", processes=1)
-    assert main(config) == 1
+    assert pack_command(config).status == 1
     found = samples(tmp_path / "out")
     assert len(found) == 5 and {decode(s.members["webp"]).array.shape for s in found} == {(24, 45, 3)}
     assert "not a picture" in (tmp_path / "out" / "train-skipped.jsonl").read_text()
@@ -133,10 +137,10 @@ def test_resize_and_encode(tmp_path):
 def test_size_limit_resume_and_processes(tmp_path):
     pictures(tmp_path / "in", count=8)
     source = str(tmp_path / "in")
-    assert pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, processes=1)) == []
-    names = sorted(os.listdir(tmp_path / "a"))
+    assert pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, processes=1)).left_out == ()
+    names = sorted(path.name for path in (tmp_path / "a").glob("*.tar"))
     assert len(names) > 2 and len(samples(tmp_path / "a")) == 8
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(InvalidValueError, match="--resume"):
         pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, processes=1))
     (tmp_path / "a" / names[1]).unlink()
     pack(PackConfig(source, str(tmp_path / "a"), megabytes=0.003, resume=True, processes=1))
@@ -153,10 +157,6 @@ def test_wrong_sources_are_named(tmp_path):
     with pytest.raises(ValueError, match="no column 'image'; it has url, caption"):
         pack(PackConfig(str(tmp_path / "in" / "x.csv"), str(tmp_path / "out")))
     columns = Columns(image="url")
-    skipped = pack(
-        PackConfig(str(tmp_path / "in" / "x.csv"), str(tmp_path / "out2"), columns=columns, processes=1)
-    )
-    assert skipped[0][0] == "000000000" and "No such file" in skipped[0][1]
-    (tmp_path / "in" / "sub" / "photo_1.jpg").write_bytes(encoded(1))
-    with pytest.raises(ValueError, match="two samples have the key 'sub_photo_1'"):
-        pack(PackConfig(str(tmp_path / "in"), str(tmp_path / "out3")))
+    config = PackConfig(str(tmp_path / "in" / "x.csv"), str(tmp_path / "out2"), columns=columns, processes=1)
+    with pytest.raises(ValueError, match=r"holds no samples .* a: no such picture"):
+        pack(config)

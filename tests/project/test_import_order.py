@@ -23,10 +23,14 @@ LAYERS = [
     {"evaluation"},
     {"interop"},
     {"training"},
+    {"solvers"},
     {"preparation"},
     {"cli"},
 ]
 """A folder imports only from itself and from the layers before it."""
+
+LATER = {("runs/run.py", "evaluation"), ("runs/run.py", "interop")}
+"""The one exemption: the methods of Run (encode, evaluate, save_pretrained, ...) import what they call when called."""
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -49,7 +53,12 @@ def test_a_folder_imports_only_from_the_layers_before_it() -> None:
         if stage == "__init__":
             continue
         assert stage in LEVEL, f"{file}: add {stage!r} to its layer"
-        wrong += [f"{file} imports {name}" for name in imported(file) if LEVEL[name] > LEVEL[stage]]
+        place = str(file.relative_to(PACKAGE))
+        wrong += [
+            f"{file} imports {name}"
+            for name in imported(file)
+            if LEVEL[name] > LEVEL[stage] and (place, name) not in LATER
+        ]
     assert not wrong
 
 
@@ -58,8 +67,3 @@ def test_import_and_help_do_not_load_torch() -> None:
     code += "mm.ImageModality(); main(['--help'])"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_every_public_name_is_there() -> None:
-    for name in mmvicreg.__all__:
-        assert getattr(mmvicreg, name) is not None

@@ -3,9 +3,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from mmvicreg.runs.config import OptimizerConfig, TrainConfig, differences, from_json, to_json
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.text import TextModality
+from mmvicreg.runs.config import OptimizerConfig, TrainConfig, differences, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,12 @@ def test_differences_name_the_field_and_both_values() -> None:
 
 
 def test_a_strangers_class_is_refused() -> None:
-    for path in ("os:system", "subprocess:Popen", "mmvicreg.runs.config:to_json", "mmvicreg.runs.run:subprocess"):
+    for path in (
+        "os:system",
+        "subprocess:Popen",
+        "mmvicreg.runs.config:to_json",
+        "mmvicreg.runs.run:subprocess",
+    ):
         with pytest.raises(ValueError, match="recipe|no dataclass"):
             from_json({"class": path})
 

@@ -13,13 +13,21 @@ import pytest
 from photographs import Words, encoded, write_shards
 from webdataset import TarWriter
 
+from mmvicreg.cli.check import check as check_command
 from mmvicreg.plan.plan import Plan
-from mmvicreg.preparation.check import CheckConfig, main
+from mmvicreg.preparation.check import CheckConfig
 from mmvicreg.shards.index import open_index
 from mmvicreg.shards.shard_cache import Closed, RemoteError, ShardCache
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.sequential import sequential_samples
 from mmvicreg.stream.stream import Stream
+
+
+def main(config: CheckConfig) -> int:
+    """Show what the command gives, as the command line does; its exit status."""
+    output = check_command(config)
+    output.show(as_json=False)
+    return output.status
 
 
 @functools.cache

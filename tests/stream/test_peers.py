@@ -23,14 +23,22 @@ from towers_small import open_clip_name
 from webdataset import WebDataset
 
 import mmvicreg as mm
+from mmvicreg.cli.check import check as check_command
 from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.modalities.text import TextReader
-from mmvicreg.preparation.check import CheckConfig, main
+from mmvicreg.preparation.check import CheckConfig
 from mmvicreg.preparation.pack import PackConfig, pack
 from mmvicreg.stream.fetcher import Fetcher
 
 MADE = Path(__file__).parents[1] / "support" / "img2dataset"
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files open
+
+
+def main(config: CheckConfig) -> int:
+    """Show what the command gives, as the command line does; its exit status."""
+    output = check_command(config)
+    output.show(as_json=False)
+    return output.status
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ def objective(config: Config) -> mm.Objective:
         regularizer: mm.Regularizer = mm.VICReg()
     else:
         regularizer = mm.SIGReg(slices=8)
-    return mm.Objective(mm.Invariance(weight=25.0), {"a": regularizer, "b": regularizer})
+    return mm.Objective(mm.Invariance(25.0), {"a": regularizer, "b": regularizer})
 
 
 def write_shards(

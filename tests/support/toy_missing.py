@@ -39,8 +39,8 @@ class Config(toy.Config):
 
 def objective(config: Config) -> mm.Objective:
     """A star around the numbers; the rare branch has a regularizer too."""
-    shared = mm.Invariance(weight=25.0)
-    to_series = Prediction((16, 8), hidden=(12,))
+    shared = mm.Invariance(25.0)
+    to_series = Prediction(widths=(16, 8), hidden=(12,))
     pairs = {("a", "b"): shared, ("a", "words"): shared, ("a", "series"): to_series}
     return mm.Objective(pairs, {name: mm.VICReg() for name in ("a", "b", "words", "series")})
 

@@ -37,15 +37,15 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def heavier(config: toy.Config) -> mm.Objective:
-    return mm.Objective(mm.Invariance(weight=1.0), {"a": mm.SIGReg(), "b": mm.SIGReg()})
+    return mm.Objective(mm.Invariance(1.0), {"a": mm.SIGReg(), "b": mm.SIGReg()})
 
 
 def of_another_kind(config: toy.Config) -> mm.Objective:
-    return mm.Objective(mm.Invariance(weight=25.0), {"a": mm.VICReg(), "b": mm.SIGReg()})
+    return mm.Objective(mm.Invariance(25.0), {"a": mm.VICReg(), "b": mm.SIGReg()})
 
 
 def reference(config: toy.Config) -> mm.Objective:
-    return mm.Objective(mm.Invariance(weight=25.0), {"a": mm.SIGReg(), "b": mm.SIGReg()})
+    return mm.Objective(mm.Invariance(25.0), {"a": mm.SIGReg(), "b": mm.SIGReg()})
 
 
 @pytest.mark.parametrize("stop", [7, None])
@@ -113,7 +113,7 @@ def test_changed_views_are_refused(shards: str, tmp_path: Path, monkeypatch: pyt
     mm.train(config, toy.objective)
     monkeypatch.setitem(VIEWS, "b", "a")
     with pytest.raises(ValueError, match=r"views\(\).b: 'b' -> 'a'"):
-        mm.train(config, lambda config: mm.Objective(mm.Invariance(weight=25.0), {"a": mm.SIGReg()}))
+        mm.train(config, lambda config: mm.Objective(mm.Invariance(25.0), {"a": mm.SIGReg()}))
 
 
 def test_a_modality_whose_source_changed_is_an_event(shards: str, tmp_path: Path) -> None:

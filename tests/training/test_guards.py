@@ -95,7 +95,7 @@ def test_a_branch_that_collapses_is_noticed_in_a_run(tmp_path: Path, shards: str
     with pytest.raises(
         CollapseError, match="maps everything to nearly one point|of its dimensions|no closer"
     ):
-        mm.train(config, lambda config: mm.Objective(mm.Invariance(weight=25.0), {}))
+        mm.train(config, lambda config: mm.Objective(mm.Invariance(25.0), {}))
 
 
 def test_rolling_back_lowers_the_learning_rate_and_stops_at_last(tmp_path: Path, shards: str) -> None:

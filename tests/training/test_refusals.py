@@ -112,7 +112,7 @@ def test_numbers_out_of_range_are_refused_by_name(
 @pytest.mark.parametrize("weight", [-5.0, float("nan")])
 def test_a_weight_that_is_negative_or_not_a_number_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="expected a finite number of at least 0"):
-        mm.Objective(mm.Invariance(weight=weight), {})
+        mm.Objective(mm.Invariance(weight), {})
 
 
 class FieldReader(toy.BytesReader):

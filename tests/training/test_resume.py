@@ -208,7 +208,7 @@ def test_moving_average_and_frozen_encoders_resume_bit_for_bit(shards: str, tmp_
 
 def queue_objective(config: toy.Config) -> mm.Objective:
     """InfoNCE against queues of momentum embeddings: what it remembers is state of the run."""
-    return mm.Objective(mm.MomentumQueue(16, size=64), {})
+    return mm.Objective(mm.MomentumQueue(width=16, size=64), {})
 
 
 def test_momentum_branches_and_queues_resume_bit_for_bit(shards: str, tmp_path: Path) -> None:

@@ -122,11 +122,12 @@ def test_momentum_branches_give_the_targets_and_are_continued(shards: str, tmp_p
 
         momentum = 0.9
 
-        def forward(self, a_nD: Any, b_nD: Any, *, seed: int, targets: Any = None) -> Any:
+        def terms(self, a_nD: Any, b_nD: Any, context: mm.PairContext) -> Any:
+            targets = context.targets
             assert targets is not None and not targets[0].requires_grad
             seen.append(bool((targets[0] - a_nD).abs().max() > 0))
-            first = super().forward(a_nD, targets[1], seed=seed)["invariance"]
-            return {"invariance": first + super().forward(targets[0], b_nD, seed=seed)["invariance"]}
+            first = super().terms(a_nD, targets[1], context)["invariance"]
+            return {"invariance": first + super().terms(targets[0], b_nD, context)["invariance"]}
 
     def objective(config: toy.Config) -> mm.Objective:
         regularizer = mm.VICReg()

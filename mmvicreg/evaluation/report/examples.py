@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from mmvicreg.errors import UserError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
 from mmvicreg.evaluation.report import figures as pictures
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
 from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities.decoding import pixels
-from mmvicreg.shards.index import ShardIndex
+from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.stream.fetcher import Fetcher
-from mmvicreg.stream.reader import Reader
+from mmvicreg.stream.reader import BadSampleError, Reader, Sample
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,50 @@ def hubs_of(
     ]
 
 
+def training_samples(shards: str, readers: Mapping[str, Reader], *, count: int) -> list[pictures.Example]:
+    """The first items of ``count`` training samples, evenly spread: pictures and texts that belong together.
+
+    An empty list where the shards are not there any more.
+    """
+    try:
+        index = open_index(shards)
+    except UserError:
+        return []
+    fetch, found = Fetcher(index), []
+    for number in np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)):
+        members = tuple(member for reader in readers.values() for member in reader.members)
+        sample = fetch(*index.place(int(number)), members)
+        shown = [part for reader in readers.values() if (part := _shown(sample, reader)) is not None]
+        if shown:
+            found.append(
+                pictures.Example(
+                    shown[0], tuple(pictures.Result(part, False, 0.0) for part in shown[1:]), 0.0
+                )
+            )
+    return found
+
+
+def _shown(sample: Sample, reader: Reader) -> np.ndarray | str | None:
+    try:
+        items = reader.items(sample)
+    except BadSampleError as error:
+        return f"rejected: {error}"
+    if not items:
+        return None
+    return (
+        _picture(sample, reader.members)
+        if _picture(sample, reader.members) is not None
+        else items[0].identity
+    )
+
+
+def _picture(sample: Sample, members: Collection[str]) -> np.ndarray | None:
+    for suffix, data in sample.members.items():
+        if suffix in members and suffix in ("jpg", "jpeg", "png", "webp"):
+            return pixels.decode(data, max_pixels=100_000_000).array
+    return None
+
+
 class Content:
     """What a person sees of an embedded item: the picture of its sample, or its text."""
 
@@ -71,10 +116,8 @@ class Content:
         """uint8 picture (H, W, 3), or the item's text; the key of its sample where it has neither."""
         found = self._store.items(view)
         sample = self._fetch(*self._index.place(found.samples[row][0]), self._readers[view].members)
-        for suffix, data in sample.members.items():
-            if suffix in ("jpg", "jpeg", "png", "webp"):
-                return pixels.decode(data, max_pixels=100_000_000).array
-        return found.identities[row] or sample.key
+        picture = _picture(sample, self._readers[view].members)
+        return picture if picture is not None else found.identities[row] or sample.key
 
 
 def _best(direction: Direction, *, count: int, best: int = 5) -> list[_Found]:

@@ -30,6 +30,7 @@ def write_run_report(run: Run, splits: Mapping[str, SplitReport], *, folder: Pat
             figures.save(spectrum, pictures / f"{split}-spectrum.png")
         for direction, examples in found.examples.items():
             figures.save(figures.examples_figure(examples), pictures / f"{split}-{direction}.png")
-    path = write_report(compare([collect_run(run.folder, run.config, splits=splits)]), folder / "report.html")
+    config = {**run.config, "objective": run.objective} if run.objective else run.config
+    path = write_report(compare([collect_run(run.folder, config, splits=splits)]), folder / "report.html")
     Console(stderr=True).print(f"report: {path}")
     return path

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.unit_rows import require_finite
 
 BATCH = 1024
 """Test rows compared with all training rows at once."""
@@ -46,6 +47,7 @@ def score_classes(scores_MC: Tensor | np.ndarray, labels_M: np.ndarray) -> Class
 
     Raises ValueError where a label is no class or the rows differ in number.
     """
+    require_finite(scores_MC, "scores")
     scores = torch.as_tensor(scores_MC).double()
     labels_M = np.asarray(labels_M, dtype=np.int64)
     rows, classes = scores.shape
@@ -82,20 +84,28 @@ def knn_scores(
     classes: int,
     k: int = 20,
     temperature: float = 0.07,
+    leave_one_out: bool = False,
 ) -> Tensor:
     """Votes (M, C) of the k nearest training rows by cosine, each exp(cosine / temperature).
 
     The weighted protocol of Wu et al. 2018 (arXiv 1805.01978), as DINO and VICReg report it (k 20, 0.07);
     ``temperature`` inf counts every neighbour once. ``targets_N``: class numbers, or bool (N, C) for several
-    labels. Memory is bounded by the batch of test rows.
+    labels. ``leave_one_out``: the test rows are the training rows, and none is its own neighbour. Memory is bounded by
+    the batch of test rows. Raises ValueError for rows that are not finite, and for a ``k`` that is not between 1 and
+    the number of neighbours there are.
     """
+    require_finite(train_ND, "training features")
+    require_finite(test_MD, "test features")
     train = _unit(train_ND)
-    if not 1 <= k <= len(train):
-        raise InvalidValueError(f"k is {k}; there are {len(train)} training rows")
+    if not 1 <= k <= len(train) - leave_one_out:
+        raise InvalidValueError(f"k is {k}; there are {len(train) - leave_one_out} training rows")
     targets = torch.as_tensor(np.asarray(targets_N))
     votes = []
     for start in range(0, len(test_MD), BATCH):
-        cosine, nearest = (_unit(test_MD[start : start + BATCH]) @ train.T).topk(k, dim=1)
+        cosine = _unit(test_MD[start : start + BATCH]) @ train.T
+        if leave_one_out:
+            cosine.diagonal(start).fill_(-torch.inf)
+        cosine, nearest = cosine.topk(k, dim=1)
         weight = torch.exp((cosine - 1.0) / temperature)
         if targets.ndim == 2:
             votes.append(torch.einsum("mk,mkc->mc", weight, targets[nearest].float()))
@@ -122,7 +132,8 @@ class LinearProbe:
     penalty: float
 
     def __call__(self, rows_MD: Tensor | np.ndarray) -> Tensor:
-        """Scores (M, C)."""
+        """Scores (M, C). Raises ValueError for rows that are not finite."""
+        require_finite(rows_MD, "test features")
         rows = torch.as_tensor(np.asarray(rows_MD), dtype=torch.float32)
         return (rows - self.mean_D) / self.std_D @ self.weight_CD.T + self.bias_C
 
@@ -140,8 +151,9 @@ def linear_probe(
 
     Minimises mean cross-entropy + penalty / 2 ||weight||^2 on standardised features, the bias free: the
     same problem as scikit-learn's LogisticRegression(C=1 / (N penalty)). ``targets_N``: class numbers, or
-    bool (N, C) for ``multi_label``.
+    bool (N, C) for ``multi_label``. Raises ValueError for features that are not finite.
     """
+    require_finite(train_ND, "training features")
     x = torch.as_tensor(np.asarray(train_ND), dtype=torch.float32)
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     x = (x - mean) / std
@@ -190,8 +202,10 @@ def sgd_probe(
 ) -> LinearProbe:
     """The VICReg paper's linear protocol on fixed features: SGD with momentum .9, cosine to 0.
 
-    Defaults are the paper's (section 4.1 of its appendix): lr .02, weight decay 1e-6, batch 256, 100 epochs.
+    Defaults are the paper's (section 4.1 of its appendix): lr .02, weight decay 1e-6, batch 256, 100 epochs. Raises
+    ValueError for features that are not finite.
     """
+    require_finite(train_ND, "training features")
     x = torch.as_tensor(np.asarray(train_ND), dtype=torch.float32)
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     x = (x - mean) / std
@@ -237,6 +251,9 @@ def sweep(
 def class_weights(prompts: Sequence[Tensor | np.ndarray]) -> Tensor:
     """One unit row per class (C, D) from the embeddings of its prompts: CLIP's ensemble.
 
-    Each prompt is normalised, averaged, and normalised again (Radford et al. 2021, section 3.1.4).
+    Each prompt is normalised, averaged, and normalised again (Radford et al. 2021, section 3.1.4). Raises ValueError
+    for prompts that are not finite.
     """
+    for rows in prompts:
+        require_finite(rows, "embedded class prompts")
     return torch.nn.functional.normalize(torch.stack([_unit(rows).mean(0) for rows in prompts]), dim=1)

@@ -1,38 +1,44 @@
-"""Labelled shards and image folders: labels by sample, features beside them, class prompts."""
+"""Class labels of samples: how they are read, and the features beside them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from rich.console import Console
 
-from mmvicreg.branches.model import Branch
-from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.store import EmbeddedItems
-from mmvicreg.evaluation.transfer.classification import class_weights
-from mmvicreg.modalities.decoding.formats import PICTURES, is_picture
-from mmvicreg.shards.index import ShardIndex, open_index
+from mmvicreg.modalities.decoding.records import read_record, read_text
+from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import RejectedItem, evaluation_items
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
-TEMPLATES = ("a photo of a {}.",)
+MAX_CLASSES = 1_000_000
+"""A class number must be below this: scores have a column for each class."""
+NUMBER = re.compile(r"[+-]?\d{1,12}")
 
 
 @dataclass(frozen=True)
 class LabelReader(Reader):
-    """A class number, from a member that holds it as text (webdataset's ``cls``) or ``json:FIELD``.
+    """The class of a sample: a member that holds it as text (webdataset's ``cls``), or ``json:FIELD``.
 
-    Several labels (a JSON list) are items of their own. A string is the class of that name among ``names``.
+    A label is a class number (digits in text are one too, leading zeros or not) or one of ``names``, which stands for
+    its place there. A JSON list is several labels, an item each; an empty list, null or a missing field is none. An
+    item's value is the class number, int64 (); its identity is the label as text. With ``any_name``, any text is a
+    label, and the value of one that is no number is -1.
+
+    Raises BadSampleError for anything else: a negative number, a fraction, a name that is not among ``names``.
     """
 
     label: str = "cls"
     names: tuple[str, ...] = ()
+    any_name: bool = False
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -54,25 +60,49 @@ class LabelReader(Reader):
         suffix, _, field = self.label.partition(":")
         if suffix not in sample.members:
             return []
-        try:
-            value = json.loads(sample.members[suffix])
-            value = value[field] if field else value
-            values = value if isinstance(value, list) else [value]
-            return [Item(torch.tensor(self._number(v), dtype=torch.int64)) for v in values]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadSampleError(f"label: {suffix!r} holds no class number ({error})") from None
+        data = sample.members[suffix]
+        value = read_record(data, suffix).get(field) if field else _plain(read_text(data, suffix).strip())
+        values = value if isinstance(value, list) else [value]
+        return [
+            Item(torch.tensor(self._number(label), dtype=torch.int64), identity=str(label))
+            for label in values
+            if label is not None and label != ""
+        ]
 
-    def _number(self, value: int | str) -> int:
-        if not isinstance(value, str):
-            return int(value)
-        if value not in self.names:
-            known = (
-                f"the {len(self.names)} class names"
-                if self.names
-                else "class names: none were given (--names FILE)"
+    def _number(self, label: Any) -> int:
+        if isinstance(label, str):
+            if label in self.names:
+                return self.names.index(label)
+            if not NUMBER.fullmatch(label):
+                return self._unnamed(label)
+            label = int(label)
+        if isinstance(label, bool) or not isinstance(label, int | float) or label != label // 1:
+            raise BadSampleError(
+                f"label: {label!r} is no class number; expected 0, 1, 2, ... or a class name"
             )
-            raise InvalidValueError(f"{value!r} is not among {known}")
-        return self.names.index(value)
+        if not 0 <= label < MAX_CLASSES:
+            raise BadSampleError(f"label: class number {label!r} is not between 0 and {MAX_CLASSES - 1:,}")
+        return int(label)
+
+    def _unnamed(self, label: str) -> int:
+        if self.any_name:
+            return -1
+        known = (
+            f"the {len(self.names)} class names"
+            if self.names
+            else "class names: none were given (--names FILE)"
+        )
+        raise BadSampleError(f"label: {label[:100]!r} is not among {known}")
+
+
+def _plain(text: str) -> Any:
+    """A label member: a JSON list or string, else the text itself."""
+    if text[:1] not in ("[", '"'):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 @dataclass(frozen=True)
@@ -99,50 +129,24 @@ class Labelled:
         return np.array([found[0] if found else -1 for found in self.labels], dtype=np.int64)
 
 
-def open_labelled(data: str, label: str = "cls", *, cache: str | Path, names: Sequence[str] = ()) -> Labelled:
-    """Shards with labels in ``label``, or an image folder CLASS/PICTURE, packed as a shard under ``cache``.
-
-    ``names``: of the classes, for shards, in the order of their numbers. Raises FileNotFoundError or ValueError where
-    there is no data or no label.
-    """
-    named = list(names)
-    if Path(data).is_dir():
-        source = Path(data).resolve()
-        own = hashlib.sha256(str(source).encode()).hexdigest()[:8]  # two folders may both be called "train"
-        packed = Path(cache) / f"{source.name}-{own}-000000.tar"
-        packed.parent.mkdir(parents=True, exist_ok=True)
-        named = pack_folder(data, packed)
-        data, label = str(packed), "cls"
-    index = open_index(data)
-    return Labelled(index, labels_of(index, label, named), named, LabelReader(label, tuple(named)))
-
-
-def check_same_classes(train: Labelled, test: Labelled) -> None:
-    """Raises ValueError where two image folders hold different classes: their numbers would not mean the same."""
-    if train.names and test.names and train.names != test.names:
-        odd = sorted(set(train.names) ^ set(test.names))
-        listed = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
-        raise InvalidValueError(
-            f"--train and --test hold different classes ({listed}); give both the same class folders"
-        )
-
-
 def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) -> list[list[int]]:
     """Class numbers of every sample, by sample number; an empty list where it has none.
 
-    Raises ValueError where no sample has one.
+    Samples whose label cannot be used are counted in a notice. Raises ValueError where no sample has a label.
     """
-    reason = ""
+    rejected: list[RejectedItem] = []
     labels: list[list[int]] = [[] for _ in range(len(index))]
     for item in evaluation_items(index, {"label": LabelReader(label, tuple(names))}):
         if isinstance(item, RejectedItem):
-            reason = reason or f" (sample {item.key}: {item.reason})"
+            rejected.append(item)
         else:
             labels[item.number].append(int(item.value))
+    reason = f" (sample {rejected[0].key}: {rejected[0].reason})" if rejected else ""
     if not any(labels):
-        raise InvalidValueError(
-            f"no sample has a class number in {label!r}{reason}; name the member, or json:FIELD"
-        )
+        raise InvalidValueError(f"no sample has a class in {label!r}{reason}; name the member, or json:FIELD")
+    if rejected:
+        notice = f"notice: {len(rejected):,} of {len(index):,} samples are left out, for their label cannot be used"
+        Console(stderr=True).print(f"{notice}{reason}", markup=False)
     return labels
 
 
@@ -161,83 +165,3 @@ def label_matrix(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
     for row, found in enumerate(labels):
         targets[row, list(found)] = True
     return targets
-
-
-@torch.inference_mode()
-def zero_shot_weights(
-    branch: Branch,
-    reader: Reader,
-    names: Sequence[str],
-    *,
-    templates: Sequence[str] = TEMPLATES,
-    device: str | torch.device = "cpu",
-) -> Tensor:
-    """Unit rows (C, D) of the text branch, one per class name: the ensemble of its prompts (``{}`` takes the name).
-
-    Raises ValueError for a template without ``{}`` or a text the reader cannot read.
-    """
-    if not names or not templates:
-        raise InvalidValueError(f"{len(names)} class names and {len(templates)} templates; both are needed")
-    for template in templates:
-        if "{}" not in template:
-            raise InvalidValueError(f"template {template!r} has no {{}} for the class name")
-    prompts = []
-    for name in names:
-        texts = [template.replace("{}", name) for template in templates]
-        values = torch.stack([text_item(reader, text) for text in texts])
-        prompts.append(branch(values.to(device)).z.float().cpu())
-    return class_weights(prompts)
-
-
-def text_item(reader: Reader, text: str) -> Tensor:
-    """What the reader makes of a text, whatever member it takes captions from."""
-    from mmvicreg.modalities.text import TextReader
-
-    if isinstance(reader, TextReader):
-        return reader.encode(text)
-    items = reader.items(Sample("", 0, {member: text.encode() for member in reader.members}))
-    if not items:
-        raise InvalidValueError(f"{type(reader).__name__} reads no item from the text {text!r}")
-    return items[0].value
-
-
-def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
-    """Write an image folder (CLASS/PICTURE) as one shard with ``cls`` members; class names, sorted.
-
-    Raises FileNotFoundError or ValueError where there are no classes or no pictures.
-    """
-    from webdataset import TarWriter
-
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    files = [
-        (c, f) for c, n in enumerate(names) for f in sorted((folder / n).rglob("*")) if is_picture(f.suffix)
-    ]
-    if not files:
-        raise InvalidValueError(
-            f"{folder} has {len(names)} class folders and no {', '.join(PICTURES)} in them"
-        )
-    with TarWriter(str(shard)) as writer:
-        for number, (label, file) in enumerate(files):
-            key = f"{number:08d}"
-            writer.write(
-                {"__key__": key, file.suffix.lower()[1:]: file.read_bytes(), "cls": str(label).encode()}
-            )
-    return names
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """Class names or templates, one a line, blank lines left out; a JSON list or {name: number} too."""
-    if not Path(path).is_file():
-        raise MissingFileError(
-            f"{path}: no such file; expected class names or templates, one a line, or JSON"
-        )
-    text = Path(path).read_text(encoding="utf-8")
-    if Path(path).suffix == ".json":
-        found = json.loads(text)
-        if isinstance(found, Mapping):
-            return sorted(found, key=lambda name: int(found[name]))
-        return [str(name) for name in found]
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.unit_rows import require_finite
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def average_precision(
     """
     scores = np.asarray(scores_MC, dtype=np.float64)
     targets = np.asarray(targets_MC, dtype=bool)
+    require_finite(scores, "scores")
     if scores.shape != targets.shape:
         raise InvalidValueError(f"scores are {scores.shape}, targets {targets.shape}")
     found = np.full(scores.shape[1], np.nan)

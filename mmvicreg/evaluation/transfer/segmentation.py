@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.embed import store_name
+from mmvicreg.evaluation.store import move_folder, work_folder
 from mmvicreg.evaluation.transfer.feature_maps import feature_map
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.modalities.image import ImageReader
@@ -128,10 +128,9 @@ def feature_maps(
     name = store_name(Model({"image": branch}, {"image": "image"}), index, {"image": reader}, settings="maps")
     target = folder / f"{name}.maps"
     if not (target / "maps.json").is_file():
-        partial = folder / f".{name}.maps.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        _write_maps(branch, index, reader, partial, device=device, batch_size=batch_size)
-        os.replace(partial, target)
+        work = work_folder(target)
+        _write_maps(branch, index, reader, work, device=device, batch_size=batch_size)
+        move_folder(work, target)
     found = json.loads((target / "maps.json").read_text())
     shapes = {"features": (np.float16, found["features"]), "masks": (np.uint8, found["masks"])}
     arrays = {
@@ -218,10 +217,10 @@ def dense_probe(
 ) -> list[DenseProbe]:
     """One probe for each learning rate, trained on these rows of ``maps`` side by side (one pass reads for all).
 
-    AdamW, weight decay 1e-4, cosine to 0. Raises ValueError where every pixel is ignored.
+    AdamW, weight decay 1e-4, cosine to 0. Raises ValueError where every pixel is ignored, or all others are of one
+    class (masks of 0 and 255, which would score 1 whatever the probe says).
     """
-    if not (maps.masks[rows] != IGNORED).any():
-        raise InvalidValueError(f"every pixel of the {len(rows)} masks is {IGNORED}, which is ignored")
+    check_classes(np.asarray(maps.masks[rows]))
     mean_E, std_E = _standards(maps, rows)
     probes = [DenseProbe(mean_E, std_E, classes, maps.masks.shape[1]).to(device) for _ in learning_rates]
     optimizers = [
@@ -245,6 +244,18 @@ def dense_probe(
                 done += 1
                 advance(1, "")
     return [probe.eval() for probe in probes]
+
+
+def check_classes(masks: np.ndarray) -> None:
+    """Raise ValueError for masks (n, S, S) of which one class or none is left once 255 is ignored."""
+    found = np.unique(masks)
+    if found.tolist() in ([0, IGNORED], [1, IGNORED]):
+        raise InvalidValueError(
+            f"the {len(masks)} masks hold only {found[0]} and {IGNORED}, and {IGNORED} is ignored: one class is left, "
+            "and calling every pixel that would score 1. Is 255 the foreground? Write class numbers then, 0 and 1"
+        )
+    if not (found != IGNORED).any():
+        raise InvalidValueError(f"every pixel of the {len(masks)} masks is {IGNORED}, which is ignored")
 
 
 def _batch(maps: Maps, rows: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
@@ -309,11 +320,14 @@ def predict_masks(
 
 
 def score_masks(called: np.ndarray, masks: np.ndarray, *, classes: int) -> Segmented:
-    """Confusion of called (n, S, S) against true masks. Raises ValueError for a mask value that is no class."""
+    """Confusion of called (n, S, S) against true masks (n, S, S), both uint8.
+
+    Raises ValueError for a mask value that is no class, and where every pixel is ignored.
+    """
     kept = masks != IGNORED
-    truth, found = masks[kept].astype(np.int64), called[kept].astype(np.int64)
-    if not len(truth):
+    if not kept.any():
         raise InvalidValueError(f"every pixel of the {len(masks)} masks is {IGNORED}, which is ignored")
+    truth, found = masks[kept].astype(np.int64), called[kept].astype(np.int64)
     if truth.max() >= classes:
         raise InvalidValueError(f"a mask has the value {truth.max()}; there are {classes} classes")
     counts = np.bincount(truth * classes + found, minlength=classes**2)

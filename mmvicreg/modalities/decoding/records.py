@@ -73,14 +73,15 @@ def captions_of(
 ) -> list[str]:
     """The captions at the first of ``places`` where a sample has any, blank ones left out; else an empty list.
 
-    Each place is a member suffix, or ``json:FIELD``. Raises BadSampleError for bytes that are not UTF-8 or JSON.
+    Each place is a member suffix, whose lines are a caption each (as CLIP_benchmark writes them), or ``json:FIELD``.
+    Raises BadSampleError for bytes that are not UTF-8 or JSON.
     """
     for place in places:
         suffix, _, field = place.partition(":")
         data = members.get(suffix)
         if data is None:
             continue
-        value: Any = read_record(data, suffix).get(field) if field else read_text(data, suffix)
+        value: Any = read_record(data, suffix).get(field) if field else read_text(data, suffix).split("\n")
         found = _texts(value, languages)
         if found:
             return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
-from mmvicreg.modalities.encoders import pretrained as towers
+from mmvicreg.modalities.encoders.weights import locate
 
 RATE = 16_000
 HOP, WINDOW = 160, 400
@@ -121,7 +121,7 @@ def read_variables(weights: str) -> dict[str, np.ndarray]:
     ``weights``: a file, or its pieces separated by ``::`` in order (a package registry limits what one file may
     hold); each may be ``package:NAME/REST``. Raises FileNotFoundError, and ValueError for anything else inside.
     """
-    files = [Path(towers.locate(part)) for part in weights.split("::")]
+    files = [Path(locate(part)) for part in weights.split("::")]
     lost = [str(file) for file in files if not file.is_file()]
     if lost or not weights:
         raise MissingFileError(

@@ -1,6 +1,6 @@
-"""What brings two views of one sample together: z of both views, row by row -> named terms."""
+"""Alignments: the embeddings of two views of the same samples go in, named loss terms come out."""
 
-from mmvicreg.objectives.alignments.alignment import Alignment
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext, SumAlignment
 from mmvicreg.objectives.alignments.barlow_twins import BarlowTwins
 from mmvicreg.objectives.alignments.cosine import Cosine
 from mmvicreg.objectives.alignments.info_nce import InfoNCE
@@ -10,7 +10,6 @@ from mmvicreg.objectives.alignments.momentum_queue import MomentumQueue
 from mmvicreg.objectives.alignments.prediction import Prediction
 from mmvicreg.objectives.alignments.prototypes import Prototypes
 from mmvicreg.objectives.alignments.sigmoid import Sigmoid
-from mmvicreg.objectives.alignments.sum import SumAlignment
 from mmvicreg.objectives.alignments.whitened_mse import WhitenedMSE
 
 __all__ = [
@@ -21,6 +20,7 @@ __all__ = [
     "Invariance",
     "MaxHinge",
     "MomentumQueue",
+    "PairContext",
     "Prediction",
     "Prototypes",
     "Sigmoid",

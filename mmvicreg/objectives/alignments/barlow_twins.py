@@ -7,27 +7,25 @@ from torch import Tensor
 
 from mmvicreg.distributed import mean_rows, row_counts
 from mmvicreg.numerics import statistics_dtype, without_autocast
-from mmvicreg.objectives.alignments.alignment import Alignment, Targets
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext
 from mmvicreg.objectives.alignments.cross_covariance import Standardize, off_diagonal_energy
 
 
 class BarlowTwins(Alignment):
-    """C = standardise(a)' standardise(b) / N over the rows of all processes (biased variance, as BatchNorm).
+    """diagonal = sum_i (1 - C_ii)^2 and off_diagonal = sum_{i != j} C_ij^2 of the cross-correlation C.
 
-    diagonal = sum_i (1 - C_ii)^2, off_diagonal = sum_{i != j} C_ij^2 with weights ``weight`` and
-    ``weight * redundancy``. Fewer than two rows in all: zero.
+    C = standardise(a)' standardise(b) / N over the rows of all processes, with biased variance as in BatchNorm. The
+    weights of the terms are ``weight`` and ``weight * redundancy``. Fewer than two rows in all: zero.
     """
 
-    def __init__(self, *, weight: float = 1.0, redundancy: float = 0.0051, epsilon: float = 1e-5) -> None:
+    def __init__(self, weight: float = 1.0, *, redundancy: float = 0.0051, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.weight, self.redundancy, self.epsilon = weight, redundancy, epsilon
 
     def weights(self) -> dict[str, float]:
         return {"diagonal": self.weight, "off_diagonal": self.weight * self.redundancy}
 
-    def forward(
-        self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
-    ) -> dict[str, Tensor]:
+    def terms(self, a_nD: Tensor, b_nD: Tensor, context: PairContext) -> dict[str, Tensor]:
         a_nD, b_nD = statistics_dtype(a_nD), statistics_dtype(b_nD)
         rows = sum(row_counts(a_nD))
         if rows < 2:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmvicreg.distributed import (
     all_reduce_sum,
@@ -40,6 +41,7 @@ class Standardize(torch.autograd.Function):
         return y_nD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor, None, None]:
         y_nD, inverse_D = ctx.saved_tensors
         means = torch.stack([grad_nD.sum(0), torch.linalg.vecdot(grad_nD, y_nD, dim=0)])
@@ -73,6 +75,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Both) -> None:
     ctx.save_for_backward(*output[1:])
 
 
+@once_differentiable
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None, None]:
     if grad is None:
         return None, None, None

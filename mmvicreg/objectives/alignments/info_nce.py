@@ -1,4 +1,4 @@
-"""InfoNCE between two views: CLIP's loss (Radford et al., arXiv 2103.00020), the contrastive baseline."""
+"""InfoNCE between two views: the loss of CLIP (Radford et al., arXiv 2103.00020), the contrastive baseline."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvicreg.distributed import mean_rows
-from mmvicreg.objectives.alignments.alignment import Alignment, Targets
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext
 from mmvicreg.objectives.alignments.similarities import similarities
 from mmvicreg.objectives.arguments import expect
 
 
 class InfoNCE(Alignment):
-    """infonce = (1/2N) sum_i [CE(scale a_i'B, i) + CE(scale b_i'A, i)] of l2-normalised rows, N negatives.
+    """infonce = (1/2N) sum_i [CE(scale a_i'B, i) + CE(scale b_i'A, i)] of l2-normalised rows.
 
-    The negatives are those of all processes; each process computes its own rows of both matrices.
-    ``temperature``: 1 / first scale. ``learn_scale``: the scale is exp of a parameter (name it without
-    weight decay), kept at most ``largest_scale``.
+    The negatives of a row are the rows of all processes. With ``identities`` (see :class:`PairContext`) rows that
+    show the same item leave the denominator: a caption shared by several pictures is no negative of any of them.
+    ``temperature``: 1 / initial scale. ``learn_scale``: the scale is exp of a parameter (give it no weight decay),
+    which is limited to [1, ``largest_scale``] before each step, as CLIP limits it after each.
     """
 
     def __init__(
         self,
-        *,
         weight: float = 1.0,
+        *,
         temperature: float = 0.07,
         learn_scale: bool = True,
         largest_scale: float = 100.0,
@@ -39,15 +40,21 @@ class InfoNCE(Alignment):
     def weights(self) -> dict[str, float]:
         return {"infonce": self.weight}
 
-    def forward(
-        self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            self.log_scale.clamp_(0, self.largest)  # as CLIP clamps after a step: the gradient stays alive
-        cosines = similarities(a_nD, b_nD)
+    @torch.no_grad()
+    def begin_step(self) -> None:
+        self.log_scale.clamp_(0, self.largest)
+
+    def terms(self, a_nD: Tensor, b_nD: Tensor, context: PairContext) -> dict[str, Tensor]:
+        cosines = similarities(a_nD, b_nD, context)
+        dtype = cosines.ab_nN.dtype
         if cosines.rows == 0:
-            return {"infonce": (cosines.ab_nN.sum() + cosines.ba_nN.sum()) * self.log_scale}
-        scale = self.log_scale.exp().to(cosines.ab_nN.dtype)
-        total = F.cross_entropy(scale * cosines.ab_nN, cosines.own_n, reduction="sum")
-        total = total + F.cross_entropy(scale * cosines.ba_nN, cosines.own_n, reduction="sum")
+            zero = (cosines.ab_nN.sum() + cosines.ba_nN.sum()) * 0.0
+            return {"infonce": zero + self.log_scale.to(dtype) * 0.0}
+        scale = self.log_scale.exp().to(dtype)
+        total = torch.zeros((), dtype=dtype, device=a_nD.device)
+        for x_nN in (cosines.ab_nN, cosines.ba_nN):
+            logits = scale * x_nN
+            if cosines.ignored_nN is not None:
+                logits = logits.masked_fill(cosines.ignored_nN, -torch.inf)
+            total = total + F.cross_entropy(logits, cosines.own_n, reduction="sum")
         return {"infonce": mean_rows(total / 2, a_nD.shape[0])}

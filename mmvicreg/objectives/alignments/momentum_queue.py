@@ -12,15 +12,17 @@ from torch import Tensor
 from mmvicreg.distributed import gather_rows, mean_rows, row_counts
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.numerics import statistics_dtype, without_autocast
-from mmvicreg.objectives.alignments.alignment import Alignment, Targets
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext, TensorPair
 from mmvicreg.objectives.arguments import expect
 
 
 class MomentumQueue(Alignment):
     """momentum_queue = (1/2N) sum_i CE([q_i'k_i, q_i'queue] / temperature, first), a to b and b to a.
 
-    Queries are a and b, keys the momentum branches' b and a (all l2-normalised); the negatives are the
-    ``size`` newest keys of earlier steps, of all processes, first random. Equal queues on all processes.
+    Queries are a and b, keys are b and a of the moving averages of the branches, all l2-normalised, (n, ``width``).
+    The negatives are the ``size`` newest keys of earlier steps, of all processes (at the start: random ones). The
+    queues are equal on all processes. The keys of a step enter the queues after its last pair, so that an object
+    that several pairs share never takes a positive of the step for a negative.
     """
 
     queue_a: Tensor
@@ -29,12 +31,12 @@ class MomentumQueue(Alignment):
 
     def __init__(
         self,
-        width: int,
+        weight: float = 1.0,
         *,
+        width: int,
         size: int = 65536,
         temperature: float = 0.07,
         momentum: float = 0.999,
-        weight: float = 1.0,
     ) -> None:
         super().__init__()
         expect("MomentumQueue's size", size, holds=size > 0, expected="at least 1 key")
@@ -46,23 +48,23 @@ class MomentumQueue(Alignment):
         for name in ("queue_a", "queue_b"):
             self.register_buffer(name, F.normalize(torch.randn(size, width, generator=generator), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._pending: list[TensorPair] = []
 
     def weights(self) -> dict[str, float]:
         return {"momentum_queue": self.weight}
 
-    def forward(
-        self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
-    ) -> dict[str, Tensor]:
-        if targets is None:
+    def terms(self, a_nD: Tensor, b_nD: Tensor, context: PairContext) -> dict[str, Tensor]:
+        if context.targets is None:
             raise InvalidValueError(
-                "targets are expected: pass the momentum branches' embeddings of both views"
+                "MomentumQueue got no targets; pass the embeddings of both views from the moving averages of their "
+                "branches"
             )
         a_nD, b_nD = (F.normalize(statistics_dtype(x), dim=1) for x in (a_nD, b_nD))
-        key_a, key_b = (F.normalize(statistics_dtype(x.detach()), dim=1) for x in targets)
+        key_a, key_b = (F.normalize(statistics_dtype(x.detach()), dim=1) for x in context.targets)
         with without_autocast(a_nD):
             total = self._entropy(a_nD, key_b, self.queue_b) + self._entropy(b_nD, key_a, self.queue_a)
         if self.training:
-            self._remember(key_a, key_b)
+            self._pending.append((key_a, key_b))
         return {"momentum_queue": mean_rows(total / 2, a_nD.shape[0])}
 
     def _entropy(self, query_nD: Tensor, key_nD: Tensor, queue_QD: Tensor) -> Tensor:
@@ -70,12 +72,20 @@ class MomentumQueue(Alignment):
         logits = torch.cat([own, query_nD @ queue_QD.T.to(query_nD.dtype)], dim=1) / self.temperature
         return -torch.log_softmax(logits, dim=1)[:, 0].sum()
 
+    def begin_step(self) -> None:
+        self._pending.clear()  # left over only where a step was interrupted by an exception
+
+    def end_step(self) -> None:
+        for key_a, key_b in self._pending:
+            self._remember(key_a, key_b)
+        self._pending.clear()
+
     @torch.no_grad()
     def _remember(self, key_a: Tensor, key_b: Tensor) -> None:
         counts = row_counts(key_a)
         size, new = self.queue_a.shape[0], min(sum(counts), self.queue_a.shape[0])
         at = (self.position + torch.arange(new, device=key_a.device)) % size
-        # New tensors: the old queues are saved for backward.
+        # New tensors, because backward needs the old ones.
         for name, keys in (("queue_a", key_a), ("queue_b", key_b)):
             queue = getattr(self, name)
             latest = gather_rows(keys, counts)[-new:] if new else keys[:0]

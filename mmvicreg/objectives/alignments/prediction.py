@@ -16,7 +16,7 @@ from mmvicreg.branches.model import projector
 from mmvicreg.distributed import mean_rows
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.numerics import statistics_dtype
-from mmvicreg.objectives.alignments.alignment import Alignment, Targets
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext
 from mmvicreg.objectives.alignments.cosine import cosine_distances
 from mmvicreg.objectives.arguments import expect
 
@@ -24,17 +24,18 @@ from mmvicreg.objectives.arguments import expect
 class Prediction(Alignment):
     """prediction = 1/2 [distance(p_ab(a), sg(b)) + distance(p_ba(b), sg(a))], sg = stop gradient.
 
-    "mse": mean over rows and dimensions; "cosine": mean over rows of 2 - 2 cos. Each predictor is an MLP
-    with batch normalisation of ``hidden`` widths; () is a linear map. The views' widths may differ:
-    ``widths`` = (width of a, width of b). Score retrieval with ``predict``, not with raw cosine.
+    ``distance``: "mse" is the mean over rows and dimensions, "cosine" the mean over rows of 2 - 2 cos.
+    ``widths``: embedding widths of a and b, which may differ. ``hidden``: hidden widths of each predictor, an MLP
+    with batch normalisation; () is a linear map. ``momentum``: predict the embeddings of moving averages of the
+    branches. Score retrieval with what ``predict`` returns, not with the raw cosine.
     """
 
     def __init__(
         self,
-        widths: tuple[int, int],
-        *,
-        hidden: Sequence[int] = (2048,),
         weight: float = 1.0,
+        *,
+        widths: tuple[int, int],
+        hidden: Sequence[int] = (2048,),
         distance: Literal["mse", "cosine"] = "mse",
         momentum: float | None = None,
     ) -> None:
@@ -52,17 +53,16 @@ class Prediction(Alignment):
         return {"prediction": self.weight}
 
     def predict(self, a_nD: Tensor, b_nD: Tensor) -> tuple[Tensor, Tensor]:
-        """What a predicts of b, and b of a: each in the other's space."""
+        """Predictions of b (n, width of b) from a, and of a (n, width of a) from b."""
         return self.from_a(a_nD), self.from_b(b_nD)
 
-    def forward(
-        self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
-    ) -> dict[str, Tensor]:
-        if self.momentum is not None and targets is None:
+    def terms(self, a_nD: Tensor, b_nD: Tensor, context: PairContext) -> dict[str, Tensor]:
+        if self.momentum is not None and context.targets is None:
             raise InvalidValueError(
-                f"momentum is {self.momentum}, so targets are expected: pass those branches' z"
+                f"Prediction has the momentum {self.momentum} and got no targets; pass the embeddings of both views "
+                "from the moving averages of their branches, or leave momentum out"
             )
-        to_a, to_b = targets or (a_nD, b_nD)
+        to_a, to_b = context.targets or (a_nD, b_nD)
         of_b, of_a = self.predict(a_nD, b_nD)
         total = self._distance(of_b, to_b.detach()) + self._distance(of_a, to_a.detach())
         return {"prediction": mean_rows(total / 2, a_nD.shape[0])}

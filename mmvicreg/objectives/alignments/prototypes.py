@@ -11,26 +11,27 @@ from torch import Tensor, nn
 
 from mmvicreg.distributed import all_reduce_max, all_reduce_sum, mean_rows, row_counts
 from mmvicreg.numerics import statistics_dtype, without_autocast
-from mmvicreg.objectives.alignments.alignment import Alignment, Targets
+from mmvicreg.objectives.alignments.alignment import Alignment, PairContext
 from mmvicreg.objectives.arguments import expect
 
 
 class Prototypes(Alignment):
     """prototypes = -(1/2N) sum_i [q(b_i) log softmax(C a_i / temperature) + q(a_i) log softmax(C b_i / ...)].
 
-    q: Sinkhorn-balanced assignments over the rows of all processes, without gradient. Embeddings and
-    prototypes C (shared by the views) are l2-normalised.
+    q: Sinkhorn-balanced assignments over the rows of all processes, without gradient. Embeddings and the ``count``
+    prototypes C, which the views share, are l2-normalised with gradient; SwAV's code normalises the stored prototypes
+    before each step instead, which is the same to first order in the learning rate. ``sharpness``: temperature of q.
     """
 
     def __init__(
         self,
-        width: int,
+        weight: float = 1.0,
         *,
+        width: int,
         count: int = 3000,
         temperature: float = 0.1,
         sharpness: float = 0.05,
         iterations: int = 3,
-        weight: float = 1.0,
     ) -> None:
         super().__init__()
         expect("Prototypes' count", count, holds=count > 1, expected="at least 2 prototypes")
@@ -45,11 +46,7 @@ class Prototypes(Alignment):
     def weights(self) -> dict[str, float]:
         return {"prototypes": self.weight}
 
-    def forward(
-        self, a_nD: Tensor, b_nD: Tensor, *, seed: int, targets: Targets | None = None
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+    def terms(self, a_nD: Tensor, b_nD: Tensor, context: PairContext) -> dict[str, Tensor]:
         with without_autocast(a_nD):
             a_nK, b_nK = (self._scores(x) for x in (a_nD, b_nD))
             rows = sum(row_counts(a_nD))
@@ -63,7 +60,7 @@ class Prototypes(Alignment):
 
     def _scores(self, x_nD: Tensor) -> Tensor:
         x_nD = F.normalize(statistics_dtype(x_nD), dim=1)
-        return x_nD @ self.prototypes.T.to(x_nD.dtype)
+        return x_nD @ F.normalize(self.prototypes, dim=1).T.to(x_nD.dtype)
 
 
 def sinkhorn(scores_nK: Tensor, rows: int, *, sharpness: float, iterations: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""What keeps the embeddings of one branch from collapsing: z (N, D) -> named terms."""
+"""Regularizers: the embeddings of one branch go in, named loss terms that prevent collapse come out."""
 
-from mmvicreg.objectives.regularizers.coefficients import VICRegCoefficients
+from mmvicreg.objectives.regularizers.coefficients import SIGRegCoefficients, VICRegCoefficients
 from mmvicreg.objectives.regularizers.hsic import HSIC
 from mmvicreg.objectives.regularizers.regularizer import Regularizer
 from mmvicreg.objectives.regularizers.sigreg import SIGReg
@@ -12,6 +12,7 @@ __all__ = [
     "HSIC",
     "Regularizer",
     "SIGReg",
+    "SIGRegCoefficients",
     "SlicedWasserstein",
     "VICReg",
     "VICRegCoefficients",

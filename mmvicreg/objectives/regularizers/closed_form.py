@@ -1,8 +1,9 @@
-"""Operators whose gradient is formed in forward, in closed form, and kept as one (n, D) matrix.
+"""Operators that compute their gradient in forward, in closed form, and keep it as one (n, D) matrix.
 
-Each is one opaque operator to torch.compile, which so neither breaks on its collectives nor undoes its
-memory plan. It returns ``Outputs``; ``register`` gives it its backward and its shapes. Backward multiplies
-and adds, without communication: the gradients hold the factor (number of processes) already.
+Each is one custom operator to torch.compile, which therefore neither breaks the graph at its collective operations
+nor changes its memory use. It returns ``Outputs``; ``register`` gives it its backward and its shapes. Backward
+multiplies and adds, without communication: the gradients contain the factor (number of processes) already. A second
+derivative raises RuntimeError.
 
 n own rows, D features, T terms.
 """
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""values_T; the last term's gradient (n, D), empty where there is none or none is needed; and for each term
-a gradient that is affine per column, (z - mean_D) * slope_TD + shift_TD."""
+"""values_T; the gradient (n, D) of the last term, empty where there is none or none is needed; and for each term
+a gradient that is affine in each column, (z - mean_D) * slope_TD + shift_TD."""
 
 
 def register(operator: Any, *, terms: int) -> None:
@@ -38,6 +40,7 @@ def register(operator: Any, *, terms: int) -> None:
         ctx.settings = len(inputs) - 1
         ctx.save_for_backward(inputs[0], *output[1:])
 
+    @once_differentiable  # differentiating the stored gradient would miss its dependence on z
     def backward(ctx: Any, grad_T: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         nothing = (None,) * ctx.settings
         if grad_T is None:

@@ -1,8 +1,11 @@
-"""Other implementations' VICReg coefficients in this package's normalisation.
+"""Coefficients of other implementations of VICReg and SIGReg in the normalisation of this package.
 
 "VICReg" is several functions in public code. Ours: invariance = mean of (a - b)^2 over rows and dimensions,
 variance = mean over dimensions of relu(1 - std), per branch, not halved; covariance = sum of squared
-off-diagonal covariances / D, per branch, not halved. Every converter gives the same loss, exactly.
+off-diagonal covariances / D, per branch, not halved.
+
+"SIGReg" multiplies the statistic by the number of rows of all processes (LeJEPA and ours), of one process (LeVLJEPA)
+or not at all (eb_jepa). Every converter gives the loss of its source.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.objectives.arguments import expect
+from mmvicreg.objectives.regularizers.sigreg import SIGReg
 from mmvicreg.objectives.regularizers.vicreg import VICReg
 
 
@@ -61,3 +66,37 @@ class VICRegCoefficients:
                 f"width is {width}; covariance needs at least 2 dimensions: give the embedding's D"
             )
         return VICRegCoefficients(invariance=1.0, variance=std, covariance=cov / (width - 1))
+
+
+@dataclass(frozen=True)
+class SIGRegCoefficients:
+    """The weight of SIGReg, and whether it multiplies a statistic with the factor N (rows of all processes)."""
+
+    weight: float
+    times_rows: bool = True
+
+    def regularizer(self, *, slices: int = 1024, knots: int = 17, limit: float = 3.0) -> SIGReg:
+        """The regularizer of one branch with this weight."""
+        return SIGReg(self.weight, times_rows=self.times_rows, slices=slices, knots=knots, limit=limit)
+
+    @staticmethod
+    def from_lejepa(weight: float = 0.05) -> SIGRegCoefficients:
+        """LeJEPA's lambda (arXiv 2511.08544): the statistic times the rows of all processes, as ours.
+
+        LeJEPA weighs its prediction loss with 1 - lambda; that factor belongs to the alignment.
+        """
+        return SIGRegCoefficients(weight)
+
+    @staticmethod
+    def from_levljepa(weight: float = 0.02, *, processes: int) -> SIGRegCoefficients:
+        """LeVLJEPA's weight (arXiv 2607.00784): the statistic times the rows of one of ``processes`` processes.
+
+        Its statistic is that of equal batches on all ``processes``. Raises ValueError for a number below 1.
+        """
+        expect("SIGRegCoefficients' processes", processes, holds=processes >= 1, expected="at least 1")
+        return SIGRegCoefficients(weight / processes)
+
+    @staticmethod
+    def from_eb_jepa(weight: float = 10.0) -> SIGRegCoefficients:
+        """facebookresearch/eb_jepa: the statistic without the number of rows."""
+        return SIGRegCoefficients(weight, times_rows=False)

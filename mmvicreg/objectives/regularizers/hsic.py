@@ -5,8 +5,6 @@ n own rows, N all rows, D features, d own features, c features of a chunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -23,26 +21,23 @@ from mmvicreg.objectives.regularizers.closed_form import needs_gradient, no_colu
 from mmvicreg.objectives.regularizers.regularizer import Regularizer
 
 
-@dataclass(frozen=True)
 class HSIC(Regularizer):
     """hsic = mean over pairs i != j of tr(K_i H K_j H) / (N-1)^2, K Gaussian kernels of single dimensions.
 
-    Every dependence between two dimensions counts, not only the linear one. ``bandwidth`` is in the units
-    of the embeddings: regularize their variance beside it. Costs N^2 D time (split over processes by
-    dimensions) and N^2 memory per chunk of dimensions; no D^2 anywhere.
+    It measures every dependence between two dimensions, not only the linear one. ``bandwidth`` is in the units of the
+    embeddings, so regularize their variance beside it. ``chunk``: dimensions computed at a time. Time is N^2 D
+    (divided over processes by dimensions), memory N^2 per dimension of a chunk; nothing is D^2.
     """
 
-    weight: float = 1.0
-    bandwidth: float = 1.0
-    chunk: int = 8
-
-    def __post_init__(self) -> None:
+    def __init__(self, weight: float = 1.0, *, bandwidth: float = 1.0, chunk: int = 8) -> None:
+        super().__init__()
+        self.weight, self.bandwidth, self.chunk = weight, bandwidth, chunk
         expect_positive(self, "bandwidth", "chunk")
 
     def weights(self) -> dict[str, float]:
         return {"hsic": self.weight}
 
-    def __call__(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
+    def terms(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
         z_nD = statistics_dtype(z_nD)
         with without_autocast(z_nD):
             values, *_ = _hsic(z_nD, self.bandwidth, self.chunk, needs_gradient(z_nD))
@@ -50,10 +45,10 @@ class HSIC(Regularizer):
 
 
 def _kernels(z_cN: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-    """Gaussian kernels of each dimension (c, N, N), less 1 and centred (HKH).
+    """Gaussian kernels of each dimension (c, N, N): K - 1, and centred (HKH).
 
-    Less 1, which centring removes anyway: where rows are closer than the bandwidth, kernels differ from 1 by less
-    than fp32 resolves.
+    K - 1 instead of K, because kernels of rows closer than the bandwidth differ from 1 by less than fp32 resolves;
+    centring removes the 1 anyway.
     """
     apart = z_cN[:, :, None] - z_cN[:, None, :]
     kernel = apart.square_().mul_(-0.5 / bandwidth**2).expm1_()

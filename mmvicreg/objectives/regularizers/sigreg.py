@@ -5,8 +5,6 @@ n own rows, D features, K slices, T knots; N rows of all processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,34 +17,39 @@ from mmvicreg.objectives.regularizers.directions import add_projected_back, dire
 from mmvicreg.objectives.regularizers.regularizer import Regularizer
 
 
-@dataclass(frozen=True)
 class SIGReg(Regularizer):
     """Epps-Pulley statistic of random projections, averaged over them.
 
     sigreg = N * integral |phi_N(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt over [-limit, limit] by the trapezoidal
-    rule, ``knots`` of them on [0, limit] (the rest by symmetry). Under a standard normal about 1.06 at any
-    N. ``times_rows=False`` leaves N out (eb_jepa), so that the weight does not change with the batch.
-    ``chunk``: slices projected at a time; memory is the gradient and n x chunk values. ``compiled``: on a
-    CPU the passes over the knots are fused by torch.compile, in all about twice as fast after some 20 s of
-    compiling once; it needs a C++ compiler. A GPU's kernels are fused either way.
+    rule, with ``knots`` knots on [0, limit] (the rest by symmetry), averaged over ``slices`` random directions that
+    are equal on all processes. Of standard normal embeddings it is about 1.06 at any N. N counts the rows of all
+    processes; ``times_rows=False`` leaves the factor N out, as eb_jepa does. For the weights of other
+    implementations see ``SIGRegCoefficients``. ``chunk``: directions projected at a time; memory is the gradient and
+    n x chunk values. ``compiled``: on a CPU torch.compile fuses the passes over the knots, about twice as fast after
+    some 20 s of compiling once; it needs a C++ compiler. On a GPU the kernels are fused either way.
     """
 
-    weight: float = 1.0
-    slices: int = 1024
-    knots: int = 17
-    limit: float = 3.0
-    times_rows: bool = True
-    chunk: int = 256
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        slices: int = 1024,
+        knots: int = 17,
+        limit: float = 3.0,
+        times_rows: bool = True,
+        chunk: int = 256,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight, self.slices, self.knots, self.limit = weight, slices, knots, limit
+        self.times_rows, self.chunk, self.compiled = times_rows, chunk, compiled
         expect_positive(self, "slices", "chunk", "limit")
         expect("SIGReg.knots", self.knots, holds=self.knots > 1, expected="at least 2 (17 is usual)")
 
     def weights(self) -> dict[str, float]:
         return {"sigreg": self.weight}
 
-    def __call__(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
+    def terms(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
         z_nD = statistics_dtype(z_nD)
         with without_autocast(z_nD):
             values, *_ = _sigreg(

@@ -1,13 +1,11 @@
 """Squared sliced Wasserstein distance to the standard normal, and its gradient.
 
-Every process projects its rows on all slices; an all-to-all gives it all rows of its share of the slices,
-which it sorts, so that the sorting is global, exact and split over processes. A second all-to-all returns
-the slopes. n own rows, N all rows, D features, K slices, k own slices.
+Every process projects its rows on all slices; an all-to-all gives it all rows of its part of the slices,
+which it sorts, so that sorting is global, exact and divided over processes. A second all-to-all returns the
+slopes. n own rows, N all rows, D features, K slices, k own slices.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,24 +24,22 @@ from mmvicreg.objectives.regularizers.directions import add_projected_back, dire
 from mmvicreg.objectives.regularizers.regularizer import Regularizer
 
 
-@dataclass(frozen=True)
 class SlicedWasserstein(Regularizer):
     """sliced_wasserstein = mean over slices w and rows of (sort(Z w) - q)^2, q_i = normal quantile i/(N+1).
 
-    Pulls location, scale and shape at once. ``chunk``: slices at a time.
+    It covers location, scale and shape at once. ``slices``: random directions, equal on all processes; ``chunk``:
+    directions computed at a time.
     """
 
-    weight: float = 1.0
-    slices: int = 1024
-    chunk: int = 256
-
-    def __post_init__(self) -> None:
+    def __init__(self, weight: float = 1.0, *, slices: int = 1024, chunk: int = 256) -> None:
+        super().__init__()
+        self.weight, self.slices, self.chunk = weight, slices, chunk
         expect_positive(self, "slices", "chunk")
 
     def weights(self) -> dict[str, float]:
         return {"sliced_wasserstein": self.weight}
 
-    def __call__(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
+    def terms(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
         z_nD = statistics_dtype(z_nD)
         with without_autocast(z_nD):
             values, *_ = _sliced_wasserstein(z_nD, seed, self.slices, self.chunk, needs_gradient(z_nD))

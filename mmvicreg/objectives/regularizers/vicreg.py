@@ -5,7 +5,6 @@ n own rows, D features; N rows of all processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -26,25 +25,30 @@ from mmvicreg.objectives.regularizers.regularizer import Regularizer
 Form = Literal["auto", "gram", "covariance"]
 
 
-@dataclass(frozen=True)
 class VICReg(Regularizer):
-    """Each dimension's standard deviation at least ``floor``, dimensions uncorrelated.
+    """Keeps the standard deviation of each dimension above ``floor`` and dimensions uncorrelated.
 
     variance = mean_j relu(floor - sqrt(Var_j + epsilon)), unbiased Var, not halved.
-    covariance = (1/D) sum_{i != j} C_ij^2, C unbiased. A weight of 0 leaves the term out.
-    Fewer than two rows in all have no variance: both terms are zero.
-    ``form``: how the covariance is computed. "auto" takes the cheaper one where it is as precise, which on
-    a GPU costs a host sync if D >= 1.5 (N-1); a fixed form does not sync (CUDA graphs).
-    For other implementations' coefficients see ``VICRegCoefficients``.
+    covariance = (1/D) sum_{i != j} C_ij^2, unbiased C.
+    The first two arguments are the weights of these terms; a weight of 0 leaves its term out. Fewer than two rows in
+    all have no variance: both terms are zero.
+    ``form``: how the covariance term is computed (see ``covariance``). "auto" takes the cheaper form where it is as
+    precise, which on a GPU costs a host sync if D >= 1.5 (N-1); a fixed form never syncs (CUDA graphs).
+    For the coefficients of other implementations see ``VICRegCoefficients``.
     """
 
-    variance: float = 25.0
-    covariance: float = 1.0
-    floor: float = 1.0
-    epsilon: float = 1e-4
-    form: Form = "auto"
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        *,
+        floor: float = 1.0,
+        epsilon: float = 1e-4,
+        form: Form = "auto",
+    ) -> None:
+        super().__init__()
+        self.variance, self.covariance = variance, covariance
+        self.floor, self.epsilon, self.form = floor, epsilon, form
         expect_positive(self, "floor", "epsilon")
         forms = get_args(Form)
         expect("VICReg.form", self.form, holds=self.form in forms, expected=f"one of {forms}")
@@ -53,7 +57,7 @@ class VICReg(Regularizer):
         both = {"variance": self.variance, "covariance": self.covariance}
         return {term: weight for term, weight in both.items() if weight != 0}
 
-    def __call__(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
+    def terms(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
         z_nD = statistics_dtype(z_nD)
         with_covariance, need_gradient = self.covariance != 0, needs_gradient(z_nD)
         with without_autocast(z_nD):

@@ -5,8 +5,6 @@ n own rows, D features; N rows of all processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -18,30 +16,35 @@ from mmvicreg.objectives.regularizers.regularizer import Regularizer
 from mmvicreg.objectives.regularizers.sliced_wasserstein import sliced_distance
 
 
-@dataclass(frozen=True)
 class VISReg(Regularizer):
     """scale = mean_j (1 - s_j)^2, s_j = ||zc_j|| / sqrt(N) + epsilon (two-sided, biased std).
     shape = sliced Wasserstein distance of zc / stop-gradient(s) to the standard normal.
     center = mean_j mean(z_j)^2.
 
-    ``slices`` above D are best, D/8 still works. For long-tailed data weigh the shape more (0.5 / 2 / 0.5).
+    The first three arguments are the weights of these terms; for long-tailed data the paper weighs the shape more
+    (0.5, 2, 0.5). ``slices``: random directions, equal on all processes; more than D is best, D/8 still works.
     Fewer than two rows in all have no shape: all terms are zero.
     """
 
-    scale: float = 1.0
-    shape: float = 1.0
-    center: float = 1.0
-    slices: int = 1024
-    chunk: int = 256
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        scale: float = 1.0,
+        shape: float = 1.0,
+        center: float = 1.0,
+        *,
+        slices: int = 1024,
+        chunk: int = 256,
+        epsilon: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.scale, self.shape, self.center = scale, shape, center
+        self.slices, self.chunk, self.epsilon = slices, chunk, epsilon
         expect_positive(self, "slices", "chunk", "epsilon")
 
     def weights(self) -> dict[str, float]:
         return {"scale": self.scale, "center": self.center, "shape": self.shape}
 
-    def __call__(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
+    def terms(self, z_nD: Tensor, *, seed: int) -> dict[str, Tensor]:
         z_nD = statistics_dtype(z_nD)
         with without_autocast(z_nD):
             values, *_ = _visreg(z_nD, seed, self.slices, self.chunk, self.epsilon, needs_gradient(z_nD))

@@ -82,7 +82,7 @@ def _measure_view(z_ND: Tensor) -> ViewDiagnostics:
     std_D = z_ND.std(0)
     standard_ND = (z_ND - z_ND.mean(0)) / std_D.clamp(min=1e-6)
     # The rows are those of all processes already: undo the sum over processes.
-    statistic = SIGReg(slices=64, times_rows=False)(standard_ND, seed=0)["sigreg"]
+    statistic = SIGReg(slices=64, times_rows=False).terms(standard_ND, seed=0)["sigreg"]
     return ViewDiagnostics(
         std=float(std_D.mean()),
         spread=unit_std(z_ND) if float(z_ND.norm()) > 0 else 0.0,

@@ -6,14 +6,11 @@ moving average is scored if the run keeps one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmvicreg import distributed
@@ -21,57 +18,20 @@ from mmvicreg.branches.model import Model
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import rank_queries
 from mmvicreg.evaluation.retrieval import summarize
+from mmvicreg.evaluation.store import EmbeddedItems
+from mmvicreg.evaluation.transfer.classification import knn_scores, linear_probe, score_classes
+from mmvicreg.evaluation.transfer.labels import LabelReader
 from mmvicreg.objectives.predictors import Predictors, predict
 from mmvicreg.runs.options import ValidationConfig
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
-from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
+from mmvicreg.stream.reader import Reader
 
 BATCH = 64
-
-
-@dataclass(frozen=True)
-class LabelReader(Reader):
-    """Reads the class of a sample: a field of its JSON member, as the item's identity."""
-
-    field: str
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return ("json",)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (0,)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.uint8
-
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
-
-    def items(self, sample: Sample) -> list[Item]:
-        if "json" not in sample.members:
-            return []
-        try:
-            content = json.loads(sample.members["json"])
-        except ValueError as error:
-            raise BadSampleError(f"its .json is not JSON: {error}") from None
-        if not isinstance(content, dict) or self.field not in content:
-            return []
-        return [Item(torch.zeros(0, dtype=torch.uint8), identity=str(content[self.field]))]
-
-
-@dataclass(frozen=True)
-class ItemEmbeddings:
-    """Items of one modality in order: h (M, E), z (M, D), what each is, and its sample."""
-
-    h: np.ndarray
-    z: np.ndarray
-    identities: list[str]
-    numbers: list[int]
+PENALTY = 1e-3
+"""Weight of the squared norm in the linear probe."""
+ITERATIONS = 100
+"""Steps of the probe's solver: a validation must not take long."""
 
 
 class Validation:
@@ -101,18 +61,18 @@ class Validation:
         """Scores by name, such as image_to_text/recall_at_1; the same on every process, all of which call this."""
         was_training = model.training
         model.eval()
-        rows, labels = self._embed(model, device=device, threads=threads)
+        items, labels = self._embed(model, device=device, threads=threads)
         model.train(was_training)
-        retrieval = _retrieval(rows, self.predictors, device)
-        return retrieval | _classes(rows, labels, self.config.neighbours)
+        retrieval = _retrieval(items, self.predictors, device)
+        return retrieval | _classes(items, labels, self.config.neighbours)
 
     def _embed(
         self, model: Model, *, device: torch.device, threads: int
-    ) -> tuple[dict[str, ItemEmbeddings], dict[int, str]]:
+    ) -> tuple[dict[str, EmbeddedItems], dict[int, str]]:
         rank, world = distributed.rank(), distributed.world_size()
         readers = dict(self.readers)
         if self.config.label:
-            readers["(label)"] = LabelReader(self.config.label)
+            readers["(label)"] = LabelReader(f"json:{self.config.label}", any_name=True)
         items = evaluation_items(
             self.index,
             readers,
@@ -127,7 +87,7 @@ class Validation:
                 kept[item.view].append(item)
         for name in self.readers:
             done[name] = list(_encoded(model, name, kept[name], device, self.readers[name]))
-        mine = {name: _rows(kept[name], done[name]) for name in self.readers}
+        mine = {name: _embedded(kept[name], done[name]) for name in self.readers}
         every = distributed.gather_objects(mine)
         labelled = distributed.gather_objects(
             {item.number: item.identity for item in kept.get("(label)", [])}
@@ -150,38 +110,42 @@ def _encoded(
         yield found.h.float().cpu(), found.z.float().cpu()
 
 
-def _rows(items: list[EvaluationItem], done: list[tuple[Tensor, Tensor]]) -> ItemEmbeddings:
+def _embedded(items: list[EvaluationItem], done: list[tuple[Tensor, Tensor]]) -> EmbeddedItems:
     empty = np.zeros((0, 0), np.float32)
-    return ItemEmbeddings(
-        torch.cat([h for h, _ in done]).numpy() if done else empty,
+    return EmbeddedItems(
         torch.cat([z for _, z in done]).numpy() if done else empty,
+        torch.cat([h for h, _ in done]).numpy() if done else empty,
         [item.identity or f"{item.number}/{item.place}" for item in items],
-        [item.number for item in items],
+        [[item.number] for item in items],
     )
 
 
-def _join(parts: list[ItemEmbeddings]) -> ItemEmbeddings:
-    full = [part for part in parts if len(part.numbers)] or parts[:1]
-    return ItemEmbeddings(
-        np.concatenate([part.h for part in full]),
-        np.concatenate([part.z for part in full]),
-        [identity for part in full for identity in part.identities],
-        [number for part in full for number in part.numbers],
-    )
+def _join(parts: list[EmbeddedItems]) -> EmbeddedItems:
+    """The items of all processes; one that several samples share is kept once, with all their numbers."""
+    full = [part for part in parts if len(part.samples)] or parts[:1]
+    identities = [identity for part in full for identity in part.identities]
+    numbers = [number for part in full for found in part.samples for number in found]
+    samples: dict[str, list[int]] = {}
+    first: list[int] = []
+    for row, (identity, number) in enumerate(zip(identities, numbers, strict=True)):
+        if identity not in samples:
+            first.append(row)
+        samples.setdefault(identity, []).append(number)
+    z, h = (np.concatenate([getattr(part, output) for part in full])[first] for output in ("z", "h"))
+    return EmbeddedItems(z, h, list(samples), list(samples.values()))
 
 
 def _retrieval(
-    rows: Mapping[str, ItemEmbeddings], predictors: Predictors, device: torch.device
+    items: Mapping[str, EmbeddedItems], predictors: Predictors, device: torch.device
 ) -> dict[str, float]:
     """Recall in every direction, by cosine where widths agree and by predictor where there is one; an item that
     several samples share counts once and matches all of them."""
     scores: dict[str, float] = {}
-    unique = {name: _unique(each) for name, each in rows.items()}
-    for a, b in permutations(rows, 2):
-        z_a, z_b = (rows[name].z[unique[name][0]] for name in (a, b))
+    for a, b in permutations(items, 2):
+        z_a, z_b = items[a].z, items[b].z
         if not len(z_a) or not len(z_b):
             continue
-        positives = Positives.from_identities(unique[a][1], unique[b][1])
+        positives = Positives.from_identities(items[a].samples, items[b].samples)
         if z_a.shape[1] == z_b.shape[1]:
             scores |= _ranked(f"{a}_to_{b}", z_a, z_b, positives)
         if (a, b) in predictors:
@@ -206,52 +170,23 @@ def _ranked(direction: str, z_QD: np.ndarray, z_MD: np.ndarray, positives: Posit
     }
 
 
-def _unique(rows: ItemEmbeddings) -> tuple[list[int], list[list[int]]]:
-    """The first row of each identity, and the samples of each."""
-    places: dict[str, int] = {}
-    first: list[int] = []
-    samples: list[list[int]] = []
-    for row, (identity, number) in enumerate(zip(rows.identities, rows.numbers, strict=True)):
-        if identity not in places:
-            places[identity] = len(first)
-            first.append(row)
-            samples.append([])
-        samples[places[identity]].append(number)
-    return first, samples
-
-
 def _classes(
-    rows: Mapping[str, ItemEmbeddings], labels: Mapping[int, str], neighbours: int
+    items: Mapping[str, EmbeddedItems], labels: Mapping[int, str], neighbours: int
 ) -> dict[str, float]:
-    """kNN (leave one out, weighted by cosine) and a linear probe (ridge, even to odd rows) on h of each branch."""
+    """Top-1 of kNN (each item among all others) and of a linear probe (fitted on every other item, scored on the rest),
+    both on the representations of each branch."""
     scores = {}
-    for name, each in rows.items():
-        chosen = [row for row, number in enumerate(each.numbers) if number in labels]
+    for name, each in items.items():
+        chosen = [row for row, numbers in enumerate(each.samples) if numbers[0] in labels]
         if len(chosen) < 4:
             continue
-        h_ME = F.normalize(torch.from_numpy(each.h[chosen]), dim=1)
-        names = sorted({labels[each.numbers[row]] for row in chosen})
+        h_ME = each.h[chosen]
+        names = sorted({labels[each.samples[row][0]] for row in chosen})
         at = {label: place for place, label in enumerate(names)}
-        y_M = torch.tensor([at[labels[each.numbers[row]]] for row in chosen])
-        y_MC = F.one_hot(y_M, len(names)).float()
-        scores[f"{name}/knn"] = nearest_neighbours(h_ME, y_M, y_MC, neighbours)
-        scores[f"{name}/linear"] = ridge(h_ME, y_M, y_MC)
+        y_M = np.array([at[labels[each.samples[row][0]]] for row in chosen])
+        k = min(neighbours, len(chosen) - 1)
+        votes = knn_scores(h_ME, y_M, h_ME, classes=len(names), k=k, leave_one_out=True)
+        probe = linear_probe(h_ME[::2], y_M[::2], classes=len(names), penalty=PENALTY, iterations=ITERATIONS)
+        scores[f"{name}/knn"] = score_classes(votes, y_M).top1
+        scores[f"{name}/linear"] = score_classes(probe(h_ME[1::2]), y_M[1::2]).top1
     return scores
-
-
-def nearest_neighbours(h_ME: Tensor, y_M: Tensor, y_MC: Tensor, neighbours: int) -> float:
-    """Accuracy of the vote of the nearest other rows, exp(cosine / 0.07) each (Wu et al., arXiv 1805.01978)."""
-    cosine_MM = h_ME @ h_ME.T
-    cosine_MM.fill_diagonal_(-torch.inf)
-    value, row = cosine_MM.topk(min(neighbours, len(h_ME) - 1), dim=1)
-    votes = (torch.exp(value / 0.07).unsqueeze(2) * y_MC[row]).sum(1)
-    return float((votes.argmax(1) == y_M).float().mean())
-
-
-def ridge(h_ME: Tensor, y_M: Tensor, y_MC: Tensor, *, strength: float = 1e-2) -> float:
-    """Accuracy on odd rows of least squares fitted on even ones, with a constant, in float64."""
-    x = torch.cat([h_ME, torch.ones(len(h_ME), 1)], 1).double()
-    a, b = x[::2], y_MC[::2].double()
-    identity = torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(a.T @ a + strength * len(a) / x.shape[1] * identity, a.T @ b)
-    return float(((x[1::2] @ weights).argmax(1) == y_M[1::2]).float().mean())

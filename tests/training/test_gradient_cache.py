@@ -36,7 +36,7 @@ def module(*, dropout: float) -> Step:
         encoder = nn.Sequential(block, nn.Linear(5, 6), nn.Dropout(dropout))
         branches[view] = Branch(encoder, projector(6, (16, 9)))
     model = Model(branches, {view: view for view in VIEWS})
-    goal = Objective(Invariance(weight=25.0), {"image": VICReg(), "text": SIGReg()})
+    goal = Objective(Invariance(25.0), {"image": VICReg(), "text": SIGReg()})
     return Step(model, goal, frozenset()).double().train()
 
 

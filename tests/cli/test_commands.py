@@ -1,0 +1,161 @@
+"""Every command: help with examples and named positionals, ``--json``, and bad input answered in words."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import toy
+
+import mmvicreg as mm
+from mmvicreg.cli.main import COMMANDS, main
+
+POSITIONALS = {
+    "check": "SHARDS",
+    "pack": "SOURCE OUT",
+    "evaluate": "MODEL",
+    "compare": "RUN RUN [RUN ...]",
+    "report": "RUN [RUN ...]",
+    "classify": "MODEL",
+    "finetune": "MODEL OUT",
+    "segment": "MODEL",
+    "embed": "MODEL SHARDS OUT",
+    "search": "MODEL SHARDS QUERY",
+    "export": "MODEL OUT",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished toy run and its shards."""
+    folder = tmp_path_factory.mktemp("commands")
+    shards = toy.write_shards(folder / "data")
+    mm.train(toy.Config(train=shards, out=str(folder / "run"), epochs=1.0), toy.objective)
+    return folder / "run", shards
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_and_names_every_positional(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"mmvicreg {name} " in shown and "Examples" in shown
+    for word in POSITIONALS[name].split():
+        assert word.strip("[].") in shown
+    assert " STR " not in shown.split("positional")[-1].split("options")[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_arguments_or_unknown_options_are_usage_errors(name, capsys):
+    for arguments in ([], ["--no-such-option"]):
+        if name in ("compare", "report") and not arguments:
+            continue  # any number of runs parses; none at all is a message of ours
+        with pytest.raises(SystemExit, match="2"):
+            main([name, *arguments])
+        captured = capsys.readouterr()
+        assert captured.err and "Traceback" not in captured.err
+
+
+BAD = [
+    ["evaluate", "{folder}/none", "--data", "{shards}"],
+    ["evaluate", "{run}", "--recipe", "{toy}"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{folder}/none-*.tar"],
+    ["evaluate", "{run}", "--recipe", "{folder}/none.py", "--data", "{shards}"],
+    ["evaluate", "{run}", "--data", "{shards}"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--step", "999"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--step", "best"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--average"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--device", "cuda"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--device", "teapot"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "x={shards}", "x={shards}"],
+    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--caption", "txt"],
+    ["evaluate", "{shards}", "--data", "{shards}"],
+    ["compare"],
+    ["compare", "{run}"],
+    ["compare", "{run}", "{folder}/none"],
+    ["report"],
+    ["report", "{folder}/none"],
+    ["report", "{run}", "--recipe", "{toy}", "--data", "{folder}/none.tar"],
+    ["embed", "{run}", "{shards}", "{folder}/rows.csv", "--recipe", "{toy}"],
+    ["embed", "{folder}/none", "{shards}", "{folder}/rows.npz"],
+    ["embed", "{run}", "pipe:cat x.tar", "{folder}/rows.npz", "--recipe", "{toy}"],
+    ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}"],
+    ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}", "--among", "sound"],
+    ["classify", "{run}", "--recipe", "{toy}", "--test", "{shards}", "--branch", "sound"],
+    ["classify", "{run}", "--recipe", "{toy}", "--test", "{folder}"],
+    ["classify", "{run}", "--recipe", "{toy}", "--test", "{shards}", "--names", "{folder}/none.txt"],
+    [
+        "finetune",
+        "{run}",
+        "{folder}/out",
+        "--recipe",
+        "{toy}",
+        "--train",
+        "{shards}",
+        "--test",
+        "{folder}/none",
+    ],
+    ["segment", "{run}", "--recipe", "{toy}", "--train", "{shards}", "--test", "{shards}"],
+    ["export", "{run}", "{folder}/a.onnx", "--format", "onnx", "--branch", "sound", "--recipe", "{toy}"],
+    ["export", "{run}", "{folder}/data", "--format", "onnx", "--recipe", "{toy}"],
+    ["export", "{folder}/none", "{folder}/exported"],
+    ["check", "{folder}/none-*.tar"],
+    ["check", "{folder}"],
+    ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["pack", "{folder}/none", "{folder}/packed"],
+    ["pack", "{toy}", "{folder}/packed"],
+    ["pack", "{folder}/run", "{folder}/packed"],
+]
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_bad_input_is_one_message_and_status_1(arguments, trained, tmp_path, capsys):
+    run, shards = trained
+    known = {"run": run, "shards": shards, "folder": run.parent, "toy": toy.__file__}
+    status = main([each.format(**known) for each in arguments])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert captured.err.startswith(f"mmvicreg {arguments[0]}: ") and len(captured.err) > 40
+    assert "Traceback" not in captured.err and not captured.out
+
+
+def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):
+    run, shards = map(str, trained)
+    calls = {
+        "check": [shards],
+        "evaluate": [
+            run,
+            "--recipe",
+            toy.__file__,
+            "--data",
+            f"test={shards}",
+            "--out",
+            f"{tmp_path}/e.json",
+        ],
+        "compare": [run, run, "--out", ""],
+        "report": [run, "--recipe", toy.__file__, "--out", f"{tmp_path}/report.html"],
+        "embed": [run, shards, f"{tmp_path}/rows.npz", "--recipe", toy.__file__],
+    }
+    found = {}
+    for name, arguments in calls.items():
+        assert main([name, *arguments, "--json"]) == 0, name
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found["check"]["samples"] == 96 and found["embed"]["items"]["a"] == 96
+    assert 0 <= found["evaluate"]["scores"]["test.a_to_b.recall_at_1"] <= 1
+    assert found["compare"]["differences"] == {}
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_report_of_two_runs_shows_both_and_what_was_trained_on(trained, tmp_path):
+    run, shards = map(str, trained)
+    options = ["--recipe", toy.__file__, "--data", f"test={shards}", "--out", f"{tmp_path}/two.html"]
+    assert main(["report", run, run, *options]) == 0
+    page = (tmp_path / "two.html").read_text()
+    assert page.count("<article") == 2 and "Scores side by side" in page and "Training data" in page
+
+
+def test_without_a_terminal_there_are_no_colours(trained):
+    run = str(trained[0])
+    command = [sys.executable, "-m", "mmvicreg.cli.main", "compare", run, run, "--out", ""]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr and "scores" in done.stdout

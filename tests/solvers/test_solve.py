@@ -1,0 +1,196 @@
+"""A solved run is a run: it is read back, scored, embedded, continued and trained from as others are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy
+from paired_features import correlated, plain_spaces
+from safetensors.torch import load_file
+
+import mmvicreg as mm
+from mmvicreg.branches.head import LinearHead, build, describe
+from mmvicreg.errors import InvalidValueError, UnknownNameError
+from mmvicreg.evaluation.evaluate import score_splits
+from mmvicreg.solvers.pairing import PairedRows, count_moments
+from mmvicreg.solvers.solve import RESULT
+
+RECIPE = Path(toy.__file__)
+GRID = mm.Grid(ridge=(0.1, 1.0), axis_power=(0.5,), width=(4, 8), bandwidth=(1.0,), features=32)
+
+
+@dataclass(frozen=True)
+class Config(mm.SolveConfig):
+    """Two modalities a and b of the toy recipe, their encoders frozen."""
+
+    a: toy.Numbers = toy.Numbers("a.npy", frozen=True, dropout=0.0)
+    b: toy.Numbers = toy.Numbers("b.npy", frozen=True, dropout=0.0)
+    grid: mm.Grid = field(default_factory=lambda: GRID)
+    threads: int = 1
+    cpu: bool = True
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy.write_shards(tmp_path_factory.mktemp("shards"), missing=7)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy.write_shards(tmp_path_factory.mktemp("held_out"), shards=1, seed=0, missing=0)
+
+
+def config(shards: str, held_out: str, out: Path) -> Config:
+    torch.manual_seed(0)  # of the toy encoders' weights
+    return Config(train=shards, validation=held_out, out=str(out))
+
+
+def test_a_solved_run_is_read_back_and_finds_the_matching_items(
+    shards: str, held_out: str, tmp_path: Path
+) -> None:
+    solved = mm.solve(config(shards, held_out, tmp_path / "run"))
+    again = mm.load(tmp_path / "run", recipe=RECIPE)
+    x = torch.randn(5, toy.WIDTH)
+    torch.testing.assert_close(again.model.branch("a")(x).z, solved.model.branch("a")(x).z, rtol=0, atol=0)
+    scores = score_splits(again, {"held_out": held_out}, device="cpu")["held_out"].retrieval["a_to_b"]
+    assert scores.recall[1] > 10 * scores.chance[1]
+    result = json.loads((tmp_path / "run" / RESULT).read_text())
+    assert result["settings_compared"] == 2 * 2 * 2 + 1 and result["solve_seconds"] > 0
+    assert result["validation_mean_recall"] > 0.5
+
+
+def test_a_finished_run_is_not_solved_again_and_another_configuration_is_refused(
+    shards: str, held_out: str, tmp_path: Path
+) -> None:
+    first = config(shards, held_out, tmp_path / "run")
+    mm.solve(first)
+    before = (tmp_path / "run" / RESULT).stat().st_mtime_ns
+    mm.solve(first)
+    assert (tmp_path / "run" / RESULT).stat().st_mtime_ns == before
+    with pytest.raises(InvalidValueError, match=r"solver\.width: 384 -> 2"):
+        mm.solve(replace(first, solver=mm.CCA(width=2)))
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [mm.PLS(), mm.Procrustes(), mm.Ridge(), mm.MaxVar(), mm.CCA()],
+    ids=lambda solver: type(solver).__name__,
+)
+@pytest.mark.parametrize("kernel", ["none", "nystrom", "fourier"])
+def test_every_solver_aligns_behind_every_kind_of_feature_map(
+    solver: mm.CCA, kernel: str, shards: str, held_out: str, tmp_path: Path
+) -> None:
+    maps = {"a": mm.FeatureMap(("standardize",), kernel, 40), "b": mm.FeatureMap(("signed_root", "unit"))}  # type: ignore[arg-type]
+    run = mm.solve(replace(config(shards, held_out, tmp_path / "run"), solver=solver, features=maps))
+    scores = score_splits(run, {"held_out": held_out}, device="cpu")["held_out"].retrieval["a_to_b"]
+    assert scores.recall[1] > 3 * scores.chance[1]
+    projector = run.model.branch("a").projector
+    made = build(describe(projector), source=tmp_path, stored=1 << 20)
+    assert describe(made) == describe(projector)
+
+
+def test_training_starts_from_a_solved_run_and_ends_in_a_run_with_its_heads(
+    shards: str, held_out: str, tmp_path: Path
+) -> None:
+    solved = mm.solve(config(shards, held_out, tmp_path / "solved"))
+    started = toy.Config(train=shards, out=str(tmp_path / "run"), init=str(tmp_path / "solved"), epochs=0.2)
+    started = replace(started, a=solved.modalities["a"], b=solved.modalities["b"])
+    mm.train(replace(started, optimizer=mm.OptimizerConfig(learning_rate=0.0)), toy.objective)
+    again = mm.load(tmp_path / "run", recipe=RECIPE)
+    assert isinstance(again.model.branch("a").projector, LinearHead)
+    x = torch.randn(5, toy.WIDTH)
+    torch.testing.assert_close(again.model.branch("a")(x).z, solved.model.branch("a")(x).z)
+
+
+def test_a_trained_run_is_solved_on_its_own_representations(
+    shards: str, held_out: str, tmp_path: Path
+) -> None:
+    trained = mm.train(toy.Config(train=shards, out=str(tmp_path / "trained"), epochs=0.5), toy.objective)
+    run = mm.solve_run(
+        mm.SolveConfig(train=shards, validation=held_out, out=str(tmp_path / "run"), grid=GRID), trained
+    )
+    x = torch.randn(5, toy.WIDTH)
+    torch.testing.assert_close(run.model.branch("a")(x).h, trained.model.branch("a")(x).h)
+    again = mm.load(tmp_path / "run", recipe=RECIPE)
+    torch.testing.assert_close(again.model.branch("a")(x).z, run.model.branch("a")(x).z)
+
+
+HOSTILE = {
+    "no shards": (dict(train=""), "no shards to solve on"),
+    "width 0": (dict(solver=mm.CCA(width=0)), "at least 1"),
+    "an unknown branch": (dict(features={"c": mm.FeatureMap()}), "names the branches"),
+    "an unknown pair": (dict(pairs=(("a", "z"),)), "names the branches"),
+    "negative draws": (dict(augmented_views={"a": -1}), "at least 0"),
+    "a negative ridge": (dict(grid=mm.Grid(ridge=(-1.0,))), "ridge and within are at least 0"),
+    "a power out of range": (dict(solver=mm.CCA(mm.Whitening(power=3.0))), "power of whitening"),
+    "no scatter counted": (dict(solver=mm.CCA(mm.Whitening(within=1.0))), "no concept has two rows"),
+    "no bandwidth": (dict(features={"a": mm.FeatureMap((), "nystrom", 8, 0.0)}, validation=""), "above 0"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_settings_that_cannot_be_solved_are_refused_in_words(
+    case: str, shards: str, held_out: str, tmp_path: Path
+) -> None:
+    changes, message = HOSTILE[case]
+    with pytest.raises((InvalidValueError, UnknownNameError), match=message):
+        mm.solve(replace(config(shards, held_out, tmp_path / "run"), **changes))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_feature_that_is_not_a_number_is_refused(held_out: str, tmp_path: Path) -> None:
+    poisoned = toy.write_shards(tmp_path / "poisoned", poison=5)
+    with pytest.raises(InvalidValueError, match="not finite"):
+        mm.solve(config(poisoned, held_out, tmp_path / "run"))
+
+
+def test_branches_without_a_common_sample_are_refused() -> None:
+    data = correlated(20)
+    apart = PairedRows(data.rows, {"a": data.samples["a"], "b": [[row + 20] for row in range(20)]})
+    with pytest.raises(InvalidValueError, match="no sample has both 'a' and 'b'"):
+        count_moments(apart, plain_spaces(apart))
+
+
+def test_a_constant_branch_is_refused() -> None:
+    data = correlated(20)
+    still = PairedRows({**data.rows, "b": np.ones_like(data.rows["b"])}, data.samples)
+    with pytest.raises(InvalidValueError, match="features of 'b' are constant"):
+        mm.CCA().decompose(count_moments(still, plain_spaces(still)))
+
+
+def test_a_killed_solve_continues_to_the_heads_of_an_uninterrupted_one(
+    shards: str, held_out: str, tmp_path: Path
+) -> None:
+    mm.solve(config(shards, held_out, tmp_path / "whole"))
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1].split(':'); import os, signal, test_solve as t\n"
+        "from pathlib import Path\n"
+        "import mmvicreg.solvers.solve as s\n"
+        "place = sys.argv[5]; inner = getattr(s, place)\n"
+        "def killed(*a, **k):\n    inner(*a, **k); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "setattr(s, place, killed)\n"
+        "s.solve(t.config(sys.argv[2], sys.argv[3], Path(sys.argv[4])))"
+    )
+    out = tmp_path / "killed"
+    folders = ":".join([str(Path(__file__).parent), str(RECIPE.parent)])
+    for place in ("encode", "choose", "write_log"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, folders, shards, held_out, str(out), place],
+            env={**os.environ, "PYTHONPATH": str(Path(mm.__file__).parents[1])},
+            capture_output=True,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    mm.solve(config(shards, held_out, out))
+    whole, killed = (
+        load_file(next((folder / "checkpoints").glob("step-*")) / "weights.safetensors")
+        for folder in (tmp_path / "whole", out)
+    )
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)

@@ -110,7 +110,7 @@ def our_read(shards: list[str], images: int) -> Callable[[], int]:
         read, last = 0, step + images // BATCH
         while step < last:
             places = plan.locate(step, range(BATCH))
-            for shard, row in zip(places.shard.tolist(), places.row.tolist(), strict=True):
+            for shard, row in zip(places.shard.tolist(), places.place.tolist(), strict=True):
                 read += len(fetch(shard, row, members).members["jpg"]) > 0
             step += 1
         return read

@@ -1,15 +1,16 @@
-"""Which sample sits in which slot of which global batch: a pure function of (counts, seed, step, slot).
+"""The plan: which sample is in which slot of which global batch, a pure function of (counts, seed, step, slot).
 
 The order is one infinite sequence of passes over the data set (epochs); every pass holds every sample
 exactly once, and global batch ``step`` is the next ``global_batch`` places of the sequence. So the sequence
-does not depend on the global batch, the ranks or the workers; nothing is left over at the end of an epoch
+does not depend on the global batch, the processes or the workers; nothing is left over at the end of an epoch
 (a batch may hold the end of one and the beginning of the next); and the whole state of a run is one number,
 the samples consumed. N = samples, C = lanes, S = window.
 
 Order of one epoch, ``order="lanes"``: shards are permuted and concatenated, the concatenation is rotated by
 a random amount and cut into C lanes; each lane is read in windows of S consecutive samples, each window
 permuted. Place p of the epoch is place p // C of lane p % C. Inside a batch, slots are sorted by lane, so
-consecutive slots (a rank's share) touch few lanes: a rank reads about 1/R of the bytes, nearly in order.
+consecutive slots (those of one of R processes) touch few lanes: a process reads about 1/R of the bytes, nearly in
+order.
 ``order="global"``: one permutation of all samples; best mixing, needs fast random access to all shards.
 
 Memory: O(shards) for two epochs, and four windows of every lane (8 MB by default); nothing grows with N.
@@ -49,7 +50,8 @@ class Locations:
 
     epoch: np.ndarray
     shard: np.ndarray
-    row: np.ndarray
+    place: np.ndarray
+    """place of the sample in its shard"""
 
 
 class _Epoch:
@@ -137,7 +139,7 @@ class Plan:
 
     def locate_range(self, first: int, length: int, slots: np.ndarray) -> Locations:
         """Locations of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
-        epoch, shard, row = (np.empty(len(slots), np.int64) for _ in range(3))
+        epoch, shard, place = (np.empty(len(slots), np.int64) for _ in range(3))
         begin = 0
         while begin < length:
             e, p = divmod(first + begin, self.samples)
@@ -145,9 +147,9 @@ class Plan:
             mine = (slots >= begin) & (slots < begin + here)
             if mine.any():
                 epoch[mine] = e
-                shard[mine], row[mine] = self._in_epoch(e, self._sorted(p, here, slots[mine] - begin))
+                shard[mine], place[mine] = self._in_epoch(e, self._sorted(p, here, slots[mine] - begin))
             begin += here
-        return Locations(epoch, shard, row)
+        return Locations(epoch, shard, place)
 
     def _sorted(self, p: int, length: int, slots: np.ndarray) -> np.ndarray:
         """Place in the epoch of each slot, when the places p to p + length are sorted by (lane, place)."""

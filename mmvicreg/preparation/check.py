@@ -34,8 +34,8 @@ from mmvicreg.preparation.check_members import (
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.progress import bar
 from mmvicreg.shards import index_file
-from mmvicreg.shards.index import expand, save_tables, index_paths, stat_of
-from mmvicreg.shards.shard_cache import cache_folder
+from mmvicreg.shards.index import expand, save_tables, stat_of
+from mmvicreg.shards.locations import cache_folder, file_name, index_paths
 from mmvicreg.shards.tar import KINDS, Problem
 
 SAVE_EVERY = 30.0
@@ -120,8 +120,8 @@ def check(config: CheckConfig) -> Report:
 
 def exclusions(report: Report) -> dict[str, object]:
     """What ``open_index(..., exclude=)`` reads: unusable shards, and unusable samples of the others."""
-    whole = [os.path.basename(s.path) for s in report.shards if s.problems]
-    samples = {os.path.basename(s.path): s.bad for s in report.shards if s.bad and not s.problems}
+    whole = [file_name(s.path) for s in report.shards if s.problems]
+    samples = {file_name(s.path): s.bad for s in report.shards if s.bad and not s.problems}
     return {"shards": whole, "samples": samples}
 
 
@@ -159,7 +159,7 @@ def _known(paths: Sequence[str], limits: Limits) -> dict[str, ShardReport]:
 
 
 def _indexed(path: str) -> bool:
-    name = os.path.basename(path)
+    name = file_name(path)
     return any(
         name in index_file.read_footer(side) for side in index_paths(path) if glob.glob(glob.escape(side))
     )
@@ -172,7 +172,7 @@ def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
         if shard.problems:
             continue
         for side in index_paths(shard.path):
-            entry = index_file.read_footer(side).get(os.path.basename(shard.path))
+            entry = index_file.read_footer(side).get(file_name(shard.path))
             if entry is not None:
                 for key in index_file.read_table(side, entry).keys:
                     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -12,8 +12,10 @@ from typing import IO, Literal, cast
 from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.modalities.decoding import formats
+from mmvicreg.shards.download import RemoteError
 from mmvicreg.shards.index_file import pack_table
-from mmvicreg.shards.shard_cache import RemoteError, ShardCache, is_remote
+from mmvicreg.shards.locations import is_remote
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]

@@ -42,7 +42,7 @@ class Finding:
 
 
 class Ledger:
-    """Appends findings to ``FOLDER/ledger-RANK.jsonl`` and keeps this process's counts; writes no file without a folder."""
+    """Appends findings to ``FOLDER/ledger-RANK.jsonl`` (no file if no folder) and keeps this process's counts."""
 
     def __init__(self, folder: str | None = None, *, rank: int = 0) -> None:
         self.counts = SampleCounts()

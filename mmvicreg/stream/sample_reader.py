@@ -1,20 +1,26 @@
 """One sample through every reader: the unit of work of a loader thread or worker process.
 
-Nothing that a user's reader does ends silently: an exception that is not BadSampleError, or a value of another
-shape or dtype than the reader declares, becomes a ReaderError naming view, key, shard, found and expected.
+An exception of a reader is about the data only if it is BadSampleError, which :func:`mmvicreg.stream.reader.decoding`
+makes of whatever is raised while bytes are parsed. Any other exception, and a value of another shape or dtype than the
+reader declares, becomes a ReaderError that names view, key, shard, found and expected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from mmvicreg.errors import UnknownNameError, UserError
 from mmvicreg.randomness import generator
+from mmvicreg.shards.locations import redact
 from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
+
+Value = TypeVar("Value")
 
 
 class ReaderError(UserError, RuntimeError):
@@ -22,17 +28,17 @@ class ReaderError(UserError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which sample: epoch, shard and row in it."""
+class Location:
+    """Which sample to read: epoch, shard, and place in the shard."""
 
     epoch: int
     shard: int
-    row: int
+    place: int
 
 
 @dataclass(frozen=True)
-class Note:
-    """What was wrong with one view of one row: rejected (and why), or recovered."""
+class Remark:
+    """What was wrong with one view of a sample: rejected, or recovered, and why."""
 
     view: str
     rejected: bool
@@ -41,23 +47,29 @@ class Note:
     number: int
     shard: int
     substitute: str = ""
+    """key of the sample that was used instead"""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a batch: None where the view is absent or was rejected."""
+class ReadSample:
+    """One sample of a batch; an item is None if its view is absent or was rejected."""
 
     key: str
     number: int
     items: Mapping[str, Item | None]
-    notes: tuple[Note, ...]
+    remarks: tuple[Remark, ...]
+
+    @property
+    def rejected(self) -> bool:
+        """Whether any view was rejected."""
+        return any(remark.rejected for remark in self.remarks)
 
 
 class SampleReader:
-    """Reads rows for ``readers``.
+    """Reads samples with ``readers``.
 
-    A rejected view is masked. With ``substitutes`` > 0 the whole sample is first replaced by the next rows of
-    its shard, at most that many tries, until nothing is rejected.
+    A rejected view is absent. With ``substitutes`` > 0 the whole sample is first replaced by one of that many samples
+    that follow in its shard, of which nothing is rejected.
     """
 
     def __init__(
@@ -65,51 +77,77 @@ class SampleReader:
     ) -> None:
         self.fetch, self.readers, self.seed, self.substitutes = fetch, dict(readers), seed, substitutes
         self.members = frozenset(m for reader in readers.values() for m in reader.members)
+        self._limits = {
+            member: max(r.max_bytes for r in readers.values() if member in r.members)
+            for member in self.members
+        }
         self._declared = {view: (tuple(r.shape), r.dtype) for view, r in readers.items()}
 
-    def __call__(self, place: Place) -> Row:
-        """The row at ``place``; the same bits in any thread, process or layout."""
-        first = row = self._read(place)
-        notes = list(first.notes)
-        count = self.fetch.index.shards[place.shard].count
+    def __call__(self, location: Location) -> ReadSample:
+        """The sample at ``location``; the same bits in any thread, process or layout."""
+        first = sample = self._read(location)
+        remarks = list(first.remarks)
+        count = self.fetch.index.shards[location.shard].count
         for attempt in range(1, min(self.substitutes, count - 1) + 1):
-            if not any(note.rejected for note in row.notes):
+            if not sample.rejected:
                 break
-            row = self._read(Place(place.epoch, place.shard, (place.row + attempt) % count))
-            notes += row.notes
-        if row is first:
+            sample = self._read(replace(location, place=(location.place + attempt) % count))
+            remarks += sample.remarks
+        if sample is first:
             return first
-        if any(note.rejected for note in row.notes):
-            return Row(first.key, first.number, first.items, tuple(notes))
-        named = [n if n.key == row.key else Note(**{**vars(n), "substitute": row.key}) for n in notes]
-        return Row(row.key, row.number, row.items, tuple(named))
+        if sample.rejected:
+            return replace(first, remarks=tuple(remarks))
+        named = [each if each.key == sample.key else replace(each, substitute=sample.key) for each in remarks]
+        return replace(sample, remarks=tuple(named))
 
-    def _read(self, place: Place) -> Row:
-        sample = self.fetch(place.shard, place.row, self.members)
+    def sample(self, shard: int, place: int) -> Sample:
+        """The members of a sample that any reader uses."""
+        return self.fetch(shard, place, self.members, self._limits)
+
+    def _read(self, location: Location) -> ReadSample:
+        sample = self.sample(location.shard, location.place)
         items: dict[str, Item | None] = {}
-        notes = []
+        remarks = []
+
+        def remark(view: str, reason: str, *, rejected: bool) -> None:
+            remarks.append(Remark(view, rejected, reason, sample.key, sample.number, location.shard))
+
         for view, reader in self.readers.items():
             items[view] = None
+            random = generator(self.seed, location.epoch, sample.number, view)
             try:
-                item = reader.read(sample, generator(self.seed, place.epoch, sample.number, view))
+                item = self.use(view, sample, location.shard, read=partial(reader.read, sample, random))
             except BadSampleError as error:
-                notes.append(Note(view, True, str(error), sample.key, sample.number, place.shard))
+                remark(view, str(error), rejected=True)
                 continue
-            except Exception as error:
-                self.fail(view, sample, place.shard, error)
             if item is not None:
-                self.check(view, sample, place.shard, item=item)
+                self.check(view, sample, location.shard, item=item)
                 items[view] = item
                 if item.recovered:
-                    notes.append(Note(view, False, item.recovered, sample.key, sample.number, place.shard))
-        return Row(sample.key, sample.number, items, tuple(notes))
+                    remark(view, item.recovered, rejected=False)
+        return ReadSample(sample.key, sample.number, items, tuple(remarks))
 
-    def fail(self, view: str, sample: Sample, shard: int, error: Exception) -> None:
-        """Raise ReaderError for an exception that is not about the data."""
-        raise ReaderError(
-            f"{self._where(view, sample, shard)}: it raised {type(error).__name__}: {error}. "
-            'Raise BadSampleError("reason: details") where the data is at fault'
-        ) from error
+    def use(self, view: str, sample: Sample, shard: int, *, read: Callable[[], Value]) -> Value:
+        """The result of ``read``, which calls the reader of ``view``.
+
+        Raises BadSampleError for unusable or oversized bytes, ReaderError for every other exception of the reader.
+        """
+        reader = self.readers[view]
+        for member, size in sample.oversized.items():
+            if member in reader.members and size > reader.max_bytes:
+                raise BadSampleError(
+                    f"member too large: {member} has {size:,} bytes, {type(reader).__name__} reads at most "
+                    f"{reader.max_bytes:,}"
+                )
+        try:
+            return read()
+        except BadSampleError:
+            raise
+        except Exception as error:
+            raise ReaderError(
+                f"{self._where(view, sample, shard)}: it raised {type(error).__name__}: {error}. If the data is at "
+                'fault, raise BadSampleError("reason: details") or parse the bytes inside decoding("reason")'
+            ) from error
 
     def check(self, view: str, sample: Sample, shard: int, *, item: Item) -> None:
         """Raise ReaderError unless ``item`` is what the reader of ``view`` declares."""
@@ -124,7 +162,7 @@ class SampleReader:
             raise ReaderError(f"{self._where(view, sample, shard)}: found {found}, expected {shape} {dtype}")
 
     def _where(self, view: str, sample: Sample, shard: int) -> str:
-        path = self.fetch.index.shards[shard].path
+        path = redact(self.fetch.index.shards[shard].path)
         name = type(self.readers[view]).__name__
         return f"view {view!r}, reader {name}, sample {sample.key!r} (number {sample.number}) of {path}"
 

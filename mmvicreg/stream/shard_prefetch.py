@@ -31,7 +31,6 @@ class ShardPrefetcher:
                     shard.path,
                     size=shard.bytes,
                     digest=shard.entry.digest,
-                    content=shard.entry.content,
                     closed=self._closed.is_set,
                 )
 

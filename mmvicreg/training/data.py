@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from mmvicreg.runs.config import TrainConfig
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.stream.fetcher import Fetcher
-from mmvicreg.stream.sample_counts import REASONS, SampleCounts, coverage
 from mmvicreg.stream.reader import Reader
+from mmvicreg.stream.sample_counts import REASONS, SampleCounts, coverage
 
 SUMMARY = "data.json"
 EXAMPLES = 20
@@ -32,10 +32,12 @@ class AbsentViewError(UserError, RuntimeError):
 
 
 def shard_cache_of(config: TrainConfig) -> ShardCache:
-    """Where this machine keeps copies of remote shards."""
-    limit = int(config.stream.shard_cache_gigabytes * 1e9)
-    folder = config.stream.shard_cache
-    return ShardCache(str(Path(folder).expanduser()), limit=limit) if folder else ShardCache(limit=limit)
+    """Where this machine keeps copies of shards."""
+    options = config.stream
+    cache = ShardCache(limit=int(options.shard_cache_gigabytes * 1e9), copy_local=options.copy_local_shards)
+    return (
+        replace(cache, folder=str(Path(options.shard_cache).expanduser())) if options.shard_cache else cache
+    )
 
 
 def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple[Part, ...]:
@@ -52,7 +54,10 @@ def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple
             f"stream.weights has {len(weights)} numbers, train names {len(patterns)} data sets ({config.train!r}); "
             "separate data sets with '::' and give each a weight"
         )
-    options: dict[str, Any] = {"exclude": config.stream.exclude or None, "shard_cache": shard_cache_of(config)}
+    options: dict[str, Any] = {
+        "exclude": config.stream.exclude or None,
+        "shard_cache": shard_cache_of(config),
+    }
     parts = tuple(
         Part(open_index(pattern, **options), weight)
         for pattern, weight in zip(patterns, weights, strict=True)

@@ -93,7 +93,7 @@ def precompute(
     Each process encodes a contiguous range of samples; every process calls this. ``progress`` is called with the
     number of augmented views done.
     """
-    identity = json.dumps([to_json(modality), index.fingerprint, draws, seed], sort_keys=True)
+    identity = json.dumps([to_json(modality), index.cache_key, draws, seed], sort_keys=True)
     home = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     done = home / "done.json"
     width = _width(branch, modality.reader(), device)

@@ -15,8 +15,9 @@ from moto.server import ThreadedMotoServer
 from photographs import Words, write_shards
 
 from mmvicreg.plan.plan import Plan
+from mmvicreg.shards.download import RemoteError
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.shard_cache import RemoteError, ShardCache
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.stream import Stream
 
@@ -97,14 +98,18 @@ def shard_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["train", "busy", "cut"])
 def test_a_data_set_on_s3_is_indexed_and_streamed_like_a_local_one(endpoint, shard_cache, shards, prefix):
-    remote, local = open_index(f"s3://data/{prefix}-{{000000..000001}}.tar", shard_cache=shard_cache), open_index(shards)
+    remote, local = (
+        open_index(f"s3://data/{prefix}-{{000000..000001}}.tar", shard_cache=shard_cache),
+        open_index(shards),
+    )
     assert remote.counts.tolist() == local.counts.tolist() == [9, 7]
     for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()  # evicted between indexing and training
     Between.failed.clear()
     plan = Plan(local.counts, seed=0, global_batch=8)
     batches = [
-        list(Stream(index, plan, readers={"text": Words()}, stop=4, shard_cache=shard_cache)) for index in (remote, local)
+        list(Stream(index, plan, readers={"text": Words()}, stop=4, shard_cache=shard_cache))
+        for index in (remote, local)
     ]
     assert [b.keys for b in batches[0]] == [b.keys for b in batches[1]]
 
@@ -156,7 +161,9 @@ def test_an_endpoint_that_does_not_answer_is_an_error_in_time(shard_cache, monke
         with pytest.raises(
             RemoteError, match="in 2 attempts; the last: .*" + ("no answer in 1.5 s" if silent else "")
         ):
-            ShardCache(shard_cache.folder, stall=1.5, attempts=2, backoff=0.01).get("s3://data/train-000000.tar")
+            ShardCache(shard_cache.folder, stall=1.5, attempts=2, backoff=0.01).get(
+                "s3://data/train-000000.tar"
+            )
         assert time.monotonic() - begun < 20
     s3fs.S3FileSystem.clear_instance_cache()
 

@@ -12,7 +12,7 @@ import pytest
 from photographs import encoded, write_shards
 from webdataset import TarWriter, WebDataset
 
-from mmvicreg.shards.index import expand, open_index, index_paths
+from mmvicreg.shards.index import expand, index_paths, open_index
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.fetcher import Fetcher
 

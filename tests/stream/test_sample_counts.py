@@ -14,7 +14,14 @@ import toy
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
 from mmvicreg.stream.ledger import Finding, Ledger, read_ledger
-from mmvicreg.stream.sample_counts import OTHER, REASONS, Budget, RunCounts, SampleCounts, TooManyRejectedError
+from mmvicreg.stream.sample_counts import (
+    OTHER,
+    REASONS,
+    Budget,
+    RunCounts,
+    SampleCounts,
+    TooManyRejectedError,
+)
 from mmvicreg.testing.processes import pool
 
 COUNTED = ("recovered", "rejected", "missing", "substituted")
@@ -128,22 +135,22 @@ def count_and_check(budget: Budget) -> list[str]:
     """On every process: only rank 1 rejects, more in every round; what the check says."""
     rank = torch.distributed.get_rank()
     mine = SampleCounts()
-    counts = RunCounts(
+    whole = RunCounts(
         SampleCounts(seen=100, shards={"old.tar": 1}, rejected={"old": 1}), budget, device=torch.device("cpu")
     )
-    counts.follow(mine)
+    whole.follow(mine)
     said = []
     for _ in range(3):
         mine.seen += 100
         for shard in range(5 * rank):
             mine.add(Finding(0, 0, "a", f"{shard}.tar", "key", 0, "rejected", "bad: very"))
-        counts = counts.sum()
+        counts = whole.sum()
         assert (
             counts.seen == 100 + mine.seen * 2
             and counts.rejected.get("bad", 0) * 2 == (counts.seen - 100) // 20
         )
         try:
-            counts.check()
+            whole.check()
             said.append("")
         except TooManyRejectedError as error:
             said.append(str(error))

@@ -1,8 +1,9 @@
 """A hash of the content of a shard, from few enough bytes that indexing stays fast.
 
-A shard of at most WHOLE bytes is hashed whole. Of a larger one every member is: whole up to SMALL bytes, else the
-first, middle and last PIECE bytes. So a changed label or caption, an array from another encoder and a picture encoded
-anew change the hash; a few bytes edited in place in the middle of a large member need not.
+Of a shard of at most WHOLE bytes, every byte of every member is hashed. Of a larger one every member is: whole up to
+SMALL bytes, else its first, middle and last PIECE bytes. Times and owners in tar headers are not. So a changed label or
+caption, an array from another encoder and a picture encoded anew change the hash; a few bytes edited in place inside a
+large member need not.
 """
 
 from __future__ import annotations
@@ -33,13 +34,10 @@ def content_hash(
 def _pieces(
     size: int, offsets: Sequence[Sequence[int]], sizes: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, int]]:
-    if size <= WHOLE:
-        yield from ((at, min(READ, size - at)) for at in range(0, size, READ))
-        return
     for starts, lengths in zip(offsets, sizes, strict=True):
         for at, length in zip(starts, lengths, strict=True):
-            if length <= SMALL:
-                yield at, length
+            if size <= WHOLE or length <= SMALL:
+                yield from ((at + done, min(READ, length - done)) for done in range(0, length, READ))
             else:
                 yield at, PIECE
                 yield at + length // 2, PIECE

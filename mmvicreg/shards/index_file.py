@@ -14,7 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -203,8 +203,22 @@ def _kept(path: str, replaced: set[str]) -> Iterator[tuple[str, Entry, bytes]]:
 def only_one_process(path: str) -> Iterator[None]:
     """Hold a lock file while the block runs; released when its process ends, however it ends.
 
-    Raises InvalidValueError for a lock file that is a symbolic link. Where the file system has no locks, none is held.
+    The file is removed afterwards. Raises InvalidValueError for a lock file that is a symbolic link. Where the file
+    system has no locks, none is held.
     """
+    fd = _locked(path)
+    while not _is_at(fd, path):  # whoever held it has removed it in the meantime
+        os.close(fd)
+        fd = _locked(path)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(fd)
+
+
+def _locked(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -212,11 +226,16 @@ def only_one_process(path: str) -> Iterator[None]:
             raise InvalidValueError(f"the lock file {path} is a symbolic link; delete it") from error
         raise
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                raise
-        yield
-    finally:
-        os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            os.close(fd)
+            raise
+    return fd
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -66,7 +66,7 @@ def floor_epoch(shards: list[str], images: int) -> Callable[[], int]:
 
     from mmvicreg import open_index
     from mmvicreg.modalities.decoding.pixels import decode, random_box, resize_crop
-    from mmvicreg.stream.fetch import Fetcher
+    from mmvicreg.stream.fetcher import Fetcher
 
     index = open_index(shards)
     fetch = Fetcher(index)
@@ -98,7 +98,7 @@ def webdataset_read(shards: list[str], images: int) -> Callable[[], int]:
 def our_read(shards: list[str], images: int) -> Callable[[], int]:
     """Planned order, then all members of each sample by positioned reads, nothing decoded."""
     from mmvicreg import Plan, open_index
-    from mmvicreg.stream.fetch import Fetcher
+    from mmvicreg.stream.fetcher import Fetcher
 
     index = open_index(shards)
     fetch, members = Fetcher(index), frozenset(index.suffixes)
@@ -110,7 +110,7 @@ def our_read(shards: list[str], images: int) -> Callable[[], int]:
         read, last = 0, step + images // BATCH
         while step < last:
             places = plan.locate(step, range(BATCH))
-            for shard, row in zip(places.shard.tolist(), places.row.tolist(), strict=True):
+            for shard, row in zip(places.shard.tolist(), places.place.tolist(), strict=True):
                 read += len(fetch(shard, row, members).members["jpg"]) > 0
             step += 1
         return read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from types import TracebackType
 
 VARIABLE = "MMVICREG_TRACEBACK"
@@ -29,6 +30,16 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal: control characters (escape sequences among them) and lone surrogates as escapes.
+
+    Names from other people's files are part of messages; line breaks and tabs stay.
+    """
+    return "".join(
+        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else repr(c)[1:-1] for c in text
+    )
+
+
 def show_messages_alone() -> None:
     """Print an uncaught :class:`UserError` as its message, without a traceback; the exit status stays 1.
 
@@ -42,4 +53,7 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if not isinstance(error, UserError):
         sys.__excepthook__(kind, error, trace)
         return
-    print(f"{kind.__name__}: {error}\n({VARIABLE}=1 shows where this was raised)", file=sys.stderr)
+    print(
+        f"{kind.__name__}: {printable(str(error))}\n({VARIABLE}=1 shows where this was raised)",
+        file=sys.stderr,
+    )

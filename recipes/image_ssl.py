@@ -29,7 +29,7 @@ import tyro
 
 import mmvicreg as mm
 from mmvicreg.evaluation.summary import Summary, flatten
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 DATA = Path(__file__).parent.parent / "data" / "demo"
 WIDTH = 256

@@ -157,7 +157,7 @@ def _readers(modality: Any, config: FinetuneConfig) -> tuple[Reader, Reader]:
 
 def _write_subset(path: Path, data: Labelled, chosen: np.ndarray, truth: np.ndarray) -> None:
     """Key and class of every sample that is trained on."""
-    from mmvicreg.stream.fetch import Fetcher
+    from mmvicreg.stream.fetcher import Fetcher
 
     fetch = Fetcher(data.index)
     keys = [fetch(*data.index.place(int(number)), ()).key for number in chosen]

@@ -32,7 +32,8 @@ from mmvicreg.evaluation.store import (
 from mmvicreg.evaluation.transfer.prompts import image_branches
 from mmvicreg.progress import bar
 from mmvicreg.runs.run import CHECKPOINTS, Run
-from mmvicreg.shards.index import ShardIndex, cache_folder
+from mmvicreg.shards.index import ShardIndex
+from mmvicreg.shards.locations import cache_folder
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.reader import Item, Reader, Sample
 
@@ -124,7 +125,7 @@ class GroupedReader(Reader):
 
 def store_name(model: Model, index: ShardIndex, readers: Mapping[str, Reader], *, settings: str = "") -> str:
     """Name of the store of these weights and this data: 16 hex digits that change when either does."""
-    digest = hashlib.sha256(f"{settings} {index.fingerprint} {model.views}".encode())
+    digest = hashlib.sha256(f"{settings} {index.cache_key} {model.views}".encode())
     for view in sorted(readers):
         digest.update(f"{view} {readers[view]!r}".encode())
     for name, value in sorted(model.state_dict().items()):

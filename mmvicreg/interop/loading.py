@@ -11,7 +11,7 @@ from mmvicreg.interop import exported, published_open_clip, published_transforme
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run, read_run
-from mmvicreg.shards.index import cache_folder
+from mmvicreg.shards.locations import cache_folder
 
 
 def load(

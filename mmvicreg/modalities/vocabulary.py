@@ -13,7 +13,7 @@ from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.decoding.records import captions_of
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError
 
 

@@ -1,9 +1,9 @@
-"""Several data sets in one run, by weight, with the exactness of one: still a pure function of the slot.
+"""A mixture: several data sets in one run, by weight, with the exactness of one; still a pure function of the slot.
 
-The sequence of slots is cut into blocks of Q = 10,000. In every block, data set d gets exactly ``q_d`` slots
-(its weight by largest remainder), at random places; the k-th slot that d gets in the whole run holds the
-k-th sample of d's own sequence (see plan.py). So each data set runs through its own epochs, each of its
-samples exactly once in each, at the speed its weight gives it; the state is still one number.
+The sequence of slots is divided into blocks of PERIOD slots. In every block, data set d gets exactly ``quotas[d]``
+slots (its weight by largest remainder), at random places; the k-th slot that d gets in the whole run holds the k-th
+sample of d's own sequence (see plan.py). So each data set goes through its own epochs, with each of its samples exactly
+once in each, at the speed that its weight gives it; the state is still one number.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.plan.plan import Cursor, Order, Places, Plan
+from mmvicreg.plan.plan import Cursor, Locations, Order, Plan
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.shards.subset import holds, keep
 
-BLOCK = 10_000
+PERIOD = 10_000
+"""slots in which every data set gets the fraction of its weight exactly"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One data set of a mixture and its share of the slots (weights need not sum to 1)."""
+    """One data set of a mixture and its weight (weights need not sum to 1)."""
 
     index: ShardIndex
     weight: float
 
 
 def join(parts: Sequence[Part]) -> ShardIndex:
-    """One index over the shards of all parts, in order: what ``stream`` reads a mixture from."""
+    """One index over the shards of all parts, in order: the index that a stream of the mixture takes."""
     return ShardIndex(tuple(shard for part in parts for shard in part.index.shards))
 
 
@@ -70,7 +71,7 @@ class Mixture(Plan):
         self.quotas = quotas(weights)
         if not self.quotas.all():
             raise InvalidValueError(
-                f"weights {weights.tolist()}: the smallest is below 1 in {BLOCK} of the sum"
+                f"weights {weights.tolist()}: the smallest is below 1 in {PERIOD:,} of the sum"
             )
         self._plans = [
             Plan(part.index.counts, seed=seed + d, global_batch=1, lanes=lanes, window=window, order=order)
@@ -81,7 +82,7 @@ class Mixture(Plan):
 
     def unique(self, consumed: int) -> int:
         """How many different samples the first ``consumed`` places hold: each data set has epochs of its own."""
-        blocks, rest = divmod(consumed, BLOCK)
+        blocks, rest = divmod(consumed, PERIOD)
         drawn = blocks * self.quotas + np.bincount(self._block(blocks)[0][:rest], minlength=len(self.quotas))
         return sum(min(int(n), plan.samples) for n, plan in zip(drawn, self._plans, strict=True))
 
@@ -90,29 +91,33 @@ class Mixture(Plan):
         own = repr([self.quotas.tolist(), [plan.fingerprint() for plan in self._plans]]).encode()
         return hashlib.sha256(own).hexdigest()[:16]
 
-    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Places:
-        """Places of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
-        blocks = [self._block(b) for b in range(first // BLOCK, (first + length - 1) // BLOCK + 1)]
-        inside = slice(first % BLOCK, first % BLOCK + length)
+    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Locations:
+        """Locations of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
+        blocks = [self._block(b) for b in range(first // PERIOD, (first + length - 1) // PERIOD + 1)]
+        inside = slice(first % PERIOD, first % PERIOD + length)
         part = np.concatenate([p for p, _ in blocks])[inside]
         ordinal = np.concatenate([o for _, o in blocks])[inside]
-        epoch, shard, row = (np.empty(len(slots), np.int64) for _ in range(3))
+        epoch, shard, place = (np.empty(len(slots), np.int64) for _ in range(3))
         for d, plan in enumerate(self._plans):
             mine = part[slots] == d
             if mine.any():
                 members = np.flatnonzero(part == d)
                 within = np.searchsorted(members, slots[mine])
-                places = plan.locate_range(int(ordinal[members[0]]), len(members), within)
-                epoch[mine], shard[mine], row[mine] = places.epoch, places.shard + self._shards[d], places.row
-        return Places(epoch, shard, row)
+                located = plan.locate_range(int(ordinal[members[0]]), len(members), within)
+                epoch[mine], shard[mine], place[mine] = (
+                    located.epoch,
+                    located.shard + self._shards[d],
+                    located.place,
+                )
+        return Locations(epoch, shard, place)
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(part of each slot, how many slots of that part come before it in the whole run)."""
         held = self._blocks.get(block)
         if held is None:
             part = np.repeat(np.arange(len(self.quotas)), self.quotas)
-            part = part[generator(self.seed, "mixture", block).permutation(BLOCK)]
-            ordinal = np.empty(BLOCK, np.int64)
+            part = part[generator(self.seed, "mixture", block).permutation(PERIOD)]
+            ordinal = np.empty(PERIOD, np.int64)
             for d, quota in enumerate(self.quotas.tolist()):
                 ordinal[part == d] = block * quota + np.arange(quota)
             held = self._blocks[block] = part, ordinal
@@ -122,60 +127,62 @@ class Mixture(Plan):
 
 
 def quotas(weights: np.ndarray) -> np.ndarray:
-    """Slots of each part in a block, int64, summing to BLOCK: largest remainder."""
-    exact = weights / weights.sum() * BLOCK
+    """Slots of each part in a block, int64, summing to PERIOD: largest remainder."""
+    exact = weights / weights.sum() * PERIOD
     whole = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - whole), kind="stable")
-    whole[order[: BLOCK - int(whole.sum())]] += 1
+    whole[order[: PERIOD - int(whole.sum())]] += 1
     return whole
 
 
-def raise_shares(
-    parts: Sequence[Part], shares: Mapping[str, float], members: Mapping[str, Collection[str]]
+def raise_fractions(
+    parts: Sequence[Part], fractions: Mapping[str, float], members: Mapping[str, Collection[str]]
 ) -> tuple[Part, ...]:
-    """``parts``, and one part more for each view that they show in too few rows: the samples that have it.
+    """``parts``, and one more part for each view that too few of their samples have: the samples that have it.
 
-    ``shares``: by view, the least share of all slots whose samples have any of the view's ``members``. The
-    weights of ``parts`` keep their proportions. Raises ValueError for a share outside 0 to 1, for a view that
-    no sample has, and for shares that no weights give together.
+    ``fractions``: by view, the least fraction of all slots whose samples have any of the view's ``members``. The
+    weights of ``parts`` keep their proportions. Raises ValueError for a fraction outside 0 to 1, for a view that no
+    sample has, and for fractions that no weights give together.
     """
-    wrong = {view: share for view, share in shares.items() if not 0 < share < 1}
+    wrong = {view: fraction for view, fraction in fractions.items() if not 0 < fraction < 1}
     if wrong:
-        raise InvalidValueError(f"minimum_fraction {wrong}: the share of a view lies between 0 and 1")
+        raise InvalidValueError(f"minimum_fraction {wrong}: the fraction of a view lies between 0 and 1")
     weights = np.array([part.weight for part in parts], np.float64)
     weights /= weights.sum()
     index = join(parts)
-    has = {view: holds(index, members[view]) for view in shares}
-    rare = {view: keep(index, has[view], wanted=f"any of {', '.join(members[view])}") for view in shares}
+    has = {view: holds(index, members[view]) for view in fractions}
+    rare = {view: keep(index, has[view], wanted=f"any of {', '.join(members[view])}") for view in fractions}
     ends = np.cumsum([len(part.index) for part in parts])[:-1]
-    base = np.array([[rows.mean() for rows in np.split(has[view], ends)] for view in shares]) @ weights
-    among = np.array([[has[u][has[v]].mean() for v in shares] for u in shares])
-    extra = _extra_weights(np.array(list(shares.values())), base, among)
-    if extra.sum() >= 1 - 1 / BLOCK:
-        found = ", ".join(f"{view} {share:.1%}" for view, share in zip(shares, base, strict=True))
+    base = np.array([[rows.mean() for rows in np.split(has[view], ends)] for view in fractions]) @ weights
+    among = np.array([[has[u][has[v]].mean() for v in fractions] for u in fractions])
+    extra = _extra_weights(np.array(list(fractions.values())), base, among)
+    if extra.sum() >= 1 - 1 / PERIOD:
+        found = ", ".join(f"{view} {fraction:.1%}" for view, fraction in zip(fractions, base, strict=True))
         raise InvalidValueError(
-            f"minimum_fraction {dict(shares)}: no weights give these shares together: their samples have little "
+            f"minimum_fraction {dict(fractions)}: no weights give these fractions together: their samples have little "
             f"in common (the data have {found}); ask for less"
         )
     whole = [Part(part.index, w * (1 - extra.sum())) for part, w in zip(parts, weights.tolist(), strict=True)]
-    added = [Part(rare[view], w) for view, w in zip(shares, extra.tolist(), strict=True) if w * BLOCK >= 1]
+    added = [
+        Part(rare[view], w) for view, w in zip(fractions, extra.tolist(), strict=True) if w * PERIOD >= 1
+    ]
     return (*whole, *added)
 
 
-def _extra_weights(shares_V: np.ndarray, base_V: np.ndarray, among_VV: np.ndarray) -> np.ndarray:
-    """Least weights w >= 0 with (1 - sum w) base + among w >= shares; their sum reaches 1 where there are none.
+def _extra_weights(fractions_V: np.ndarray, base_V: np.ndarray, among_VV: np.ndarray) -> np.ndarray:
+    """Least weights w >= 0 with (1 - sum w) base + among w >= fractions; their sum reaches 1 where there are none.
 
-    ``base_V``: share of each view without them; ``among_VV[u, v]``: share of u among the samples that have v.
-    Each weight in turn makes its own share right; from 0 on they only grow.
+    ``base_V``: fraction of samples that have each view, without the extra weights; ``among_VV[u, v]``: fraction that
+    have u of those that have v. Each weight in turn is raised until its own fraction is reached; none ever falls.
     """
-    extra_V = np.zeros(len(shares_V))
+    extra_V = np.zeros(len(fractions_V))
     for _ in range(1000):
         before = extra_V.copy()
         for u in range(len(extra_V)):
             others = np.delete(np.arange(len(extra_V)), u)
             reached = (1 - extra_V[others].sum()) * base_V[u] + among_VV[u, others] @ extra_V[others]
-            if reached < shares_V[u]:
-                extra_V[u] = (shares_V[u] - reached) / (1 - base_V[u])
+            if reached < fractions_V[u]:
+                extra_V[u] = (fractions_V[u] - reached) / (1 - base_V[u])
         if extra_V.sum() >= 1 or np.abs(extra_V - before).max(initial=0) < 1e-6:
             break
     return extra_V

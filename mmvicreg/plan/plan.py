@@ -1,15 +1,16 @@
-"""Which sample sits in which slot of which global batch: a pure function of (counts, seed, step, slot).
+"""The plan: which sample is in which slot of which global batch, a pure function of (counts, seed, step, slot).
 
 The order is one infinite sequence of passes over the data set (epochs); every pass holds every sample
 exactly once, and global batch ``step`` is the next ``global_batch`` places of the sequence. So the sequence
-does not depend on the global batch, the ranks or the workers; nothing is left over at the end of an epoch
+does not depend on the global batch, the processes or the workers; nothing is left over at the end of an epoch
 (a batch may hold the end of one and the beginning of the next); and the whole state of a run is one number,
 the samples consumed. N = samples, C = lanes, S = window.
 
 Order of one epoch, ``order="lanes"``: shards are permuted and concatenated, the concatenation is rotated by
 a random amount and cut into C lanes; each lane is read in windows of S consecutive samples, each window
 permuted. Place p of the epoch is place p // C of lane p % C. Inside a batch, slots are sorted by lane, so
-consecutive slots (a rank's share) touch few lanes: a rank reads about 1/R of the bytes, nearly in order.
+consecutive slots (those of one of R processes) touch few lanes: a process reads about 1/R of the bytes, nearly in
+order.
 ``order="global"``: one permutation of all samples; best mixing, needs fast random access to all shards.
 
 Memory: O(shards) for two epochs, and four windows of every lane (8 MB by default); nothing grows with N.
@@ -44,12 +45,13 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Places:
+class Locations:
     """Where the samples of some slots lie: int64 arrays of one length."""
 
     epoch: np.ndarray
     shard: np.ndarray
-    row: np.ndarray
+    place: np.ndarray
+    """place of the sample in its shard"""
 
 
 class _Epoch:
@@ -126,8 +128,8 @@ class Plan:
         own = repr((VERSION, self.seed, self.order, self.lanes, self.window, len(self.counts))).encode()
         return hashlib.sha256(own + self.counts.astype("<i8").tobytes()).hexdigest()[:16]
 
-    def locate(self, step: int, slots: Sequence[int] | np.ndarray) -> Places:
-        """Places of the samples in ``slots`` (0 to global_batch - 1) of the global batch of ``step``."""
+    def locate(self, step: int, slots: Sequence[int] | np.ndarray) -> Locations:
+        """Locations of the samples in ``slots`` (0 to global_batch - 1) of the global batch of ``step``."""
         slots = np.asarray(slots, np.int64)
         if len(slots) and not 0 <= slots.min() <= slots.max() < self.global_batch:
             raise InvalidValueError(
@@ -135,9 +137,9 @@ class Plan:
             )
         return self.locate_range(self.cursor(step).consumed, self.global_batch, slots)
 
-    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Places:
-        """Places of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
-        epoch, shard, row = (np.empty(len(slots), np.int64) for _ in range(3))
+    def locate_range(self, first: int, length: int, slots: np.ndarray) -> Locations:
+        """Locations of ``slots`` of the ``length`` samples of the sequence that begin at ``first``."""
+        epoch, shard, place = (np.empty(len(slots), np.int64) for _ in range(3))
         begin = 0
         while begin < length:
             e, p = divmod(first + begin, self.samples)
@@ -145,9 +147,9 @@ class Plan:
             mine = (slots >= begin) & (slots < begin + here)
             if mine.any():
                 epoch[mine] = e
-                shard[mine], row[mine] = self._in_epoch(e, self._sorted(p, here, slots[mine] - begin))
+                shard[mine], place[mine] = self._in_epoch(e, self._sorted(p, here, slots[mine] - begin))
             begin += here
-        return Places(epoch, shard, row)
+        return Locations(epoch, shard, place)
 
     def _sorted(self, p: int, length: int, slots: np.ndarray) -> np.ndarray:
         """Place in the epoch of each slot, when the places p to p + length are sorted by (lane, place)."""

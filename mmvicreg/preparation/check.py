@@ -33,9 +33,9 @@ from mmvicreg.preparation.check_members import (
 )
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.progress import bar
-from mmvicreg.shards import index_file as sidecar
-from mmvicreg.shards.index import expand, save_blocks, sidecar_paths, stat_of
-from mmvicreg.shards.remote_cache import cache_folder
+from mmvicreg.shards import index_file
+from mmvicreg.shards.index import expand, save_tables, stat_of
+from mmvicreg.shards.locations import cache_folder, file_name, index_paths
 from mmvicreg.shards.tar import KINDS, Problem
 
 SAVE_EVERY = 30.0
@@ -120,8 +120,8 @@ def check(config: CheckConfig) -> Report:
 
 def exclusions(report: Report) -> dict[str, object]:
     """What ``open_index(..., exclude=)`` reads: unusable shards, and unusable samples of the others."""
-    whole = [os.path.basename(s.path) for s in report.shards if s.problems]
-    samples = {os.path.basename(s.path): s.bad for s in report.shards if s.bad and not s.problems}
+    whole = [file_name(s.path) for s in report.shards if s.problems]
+    samples = {file_name(s.path): s.bad for s in report.shards if s.bad and not s.problems}
     return {"shards": whole, "samples": samples}
 
 
@@ -133,7 +133,7 @@ def _state(path: str, limits: Limits) -> str:
 
 def _save(fresh: list[tuple[ShardReport, bytes]], limits: Limits) -> float:
     """Write blocks of usable shards to their sidecars, then the reports, and empty the list; gives the time."""
-    save_blocks([(r.path, block, r.bytes, r.stamp) for r, block in fresh if block])
+    save_tables([(r.path, block, r.bytes, r.stamp) for r, block in fresh if block])
     for report, _ in fresh:
         path = _state(report.path, limits)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -159,9 +159,9 @@ def _known(paths: Sequence[str], limits: Limits) -> dict[str, ShardReport]:
 
 
 def _indexed(path: str) -> bool:
-    name = os.path.basename(path)
+    name = file_name(path)
     return any(
-        name in sidecar.read_footer(side) for side in sidecar_paths(path) if glob.glob(glob.escape(side))
+        name in index_file.read_footer(side) for side in index_paths(path) if glob.glob(glob.escape(side))
     )
 
 
@@ -171,10 +171,10 @@ def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
     for shard in shards:
         if shard.problems:
             continue
-        for side in sidecar_paths(shard.path):
-            entry = sidecar.read_footer(side).get(os.path.basename(shard.path))
+        for side in index_paths(shard.path):
+            entry = index_file.read_footer(side).get(file_name(shard.path))
             if entry is not None:
-                for key in sidecar.read_block(side, entry).keys:
+                for key in index_file.read_table(side, entry).keys:
                     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
                     if digest in seen:
                         yield Problem("key in two shards", shard.path, key, f"also in {seen[digest]}")

@@ -12,8 +12,10 @@ from typing import IO, Literal, cast
 from PIL import Image, UnidentifiedImageError
 
 from mmvicreg.modalities.decoding import formats
-from mmvicreg.shards.index_file import pack_block
-from mmvicreg.shards.remote_cache import RemoteError, ShardCache, is_remote
+from mmvicreg.shards.download import RemoteError
+from mmvicreg.shards.index_file import pack_table
+from mmvicreg.shards.locations import is_remote
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
@@ -128,7 +130,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     finally:
         os.close(fd)
     report.totals, report.statistics = dict(collect.totals), dict(collect.statistics)
-    return report, pack_block(found)
+    return report, pack_table(found)
 
 
 def _dots(found: Scan, collect: _Look) -> None:

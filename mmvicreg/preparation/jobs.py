@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.stream.workers import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -38,7 +37,7 @@ def _on_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], count: int
 ) -> Iterator[tuple[int, Result]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         waiting: dict[Future[Result], int] = {}
         todo = iter(enumerate(tasks))
         try:
@@ -52,18 +51,6 @@ def _on_processes(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """End this worker process when its parent ends, also by SIGKILL: nobody would read its results."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_cluster(

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
+from mmvicreg.shards.locations import redact
 
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
@@ -107,7 +108,10 @@ RESUMABLE = frozenset(
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass as JSON values, each nested dataclass with the import path of its class."""
+    """A dataclass as JSON values, each nested dataclass with the import path of its class.
+
+    URLs lose their passwords and query values: what is saved, logged or published holds no secrets.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         plain = {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
         return {CLASS: f"{type(value).__module__}:{type(value).__qualname__}", **plain}
@@ -115,7 +119,9 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, int | float | bool):
         return value
     raise TypeError(f"a configuration holds plain values; found {value!r} of type {type(value).__name__}")
 

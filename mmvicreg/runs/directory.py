@@ -22,6 +22,7 @@ from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.runs.checkpoint import complete_checkpoints
 from mmvicreg.runs.config import TrainConfig, differences, to_json
 from mmvicreg.runs.run import CHECKPOINTS, CONFIG, LOG, line_step, read_config
+from mmvicreg.shards.locations import redact
 
 PACKAGES = tuple("torch torchvision timm transformers open_clip_torch accelerate numpy mmvicreg".split())
 
@@ -158,7 +159,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -58,9 +58,11 @@ class StreamConfig:
     wait_warning: float = 60.0
     """seconds of waiting for data after which the log says what is being waited for"""
     shard_cache: str = ""
-    """folder for local copies of remote shards; empty for the user's cache folder"""
+    """folder for local copies of shards; empty for the user's cache folder"""
     shard_cache_gigabytes: float = 100.0
     """largest size of that folder"""
+    copy_local_shards: bool = False
+    """also copy shards with local paths there before they are read: for slow network disks"""
 
 
 @dataclass(frozen=True)

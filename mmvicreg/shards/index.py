@@ -1,8 +1,8 @@
-"""Tar files -> ShardIndex: which shards there are, how many samples each holds, and where their members lie.
+"""The shard index: which shards there are, how many samples each holds, and where their members lie.
 
-Plain webdataset tars, as webdataset, open_clip and img2dataset write them; nothing is converted. The first
-opening reads the headers of every shard (about 30 us a sample) and writes a sidecar beside them, or under
-the user's cache folder where theirs is not writable; later openings only compare sizes and times.
+Shards are plain webdataset tars, as webdataset, open_clip and img2dataset write them; nothing is converted. The first
+opening reads the headers of every shard and a sample of its content, and writes an index file beside the shards, or in
+the user's cache folder if theirs is not writable. Later openings compare sizes and modification times only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import glob
 import hashlib
 import json
 import os
-import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,9 +24,11 @@ from braceexpand import braceexpand
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.progress import bar
-from mmvicreg.shards import index_file as sidecar
+from mmvicreg.shards import index_file
+from mmvicreg.shards.content import WHOLE
 from mmvicreg.shards.index_file import Entry
-from mmvicreg.shards.remote_cache import ShardCache, cache_folder, is_remote
+from mmvicreg.shards.locations import file_name, identity, index_paths, is_remote, redact
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 SHOWN = 10
@@ -34,24 +36,27 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file. ``sidecar`` is the file that holds its block; rows in ``excluded`` do not count."""
+    """One tar file. ``index_file`` holds its member table; the samples numbered in ``excluded`` are left out."""
 
     path: str
     entry: Entry
-    sidecar: str
+    index_file: str
     excluded: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
+        """Size of the tar."""
         return self.entry.bytes
 
     @property
     def count(self) -> int:
+        """Samples that are not left out."""
         return self.entry.count - len(self.excluded)
 
     @property
     def name(self) -> str:
-        return os.path.basename(self.path)
+        """File name, without what is secret in a URL."""
+        return file_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,27 @@ class ShardIndex:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every shard's name, size and member table (not of where it lies, nor of its times)."""
-        rows = "\n".join(f"{s.name} {s.bytes} {s.entry.digest} {s.excluded}" for s in self.shards)
-        return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        """Hash of every shard's name, size, member table and content, the same for copies in other places.
+
+        Content is hashed as :mod:`mmvicreg.shards.content` says: whole up to 16 MB a shard, by samples above.
+        """
+        lines = "\n".join(f"{s.name} {s.bytes} {s.entry.digest} {s.excluded}" for s in self.shards)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    @cached_property
+    def cache_key(self) -> str:
+        """The fingerprint, and the modification time of every local shard whose content was not hashed whole.
+
+        For what is computed from the data and kept: recomputing after a shard was merely touched costs time, using
+        what belongs to other content gives wrong numbers.
+        """
+        large = (s for s in self.shards if s.bytes > WHOLE and not is_remote(s.path))
+        lines = "\n".join([self.fingerprint, *(f"{s.name} {s.entry.stamp}" for s in large)])
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @cached_property
     def suffixes(self) -> dict[str, int]:
-        """Every suffix in the data set and how many members have it."""
+        """Members of the data set by suffix."""
         total: dict[str, int] = {}
         for shard in self.shards:
             for suffix, count in shard.entry.suffixes.items():
@@ -89,7 +108,7 @@ class ShardIndex:
         return int(self.starts[-1])
 
     def place(self, number: int) -> tuple[int, int]:
-        """(shard, row) of a sample's number."""
+        """(shard, place in that shard) of a sample's number."""
         if not 0 <= number < len(self):
             raise InvalidValueError(f"sample number {number}; the index has samples 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
@@ -105,7 +124,7 @@ def expand(shards: str | Sequence[str]) -> list[str]:
     for pattern in patterns:
         if pattern.lstrip().startswith(("pipe:", "|")) or pattern.rstrip().endswith("|"):
             raise InvalidValueError(
-                f"shards {pattern!r} would run a shell command, which is refused: give a path or a URL "
+                f"shards {redact(pattern)!r} would run a shell command, which is refused: give a path or a URL "
                 "(https://, s3://, ...), or download the shards first"
             )
         for path in braceexpand(os.path.expanduser(pattern)):
@@ -115,14 +134,14 @@ def expand(shards: str | Sequence[str]) -> list[str]:
                     f"{path!r} is a folder; name the shards in it: {os.path.join(path, '*.tar')}"
                 )
             if not found:
-                raise MissingFileError(f"no shard matches {path!r}{_nearby(path)}")
+                raise MissingFileError(f"no shard matches {redact(path)!r}{_nearby(path)}")
             paths += found
     if not paths:
-        raise MissingFileError(f"no shard matches {shards!r}")
-    repeated = sorted({p for p in paths if paths.count(p) > 1}) if len(set(paths)) < len(paths) else []
+        raise MissingFileError(f"no shard matches {redact(str(shards))!r}")
+    repeated = [name for name, count in Counter(map(identity, paths)).items() if count > 1]
     if repeated:
         raise InvalidValueError(
-            f"{len(repeated)} shards are listed twice, the first is {repeated[0]}; list each once"
+            f"{len(repeated)} shards are listed twice, the first is {redact(repeated[0])}; list each once"
         )
     return paths
 
@@ -149,22 +168,13 @@ def _nearby(path: str) -> str:
     )
 
 
-def sidecar_paths(path: str) -> tuple[str, str]:
-    """(beside the shard, in the cache folder): one sidecar for all shards of a folder that share a prefix."""
-    folder, file = path.rsplit("/", 1) if is_remote(path) else os.path.split(os.path.abspath(path))
-    prefix = re.sub(r"[-_.]*\d+$", "", file.removesuffix(".tar")) or "shards"
-    own = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    cached = os.path.join(cache_folder(), "index", own, f"{prefix}.index")
-    return (cached if is_remote(path) else os.path.join(folder, f"{prefix}.index")), cached
-
-
 def _writable(folder: str) -> bool:
-    """Whether someone may write there: root is let in anywhere, but a read-only folder should stay so."""
+    """Whether files may be made there; for root, who may everywhere, a read-only folder is not writable."""
     return os.path.isdir(folder) and bool(os.stat(folder).st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def stat_of(path: str) -> tuple[int, str]:
-    """(bytes, stamp) of a local file; (-1, "") where there is none."""
+    """(bytes, modification time in ns) of a local file; (-1, "") if there is none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -173,55 +183,55 @@ def stat_of(path: str) -> tuple[int, str]:
 
 
 def _known(paths: Sequence[str]) -> dict[str, Shard]:
-    """The shards among ``paths`` whose sidecar entry still matches the file."""
+    """The shards among ``paths`` whose entry in an index file still matches the file."""
     footers: dict[str, dict[str, Entry]] = {}
     known = {}
     for path in paths:
-        for side in sidecar_paths(path):
-            if side not in footers:
-                footers[side] = sidecar.read_footer(side)
-            entry = footers[side].get(os.path.basename(path))
+        for file in index_paths(path):
+            if file not in footers:
+                footers[file] = index_file.read_footer(file)
+            entry = footers[file].get(file_name(path))
             if entry is not None and (is_remote(path) or (entry.bytes, entry.stamp) == stat_of(path)):
-                known[path] = Shard(path, entry, side)
+                known[path] = Shard(path, entry, file)
                 break
     return known
 
 
 def open_index(
-    shards: str | Sequence[str], *, exclude: str | None = None, spool: ShardCache | None = None
+    shards: str | Sequence[str], *, exclude: str | None = None, shard_cache: ShardCache | None = None
 ) -> ShardIndex:
-    """The index of the shards of a pattern (braces, globs) or of a sequence of them.
+    """The index of the shards of a pattern (braces, globs, ``::`` between patterns) or of a sequence of them.
 
-    ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the
-    fingerprint says so. Remote shards (https://, s3://, ...) are downloaded whole into ``spool`` to be indexed;
-    that a shard is still the indexed one is checked when a run downloads it.
-    Raises FileNotFoundError where a pattern matches nothing or a shard is missing, BadShardError (a ValueError)
-    listing what is wrong where a shard is damaged, and ValueError for folders, shell commands and repeated shards.
+    ``exclude``: a list that ``mmvicreg check --quarantine`` wrote; what it names is left out, and the fingerprint
+    depends on it. Remote shards (https://, s3://, ...) are downloaded whole into ``shard_cache`` to be indexed; a run
+    checks that they are still the indexed ones when it downloads them.
+    Raises FileNotFoundError if a pattern matches nothing or a shard is missing, BadShardError (a ValueError) with
+    what is wrong if a shard is damaged, and ValueError for folders, shell commands and repeated shards.
     """
     left_out, samples = read_exclusions(exclude)
-    paths = [path for path in expand(shards) if os.path.basename(path) not in left_out]
+    paths = [path for path in expand(shards) if file_name(path) not in left_out]
     known = _known(paths)
     missing = [p for p in paths if p not in known]
     if missing:
-        scanned = list(_scan_all(missing, spool or ShardCache()))
+        scanned = list(_scan_all(missing, shard_cache or ShardCache()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
-        save_blocks(
-            [(path, sidecar.pack_block(found), size, str(mtime)) for path, found, size, mtime in scanned]
+        save_tables(
+            [(path, index_file.pack_table(found), size, str(mtime)) for path, found, size, mtime in scanned]
         )
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
         if lost:
             raise BadShardError(
-                f"{lost[0]} changed while it was indexed; wait until it is written, then open it again"
+                f"{redact(lost[0])} changed while it was indexed; wait until it is written, then open it again"
             )
     index = ShardIndex(tuple(_without(known[p], samples) for p in paths))
     if not len(index):
-        raise BadShardError(f"the {len(paths)} shards of {shards!r} hold no samples")
+        raise BadShardError(f"the {len(paths)} shards of {redact(str(shards))!r} hold no samples")
     return index
 
 
 def read_exclusions(path: str | None) -> tuple[frozenset[str], dict[str, list[str]]]:
-    """(names of shards, keys of samples by name of shard) to leave out; nothing where ``path`` is None."""
+    """(names of shards, keys of samples by name of shard) to leave out; nothing if ``path`` is None."""
     if path is None:
         return frozenset(), {}
     with open(path, encoding="utf-8") as file:
@@ -237,17 +247,15 @@ def _without(shard: Shard, samples: dict[str, list[str]]) -> Shard:
     keys = frozenset(samples.get(shard.name, ()))
     if not keys:
         return shard
-    rows = tuple(
-        i for i, key in enumerate(sidecar.read_block(shard.sidecar, shard.entry).keys) if key in keys
-    )
-    return replace(shard, excluded=rows)
+    table = index_file.read_table(shard.index_file, shard.entry)
+    return replace(shard, excluded=tuple(i for i, key in enumerate(table.keys) if key in keys))
 
 
-def _scan_all(paths: Sequence[str], spool: ShardCache) -> Iterator[tuple[str, Scan, int, int]]:
-    """Scan shards on a few threads (a positioned read waits for storage), with a bar when it takes long."""
+def _scan_all(paths: Sequence[str], shard_cache: ShardCache) -> Iterator[tuple[str, Scan, int, int]]:
+    """Scan shards on a few threads (a positioned read waits for storage); a bar appears after 2 seconds."""
 
     def scan_one(path: str) -> tuple[Scan, int, int]:
-        return scan_file(spool.get(path) if is_remote(path) else path)
+        return scan_file(shard_cache.get(path) if is_remote(path) else path)
 
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
@@ -272,23 +280,18 @@ def refuse(problems: Sequence[Problem]) -> None:
     raise BadShardError(text + "; its --quarantine writes the list of what to leave out")
 
 
-def save_blocks(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
-    """Put freshly scanned shards (path, packed block, bytes, stamp) into their sidecars, each written once."""
-    by_sidecar: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
-    for path, block, size, stamp in fresh:
-        entry = sidecar.entry_of(block, size=size, stamp=stamp)
-        by_sidecar.setdefault(sidecar_paths(path), []).append((os.path.basename(path), entry, block))
-    for sides, blocks in by_sidecar.items():
-        _save(sides, blocks)
-
-
-def _save(sides: tuple[str, str], blocks: list[tuple[str, Entry, bytes]]) -> None:
-    beside, cached = sides
-    fresh = {name for name, _, _ in blocks}
-    for side in (beside, cached) if _writable(os.path.dirname(beside)) else (cached,):
-        old = {name: e for name, e in sidecar.read_footer(side).items() if name not in fresh}
-        try:
-            return sidecar.write(side, blocks, keep=old)
-        except OSError:
-            if side == cached:
-                raise
+def save_tables(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
+    """Add freshly scanned shards (path, packed member table, bytes, stamp) to their index files, each written once."""
+    by_file: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
+    for path, table, size, stamp in fresh:
+        entry = index_file.entry_of(table, size=size, stamp=stamp)
+        by_file.setdefault(index_paths(path), []).append((file_name(path), entry, table))
+    for (beside, cached), tables in by_file.items():
+        if _writable(os.path.dirname(beside)):
+            try:
+                index_file.add(beside, tables)
+                continue
+            except OSError:
+                if beside == cached:
+                    raise
+        index_file.add(cached, tables)

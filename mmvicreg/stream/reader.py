@@ -1,15 +1,16 @@
-"""What turns the bytes of one sample into one array, in a loader thread or worker.
+"""Readers: from the bytes of one sample to one array, in a loader thread or a worker process.
 
-A reader holds no weights and no state that changes: it is shared by threads and may be pickled into
-worker processes. All randomness comes from the generator it is given, so a sample read twice with the
-same generator gives the same bits on any machine layout.
+A reader holds no weights and no state that changes: threads share it and worker processes get a pickled copy. All its
+randomness comes from the generator that it is given, so a sample read twice with the same generator gives the same
+bits for any number of processes and threads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +18,27 @@ if TYPE_CHECKING:
     import torch
 
 
+MAX_MEMBER = 256 << 20
+"""Bytes of the largest member that is read unless a reader says otherwise."""
+
+
 class BadSampleError(ValueError):
     """The sample's bytes cannot be used: it is rejected, counted and written to the ledger."""
+
+
+@contextmanager
+def decoding(reason: str) -> Iterator[None]:
+    """Any exception in the block is about the sample's bytes: raised again as BadSampleError("reason: details").
+
+    Put the calls that parse bytes inside, and nothing else: an exception outside is a bug of the reader and stops the
+    run. ``MemoryError`` and ``RecursionError`` count as details of the bytes, too.
+    """
+    try:
+        yield
+    except BadSampleError:
+        raise
+    except Exception as error:
+        raise BadSampleError(f"{reason}: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 @dataclass(frozen=True)
@@ -28,16 +48,17 @@ class Sample:
     key: str
     number: int
     members: Mapping[str, bytes]
-    """Suffix (all after the first dot of the member's file name, lower case) to content."""
+    """content by suffix: all after the first dot of the member's file name, in lower case"""
+    oversized: Mapping[str, int] = field(default_factory=dict)
+    """sizes of members that were asked for but are larger than the limit, and were not read"""
 
 
 @dataclass(frozen=True)
 class Item:
     """One input of a branch.
 
-    ``identity`` says what it is when it is searched for: two items of one modality with the same identity
-    are the same item (a caption shared by two images). Empty means "this sample's, and no other's".
-    ``recovered`` is empty, or says what was wrong with bytes that could still be used.
+    ``identity``: two items of one modality with the same identity are the same item (a caption of two images); empty
+    for an item that no other sample has. ``recovered``: what was wrong with bytes that could still be used, or empty.
     """
 
     value: torch.Tensor
@@ -46,12 +67,17 @@ class Item:
 
 
 class Reader(ABC):
-    """Reads one modality. Every value has the same shape and dtype, so batches have static shapes."""
+    """Reads one modality. All values have the same shape and dtype, so batches have static shapes."""
 
     @property
     @abstractmethod
     def members(self) -> tuple[str, ...]:
-        """Suffixes this reader can use; only these are fetched from the shard."""
+        """Suffixes that this reader uses; only these are read from the shard."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of the largest member that is read; a sample with a larger one is rejected, and no byte of it read."""
+        return MAX_MEMBER
 
     @property
     @abstractmethod
@@ -65,7 +91,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        """One training input drawn with ``generator``; None where the sample lacks this modality."""
+        """One training input drawn with ``generator``; None if the sample lacks this modality."""
 
     @abstractmethod
     def items(self, sample: Sample) -> list[Item]:

@@ -1,8 +1,8 @@
-"""Shards read from front to back without an index: pipes, sources without random access, a first look.
+"""Shards read from front to back without an index: pipes and other sources without random access.
 
-This is the compatibility mode: webdataset's order and no more. It is NOT resumable, does not shuffle and does
-not shard; use ``open_index`` and ``stream`` to train. Unlike webdataset it notices every damage that the
-index would: a cut anywhere, a damaged header, a missing end marker, members of a sample that are apart.
+The order is that of the tar. This mode cannot resume, shuffle or divide samples over processes; train with
+``open_index`` and ``Stream``. It raises for every damage that the index refuses: truncation anywhere, a damaged header,
+a missing end marker, members of a sample that are not adjacent.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from mmvicreg.shards.tar import BadShardError, Damage, members, split_name
-from mmvicreg.stream.reader import Sample
+from mmvicreg.shards.headers import Damage, members
+from mmvicreg.shards.tar import BadShardError, split_name
+from mmvicreg.stream.reader import MAX_MEMBER, Sample
 
-MAX_MEMBER = 1 << 30
 log = logging.getLogger("mmvicreg.stream.sequential")
 
 
@@ -79,7 +79,8 @@ def _contents(file: BinaryIO) -> Iterator[tuple[str, str, bytes]]:
         if not key or member.link:
             continue
         if member.size > MAX_MEMBER:
-            raise Damage("unsupported member", f"byte {member.offset}", f"{member.size} bytes")
+            message = f"{member.name} has {member.size:,} bytes, at most {MAX_MEMBER:,} are read"
+            raise Damage("unsupported member", f"byte {member.offset}", message)
         data = read(member.size, member.offset)
         if len(data) < member.size:
             raise Damage(

@@ -1,9 +1,9 @@
-"""plan + readers + rank -> batches, in order, from any step on, with whatever ranks and threads there are.
+"""Batches in the plan's order, from any step on, for any number of processes and threads.
 
-The order is the plan's, the randomness is keyed by (seed, epoch, sample, view), and a bad sample is masked or
-substituted by a fixed rule: so a batch depends on (index, plan, readers, step) and on nothing else. Decoders
-and resizers release the GIL, so a pool of threads per rank does the work; batches ahead are prefetched and
-handed over in step order. Do not give this loader to ``accelerator.prepare``: it is sharded already.
+The order is the plan's, randomness is keyed by (seed, epoch, sample, view), and a rejected sample is marked absent or
+replaced by a fixed rule: so a batch depends on (index, plan, readers, step) and on nothing else. Decoders and resizers
+release the interpreter's lock, so a pool of threads per process does the work; batches are read ahead and handed over
+in step order. Do not give this loader to ``accelerator.prepare``: it is divided over processes already.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ import numpy as np
 import torch
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.plan.plan import Places, Plan
+from mmvicreg.plan.plan import Locations, Plan
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.shards.remote_cache import ShardCache
+from mmvicreg.shards.locations import redact
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.stream.buffers import Buffers, Sender
-from mmvicreg.stream.ledger import Counts, Finding, Ledger
-from mmvicreg.stream.lookahead import Lookahead
+from mmvicreg.stream.ledger import Finding, Ledger
 from mmvicreg.stream.reader import Reader
-from mmvicreg.stream.rows import Note, Place, Row, check_members
-from mmvicreg.stream.sample_counts import Budget
+from mmvicreg.stream.sample_counts import Budget, SampleCounts
+from mmvicreg.stream.sample_reader import Location, ReadSample, Remark, check_members
+from mmvicreg.stream.shard_prefetch import ShardPrefetcher
 from mmvicreg.stream.workers import Workers, WorkerSetup
 
-LOOK_EVERY, LOOK_STEPS = 16, 256
-"""Remote shards are asked for this many steps ahead, looked up every so many steps."""
+REQUEST_EVERY, REQUEST_AHEAD = 16, 256
+"""Every REQUEST_EVERY steps, copies are requested of the shards that the next REQUEST_AHEAD steps read."""
 
 log = logging.getLogger("mmvicreg.stream.stream")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's rows of global batch ``step``. ``epoch`` is that of the global batch's first sample.
+    """This process's samples of global batch ``step``. ``epoch`` is that of the global batch's first sample.
 
-    ``inputs[view]`` is (B, *shape), rows that are not ``present[view]`` (bool (B,)) are zero; ``keys`` and
-    ``numbers`` (int64 (B,)) name the samples.
+    ``inputs[view]`` is (B, *shape), zero in rows that are not ``present[view]`` (bool (B,)); ``keys`` and ``numbers``
+    (int64 (B,)) identify the samples.
     """
 
     step: int
@@ -55,25 +56,26 @@ class Batch:
 
 
 class _Pending:
-    """A batch being filled: its buffers and the tasks that fill them."""
+    """A batch that is being read: its buffers and the tasks that fill them."""
 
-    def __init__(self, step: int, places: Places, buffers: dict[str, torch.Tensor]) -> None:
-        rows = len(places.row)
-        self.step, self.places, self.buffers = step, places, buffers
+    def __init__(self, step: int, locations: Locations, buffers: dict[str, torch.Tensor]) -> None:
+        rows = len(locations.place)
+        self.step, self.locations, self.buffers = step, locations, buffers
         self.present = {view: np.zeros(rows, bool) for view in buffers}
         self.keys = [""] * rows
         self.numbers = np.zeros(rows, np.int64)
-        self.notes: list[tuple[Note, ...]] = [()] * rows
+        self.remarks: list[tuple[Remark, ...]] = [()] * rows
         self.tasks: list[Future[None]] = []
         self.sent = False
 
     def send(self, sender: Sender) -> None:
-        """Begin to copy the inputs, which are whole, to the device."""
+        """Begin to copy the inputs, which are complete, to the device."""
         self.buffers, self.sent = sender.send(self.buffers), True
 
-    def put(self, i: int, row: Row) -> None:
-        self.keys[i], self.numbers[i], self.notes[i] = row.key, row.number, row.notes
-        for view, item in row.items.items():
+    def put(self, i: int, sample: ReadSample) -> None:
+        """Copy a sample into row ``i``."""
+        self.keys[i], self.numbers[i], self.remarks[i] = sample.key, sample.number, sample.remarks
+        for view, item in sample.items.items():
             if item is None:
                 self.buffers[view][i].zero_()
             else:
@@ -82,14 +84,14 @@ class _Pending:
 
 
 class Stream(Iterator[Batch]):
-    """Batches of steps ``start`` to ``stop`` (for ever where None) for one rank; ``counts``: what it handed over.
+    """Batches of steps ``start`` to ``stop`` (without end if None) for process ``rank`` of ``world``.
 
-    ``substitutes``: how many following rows may stand in for a sample with a rejected view (0: the view is
-    masked). ``ledger``: folder for the ledger. ``budget`` holds for this rank's samples; None where the caller
-    checks all ranks' (see tally.py). ``patience``: seconds after which a wait is explained in the log.
-    ``device``: where inputs are put; a GPU gets them from page-locked memory while it computes with the batch
-    before. ``workers``: processes that read the rows instead of threads, for readers that hold the GIL.
-    ``spool``: where remote shards are downloaded to.
+    ``counts``: what has been handed over. ``substitutes``: how many of the following samples may replace one with a
+    rejected view (0: the view is absent). ``ledger``: folder of the ledger. ``budget`` limits this process's rejected
+    samples; None if the caller checks the sum over processes (sample_counts.py). ``patience``: seconds after which a
+    wait is explained in the log. ``device``: where inputs are put; a GPU gets them from page-locked memory while it
+    computes with the batch before. ``workers``: processes that read instead of threads, for readers that hold the
+    interpreter's lock. ``shard_cache``: where copies of shards are kept.
 
     Raises ValueError (plan of another index, global batch not divisible by ``world``), KeyError (no member
     that a view reads); from iteration ReaderError, BadShardError, TooManyRejectedError and OSError.
@@ -113,29 +115,30 @@ class Stream(Iterator[Batch]):
         patience: float = 60.0,
         device: torch.device | None = None,
         workers: int = 0,
-        spool: ShardCache = ShardCache(),  # noqa: B008  frozen
+        shard_cache: ShardCache = ShardCache(),  # noqa: B008  frozen
     ) -> None:
         _check(index, plan, rank=rank, world=world)
         check_members(readers, index.suffixes)
         self.index, self.plan, self.patience, self._budget = index, plan, patience, budget
-        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, spool)
-        self._rows = setup.rows()
+        setup = WorkerSetup(index, dict(readers), plan.seed, substitutes, shard_cache)
+        self._samples = setup.samples()
         self._workers = Workers(setup, workers) if workers else None
-        self._lookahead = Lookahead(index, spool)
-        share = plan.global_batch // world
-        self._slots = np.arange(rank * share, (rank + 1) * share)
+        self._prefetcher = ShardPrefetcher(index, shard_cache)
+        batch = plan.global_batch // world
+        self._slots = np.arange(rank * batch, (rank + 1) * batch)
         self._next, self._stop, self._prefetch = start, stop, prefetch
         self._sender = Sender(device) if device is not None and device.type == "cuda" else None
-        self._buffers = Buffers(readers, share, keep=prefetch + 2, pin=self._sender is not None)
+        self._buffers = Buffers(readers, batch, keep=prefetch + 2, pin=self._sender is not None)
         self._ahead: deque[_Pending] = deque()
-        self._busy: dict[str, tuple[Place, float]] = {}
+        self._busy: dict[str, tuple[Location, float]] = {}
         self._ledger = Ledger(ledger, rank=rank)
-        self._pool = start_threads(threads or workers or default_threads(), "mmvicreg-stream")
-        self._chunk = max(1, min(16, share // (2 * self._pool._max_workers) or 1))
+        threads = threads or workers or default_threads()
+        self._pool = start_threads(threads, "mmvicreg-stream")
+        self._chunk = max(1, min(16, batch // (2 * threads) or 1))
 
     @property
-    def counts(self) -> Counts:
-        """Samples handed over by this rank, and what was recovered, rejected and missing among them."""
+    def counts(self) -> SampleCounts:
+        """Samples that this process has handed over, and what was recovered, rejected and absent among them."""
         return self._ledger.counts
 
     def __next__(self) -> Batch:
@@ -160,19 +163,19 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
-        self._rows.fetch.close()
-        self._lookahead.close()
+        self._samples.fetch.close()
+        self._prefetcher.close()
         if self._workers is not None:
             self._workers.close()
 
     def _submit(self, step: int) -> None:
-        if self._lookahead.wanted and step % LOOK_EVERY == 0:
-            last = step + LOOK_STEPS if self._stop is None else min(self._stop, step + LOOK_STEPS)
-            for ahead in range(step, last, LOOK_EVERY):
-                self._lookahead.want(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
-        places = self.plan.locate(step, self._slots)
-        rows = len(places.row)
-        pending = _Pending(step, places, self._buffers.take())
+        if self._prefetcher.needed and step % REQUEST_EVERY == 0:
+            last = step + REQUEST_AHEAD if self._stop is None else min(self._stop, step + REQUEST_AHEAD)
+            for ahead in range(step, last, REQUEST_EVERY):
+                self._prefetcher.request(np.unique(self.plan.locate(ahead, self._slots).shard).tolist())
+        locations = self.plan.locate(step, self._slots)
+        rows = len(locations.place)
+        pending = _Pending(step, locations, self._buffers.take())
         for begin in range(0, rows, self._chunk):
             pending.tasks.append(
                 self._pool.submit(self._fill, pending, range(begin, min(rows, begin + self._chunk)))
@@ -180,16 +183,16 @@ class Stream(Iterator[Batch]):
         self._ahead.append(pending)
 
     def _fill(self, pending: _Pending, rows: Sequence[int]) -> None:
-        me, at = threading.current_thread().name, pending.places
-        places = [Place(int(at.epoch[i]), int(at.shard[i]), int(at.row[i])) for i in rows]
+        me, at = threading.current_thread().name, pending.locations
+        locations = [Location(int(at.epoch[i]), int(at.shard[i]), int(at.place[i])) for i in rows]
         if self._workers is not None:
-            self._busy[me] = places[0], time.monotonic()
-            for i, row in zip(rows, self._workers(places), strict=True):
-                pending.put(i, row)
+            self._busy[me] = locations[0], time.monotonic()
+            for i, sample in zip(rows, self._workers(locations), strict=True):
+                pending.put(i, sample)
         else:
-            for i, place in zip(rows, places, strict=True):
-                self._busy[me] = place, time.monotonic()
-                pending.put(i, self._rows(place))
+            for i, location in zip(rows, locations, strict=True):
+                self._busy[me] = location, time.monotonic()
+                pending.put(i, self._samples(location))
         self._busy.pop(me, None)
 
     def _wait(self, pending: _Pending) -> None:
@@ -206,9 +209,9 @@ class Stream(Iterator[Batch]):
     def _doing(self) -> str:
         now = time.monotonic()
         lines = []
-        for thread, (place, since) in list(self._busy.items()):
-            shard = self.index.shards[place.shard]
-            lines.append(f"{thread} reads {shard.path} row {place.row} for {now - since:.0f} s")
+        for thread, (location, since) in list(self._busy.items()):
+            path = redact(self.index.shards[location.shard].path)
+            lines.append(f"{thread} reads sample {location.place} of {path} for {now - since:.0f} s")
         return "; ".join(lines) or "no thread is reading"
 
     def _put_on_device(self, pending: _Pending) -> None:
@@ -222,21 +225,20 @@ class Stream(Iterator[Batch]):
             self._ahead[0].send(self._sender)
 
     def _hand_over(self, pending: _Pending) -> Batch:
-        places = pending.places
         findings = [
             Finding(
                 pending.step,
                 int(epoch),
-                note.view,
-                self.index.shards[note.shard].name,
-                note.key,
-                note.number,
-                "rejected" if note.rejected else "recovered",
-                note.reason,
-                note.substitute,
+                remark.view,
+                self.index.shards[remark.shard].name,
+                remark.key,
+                remark.number,
+                "rejected" if remark.rejected else "recovered",
+                remark.reason,
+                remark.substitute,
             )
-            for epoch, notes in zip(places.epoch, pending.notes, strict=True)
-            for note in notes
+            for epoch, remarks in zip(pending.locations.epoch, pending.remarks, strict=True)
+            for remark in remarks
         ]
         self._ledger.write(findings)
         self._count(pending)
@@ -273,25 +275,25 @@ def _check(index: ShardIndex, plan: Plan, *, rank: int, world: int) -> None:
 
 
 def default_threads() -> int:
-    """Threads a rank: its share of the cores among LOCAL_WORLD_SIZE ranks, at least 1, at most 32."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(32, len(os.sched_getaffinity(0)) // ranks))
+    """Threads of a process: the cores divided by LOCAL_WORLD_SIZE, at least 1, at most 32."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(32, len(os.sched_getaffinity(0)) // processes))
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
     """A pool whose threads run torch operators on one core each.
 
-    ``torch.set_num_threads`` sets the calling thread and the default of threads to come; the default is put
-    back, so that only the pool's threads are narrow.
+    ``torch.set_num_threads`` sets the calling thread and the default of later threads; the default is restored, so
+    that only the pool's threads are limited.
     """
     before = torch.get_num_threads()
     ready = threading.Barrier(count + 1)
 
-    def narrow() -> None:
+    def limit_to_one_core() -> None:
         torch.set_num_threads(1)
         ready.wait()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=narrow)
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=limit_to_one_core)
     for _ in range(count):
         pool.submit(time.sleep, 0)
     ready.wait()

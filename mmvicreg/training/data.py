@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import numpy as np
 from mmvicreg.errors import InvalidValueError, UserError
 from mmvicreg.files import write_json
 from mmvicreg.modalities.modality import Modality
-from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
+from mmvicreg.plan.mixture import Mixture, Part, join, raise_fractions
 from mmvicreg.plan.plan import Cursor, Plan
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.shards.index import ShardIndex, open_index
-from mmvicreg.shards.remote_cache import ShardCache
-from mmvicreg.stream.fetch import Fetcher
-from mmvicreg.stream.ledger import KINDS, Counts, coverage
+from mmvicreg.shards.shard_cache import ShardCache
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import Reader
+from mmvicreg.stream.sample_counts import REASONS, SampleCounts, coverage
 
 SUMMARY = "data.json"
 EXAMPLES = 20
@@ -32,10 +32,12 @@ class AbsentViewError(UserError, RuntimeError):
 
 
 def shard_cache_of(config: TrainConfig) -> ShardCache:
-    """Where this machine keeps copies of remote shards."""
-    limit = int(config.stream.shard_cache_gigabytes * 1e9)
-    folder = config.stream.shard_cache
-    return ShardCache(str(Path(folder).expanduser()), limit=limit) if folder else ShardCache(limit=limit)
+    """Where this machine keeps copies of shards."""
+    options = config.stream
+    cache = ShardCache(limit=int(options.shard_cache_gigabytes * 1e9), copy_local=options.copy_local_shards)
+    return (
+        replace(cache, folder=str(Path(options.shard_cache).expanduser())) if options.shard_cache else cache
+    )
 
 
 def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple[Part, ...]:
@@ -52,7 +54,10 @@ def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple
             f"stream.weights has {len(weights)} numbers, train names {len(patterns)} data sets ({config.train!r}); "
             "separate data sets with '::' and give each a weight"
         )
-    options: dict[str, Any] = {"exclude": config.stream.exclude or None, "spool": shard_cache_of(config)}
+    options: dict[str, Any] = {
+        "exclude": config.stream.exclude or None,
+        "shard_cache": shard_cache_of(config),
+    }
     parts = tuple(
         Part(open_index(pattern, **options), weight)
         for pattern, weight in zip(patterns, weights, strict=True)
@@ -64,7 +69,7 @@ def open_parts(config: TrainConfig, modalities: Mapping[str, Modality]) -> tuple
             f"stream.minimum_fraction names {unknown}; the modalities are {sorted(modalities)}"
         )
     members = {name: modalities[name].reader().members for name in wanted}
-    return raise_shares(parts, wanted, members) if wanted else parts
+    return raise_fractions(parts, wanted, members) if wanted else parts
 
 
 def whole(parts: tuple[Part, ...]) -> ShardIndex:
@@ -84,7 +89,7 @@ def make_plan(
 
 
 def check_presence(
-    counts: Counts, readers: Mapping[str, Reader], index: ShardIndex, *, cache: ShardCache
+    counts: SampleCounts, readers: Mapping[str, Reader], index: ShardIndex, *, cache: ShardCache
 ) -> None:
     """Raise AbsentViewError if a view was absent from every sample that ``counts`` is about. ``cache``: of remote
     shards."""
@@ -103,7 +108,7 @@ def check_presence(
 def describe_members(index: ShardIndex, cache: ShardCache) -> str:
     """The members of the first samples of ``index``, and the fields of their JSON."""
     members, names = sorted(index.suffixes), set()
-    fetch = Fetcher(index, spool=cache)
+    fetch = Fetcher(index, shard_cache=cache)
     for number in np.linspace(0, len(index) - 1, min(EXAMPLES, len(index))).astype(int).tolist():
         sample = fetch(*index.place(number), tuple(name for name in members if name.endswith("json")))
         for content in sample.members.values():
@@ -116,7 +121,7 @@ def describe_members(index: ShardIndex, cache: ShardCache) -> str:
     return f"the members {', '.join(members[:20])}" + (f" and the JSON fields {fields}" if fields else "")
 
 
-def account(plan: Plan, step: int, counts: Counts) -> dict[str, Any]:
+def account(plan: Plan, step: int, counts: SampleCounts) -> dict[str, Any]:
     """What happened to the samples: ``counts`` of all processes, and the coverage of the data set by the plan.
 
     ``seen``, ``unique``, ``duplicate``, ``never_seen`` (samples), ``epochs``; ``recovered``, ``rejected`` by
@@ -127,11 +132,11 @@ def account(plan: Plan, step: int, counts: Counts) -> dict[str, Any]:
     return {**found, **counted}
 
 
-def write_summary(folder: Path, plan: Plan, step: int, *, counts: Counts) -> str:
+def write_summary(folder: Path, plan: Plan, step: int, *, counts: SampleCounts) -> str:
     """Write ``data.json``: what happened to the samples, and the shards with the most rejections. Returns a line
     that says the same. The ledger in the run directory names every rejected sample."""
     accounted = account(plan, step, counts)
-    write_json(folder / SUMMARY, {**accounted, "worst_shards": counts.worst(KINDS)})
+    write_json(folder / SUMMARY, {**accounted, "worst_shards": counts.worst(REASONS)})
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in accounted["rejected"].items())
     return (
         f"{accounted['seen']:,} samples seen: {accounted['unique']:,} different ones, {accounted['duplicate']:,} "

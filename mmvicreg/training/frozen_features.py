@@ -25,7 +25,7 @@ from mmvicreg.modalities.modality import Modality
 from mmvicreg.randomness import generator
 from mmvicreg.runs.config import to_json
 from mmvicreg.shards.index import ShardIndex
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 BATCH = 64
@@ -93,7 +93,7 @@ def precompute(
     Each process encodes a contiguous range of samples; every process calls this. ``progress`` is called with the
     number of augmented views done.
     """
-    identity = json.dumps([to_json(modality), index.fingerprint, draws, seed], sort_keys=True)
+    identity = json.dumps([to_json(modality), index.cache_key, draws, seed], sort_keys=True)
     home = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     done = home / "done.json"
     width = _width(branch, modality.reader(), device)

@@ -118,7 +118,7 @@ class Loop:
             substitutes=self.config.stream.substitutes,
             budget=None,  # it holds for all processes together: the sample counts have it
             patience=self.config.stream.wait_warning,
-            spool=shard_cache_of(self.config),
+            shard_cache=shard_cache_of(self.config),
             device=accelerator.device,
         )
 

@@ -27,9 +27,8 @@ from mmvicreg.runs.checkpoint_writer import CheckpointWriter
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.runs.run import CHECKPOINTS, start_from
 from mmvicreg.shards.index import ShardIndex, open_index
-from mmvicreg.stream.ledger import Counts
 from mmvicreg.stream.reader import Reader
-from mmvicreg.stream.sample_counts import Budget, SampleCounts
+from mmvicreg.stream.sample_counts import Budget, RunCounts, SampleCounts
 from mmvicreg.training.data import make_plan, whole
 from mmvicreg.training.dry_run import largest_batch
 from mmvicreg.training.frozen_features import precompute
@@ -96,8 +95,10 @@ def assemble(resolved: Resolved, inner: Step, accelerator: Accelerator, parts: t
         validation=_validation(resolved, inner),
         logger=RunLogger(Path(config.out), accelerator, trackers=bool(config.trackers)),
         checkpoint_writer=_checkpoint_writer(config) if accelerator.is_main_process else None,
-        sample_counts=SampleCounts(
-            Counts(), Budget(share=config.stream.max_rejected_fraction), device=accelerator.device
+        sample_counts=RunCounts(
+            SampleCounts(),
+            Budget(max_fraction=config.stream.max_rejected_fraction),
+            device=accelerator.device,
         ),
         alarms=Alarms(config.guard),
         buffers=BufferCopies(inner),

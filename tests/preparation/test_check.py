@@ -16,7 +16,7 @@ from mmvicreg.cli.main import main as command_line
 from mmvicreg.preparation import check_members
 from mmvicreg.preparation.check import CheckConfig, check, exclusions
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 def main(config):

@@ -18,7 +18,7 @@ from mmvicreg.preparation.divide import Fractions
 from mmvicreg.preparation.pack import PackConfig, pack
 from mmvicreg.preparation.records import Columns
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 @pytest.fixture(autouse=True)

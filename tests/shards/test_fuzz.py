@@ -15,7 +15,7 @@ from photographs import encoded
 from webdataset import TarWriter
 
 from mmvicreg.modalities.decoding.pixels import decode
-from mmvicreg.shards.index_file import pack_block, unpack_block
+from mmvicreg.shards.index_file import pack_table, unpack_table
 from mmvicreg.shards.tar import KINDS, BadShardError, scan
 from mmvicreg.stream.reader import BadSampleError
 from mmvicreg.stream.sequential import sequential_samples
@@ -70,7 +70,7 @@ def test_mutated_tars_end_in_a_verdict():
         begun = time.process_time()
         found = scan(lambda n, at, data=data: data[at : at + n], len(data), shard="x.tar")
         assert all(p.kind in KINDS for p in found.problems), number
-        assert unpack_block(pack_block(found)).keys == tuple(found.keys), number
+        assert unpack_table(pack_table(found)).keys == tuple(found.keys), number
         for row in zip(found.offsets, found.sizes, strict=True):
             assert all(0 <= o and o + n <= len(data) for o, n in zip(*row, strict=True)), number
         try:

@@ -15,8 +15,9 @@ from moto.server import ThreadedMotoServer
 from photographs import Words, write_shards
 
 from mmvicreg.plan.plan import Plan
+from mmvicreg.shards.download import RemoteError
 from mmvicreg.shards.index import open_index
-from mmvicreg.shards.remote_cache import RemoteError, ShardCache
+from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.stream import Stream
 
@@ -90,21 +91,25 @@ def endpoint(shards):
 
 
 @pytest.fixture
-def spool(tmp_path, monkeypatch):
+def shard_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
-    return ShardCache(str(tmp_path / "spool"), stall=30, attempts=3, backoff=0.01)
+    return ShardCache(str(tmp_path / "shard_cache"), stall=30, attempts=3, backoff=0.01)
 
 
 @pytest.mark.parametrize("prefix", ["train", "busy", "cut"])
-def test_a_data_set_on_s3_is_indexed_and_streamed_like_a_local_one(endpoint, spool, shards, prefix):
-    remote, local = open_index(f"s3://data/{prefix}-{{000000..000001}}.tar", spool=spool), open_index(shards)
+def test_a_data_set_on_s3_is_indexed_and_streamed_like_a_local_one(endpoint, shard_cache, shards, prefix):
+    remote, local = (
+        open_index(f"s3://data/{prefix}-{{000000..000001}}.tar", shard_cache=shard_cache),
+        open_index(shards),
+    )
     assert remote.counts.tolist() == local.counts.tolist() == [9, 7]
-    for path in Path(spool.folder).glob("*.tar"):
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()  # evicted between indexing and training
     Between.failed.clear()
     plan = Plan(local.counts, seed=0, global_batch=8)
     batches = [
-        list(Stream(index, plan, readers={"text": Words()}, stop=4, spool=spool)) for index in (remote, local)
+        list(Stream(index, plan, readers={"text": Words()}, stop=4, shard_cache=shard_cache))
+        for index in (remote, local)
     ]
     assert [b.keys for b in batches[0]] == [b.keys for b in batches[1]]
 
@@ -118,14 +123,14 @@ def test_a_data_set_on_s3_is_indexed_and_streamed_like_a_local_one(endpoint, spo
         ("nowhere/train.tar", RemoteError, "does not exist"),
     ],
 )
-def test_what_is_not_a_shard_there_is_an_error_by_name(endpoint, spool, name, error, text):
+def test_what_is_not_a_shard_there_is_an_error_by_name(endpoint, shard_cache, name, error, text):
     with pytest.raises(error, match=text):
-        spool.get(f"s3://{name}")
+        shard_cache.get(f"s3://{name}")
 
 
-def test_an_object_that_changed_after_indexing_is_refused(endpoint, spool, shards):
-    index = open_index("s3://data/train-000000.tar", spool=spool)
-    for path in Path(spool.folder).glob("*.tar"):
+def test_an_object_that_changed_after_indexing_is_refused(endpoint, shard_cache, shards):
+    index = open_index("s3://data/train-000000.tar", shard_cache=shard_cache)
+    for path in Path(shard_cache.folder).glob("*.tar"):
         path.unlink()
     endpoint.put(shards[1], "data/train-000000.tar")
     try:
@@ -136,7 +141,7 @@ def test_an_object_that_changed_after_indexing_is_refused(endpoint, spool, shard
                     Plan(index.counts, seed=0, global_batch=3),
                     readers={"text": Words()},
                     stop=1,
-                    spool=spool,
+                    shard_cache=shard_cache,
                 )
             )
     finally:
@@ -144,7 +149,7 @@ def test_an_object_that_changed_after_indexing_is_refused(endpoint, spool, shard
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["no answer", "nobody there"])
-def test_an_endpoint_that_does_not_answer_is_an_error_in_time(spool, monkeypatch, silent):
+def test_an_endpoint_that_does_not_answer_is_an_error_in_time(shard_cache, monkeypatch, silent):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -156,17 +161,19 @@ def test_an_endpoint_that_does_not_answer_is_an_error_in_time(spool, monkeypatch
         with pytest.raises(
             RemoteError, match="in 2 attempts; the last: .*" + ("no answer in 1.5 s" if silent else "")
         ):
-            ShardCache(spool.folder, stall=1.5, attempts=2, backoff=0.01).get("s3://data/train-000000.tar")
+            ShardCache(shard_cache.folder, stall=1.5, attempts=2, backoff=0.01).get(
+                "s3://data/train-000000.tar"
+            )
         assert time.monotonic() - begun < 20
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_an_error_of_the_driver_itself_is_an_error_by_name(spool, monkeypatch):
+def test_an_error_of_the_driver_itself_is_an_error_by_name(shard_cache, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{spool.folder}/none")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{shard_cache.folder}/none")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(RemoteError, match="in 3 attempts; the last: .*NoCredentialsError"):
-        spool.get("s3://data/train-000000.tar")
+        shard_cache.get("s3://data/train-000000.tar")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -12,9 +12,9 @@ import pytest
 from photographs import encoded, write_shards
 from webdataset import TarWriter, WebDataset
 
-from mmvicreg.shards.index import expand, open_index, sidecar_paths
+from mmvicreg.shards.index import expand, index_paths, open_index
 from mmvicreg.shards.tar import BadShardError
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_long_and_foreign_names_in_every_tar_format(tmp_path, format, folder):
 def test_second_opening_reads_the_sidecar_and_a_changed_shard_is_read_again(tmp_path):
     paths = write_shards(tmp_path, [4, 4])
     first = open_index(paths)
-    side = sidecar_paths(paths[0])[0]
+    side = index_paths(paths[0])[0]
     written = os.stat(side).st_mtime_ns
     assert open_index(paths).fingerprint == first.fingerprint
     assert open_index(paths[:1]).counts.tolist() == [4]
@@ -105,7 +105,7 @@ def test_read_only_folder_puts_the_sidecar_in_the_cache(tmp_path):
     data.chmod(0o555)
     try:
         index = open_index(paths)
-        assert index.shards[0].sidecar == sidecar_paths(paths[0])[1]
+        assert index.shards[0].index_file == index_paths(paths[0])[1]
         assert sorted(os.listdir(data)) == ["train-000000.tar"]
         assert len(open_index(paths)) == 3
     finally:
@@ -115,7 +115,7 @@ def test_read_only_folder_puts_the_sidecar_in_the_cache(tmp_path):
 def test_damaged_sidecar_is_noticed(tmp_path):
     paths = write_shards(tmp_path, [3])
     index = open_index(paths)
-    with open(index.shards[0].sidecar, "r+b") as file:
+    with open(index.shards[0].index_file, "r+b") as file:
         file.seek(index.shards[0].entry.at + 20)
         file.write(b"\xff")
     with pytest.raises(ValueError, match="damaged; delete the file"):

@@ -1,4 +1,4 @@
-"""Samples with a rare member are found by the sidecar alone, and a mixture shows them more often."""
+"""Samples with a rare member are found by the index file alone, and a mixture shows them more often."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from webdataset import TarWriter
 
-from mmvicreg.plan.mixture import Mixture, Part, join, raise_shares
+from mmvicreg.plan.mixture import Mixture, Part, join, raise_fractions
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.shards.subset import holds, only, with_members
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_mixture_keeps_enough_rows_of_a_rare_modality_in_every_step(index: Sha
     fetch = Fetcher(joined)
     for step in range(20):
         places = mixture.locate(step, range(100))
-        rows = zip(places.shard.tolist(), places.row.tolist(), strict=True)
+        rows = zip(places.shard.tolist(), places.place.tolist(), strict=True)
         present = sum("effect.ogg" in fetch(*place, ("effect.ogg",)).members for place in rows)
         assert 18 <= present <= 52  # about a third, where the data have a tenth
 
@@ -56,14 +56,14 @@ def test_no_sample_is_an_error_that_names_the_members(index: ShardIndex) -> None
 
 
 def test_shares_of_several_rare_members_are_reached_together(index: ShardIndex) -> None:
-    parts = raise_shares(
+    parts = raise_fractions(
         [Part(index, 2.0)],
         {"effect": 0.4, "depth": 0.3},
         {"effect": ("wav", "effect.ogg"), "depth": ("depth.npy",)},
     )
     mixture, joined = Mixture(parts, seed=0, global_batch=10_000), join(parts)
     places = mixture.locate(0, range(10_000))
-    numbers = joined.starts[places.shard] + places.row
+    numbers = joined.starts[places.shard] + places.place
     for suffix, share in (("effect.ogg", 0.4), ("depth.npy", 0.3)):
         assert holds(joined, [suffix])[numbers].mean() == pytest.approx(share, abs=0.01)
     assert len(np.unique(numbers)) == len(joined)  # the rest still comes
@@ -71,8 +71,10 @@ def test_shares_of_several_rare_members_are_reached_together(index: ShardIndex) 
 
 def test_shares_that_exclude_each_other_are_an_error(index: ShardIndex) -> None:
     members = {"effect": ("effect.ogg",), "depth": ("depth.npy",)}
-    with pytest.raises(ValueError, match=r"no weights give these shares together.*effect 10.0%, depth 20.0%"):
-        raise_shares([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
+    with pytest.raises(
+        ValueError, match=r"no weights give these fractions together.*effect 10.0%, depth 20.0%"
+    ):
+        raise_fractions([Part(index, 1.0)], {"effect": 0.6, "depth": 0.6}, members)
 
 
 def test_numbers_choose_samples_of_a_subset_too(index: ShardIndex) -> None:

@@ -28,7 +28,7 @@ from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.modalities.text import TextReader
 from mmvicreg.preparation.check import CheckConfig
 from mmvicreg.preparation.pack import PackConfig, pack
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 
 MADE = Path(__file__).parents[1] / "support" / "img2dataset"
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files open

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from mmvicreg.shards.index import open_index
 from mmvicreg.shards.tar import BadShardError
 from mmvicreg.stream.evaluation_items import EvaluationItem, RejectedItem, evaluation_items
 from mmvicreg.stream.ledger import read_ledger
-from mmvicreg.stream.rows import ReaderError
 from mmvicreg.stream.sample_counts import Budget, TooManyRejectedError
+from mmvicreg.stream.sample_reader import ReaderError
 from mmvicreg.stream.stream import Stream
 from mmvicreg.stream.workers import WorkerLostError
 
@@ -191,7 +192,7 @@ def test_budget_stops_the_run_and_names_the_worst(tmp_path):
     index = bad_shards(tmp_path)
     plan = Plan(index.counts, seed=1, global_batch=4)
     with pytest.raises(TooManyRejectedError, match=r"of 40 samples .*empty.*'bad-0\.tar': 4"):
-        list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(share=0.05, after=40)))
+        list(Stream(index, plan, readers=READERS, stop=50, budget=Budget(max_fraction=0.05, after=40)))
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def test_a_long_wait_says_what_it_waits_for(index, caplog):
     plan = Plan(index.counts, seed=1, global_batch=80)
     with caplog.at_level(logging.WARNING, "mmvicreg.stream.stream"):
         list(Stream(index, plan, readers={"text": Faulty(how="slow")}, stop=1, patience=0.1))
-    assert "train-000001.tar row 23 for" in caplog.text
+    assert re.search(r"reads sample 23 of .*train-000001\.tar for", caplog.text)
 
 
 def test_wrong_arguments_are_named(index):

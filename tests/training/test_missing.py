@@ -18,7 +18,7 @@ from towers_small import text_folder
 
 import mmvicreg as mm
 from mmvicreg.stream.reader import Item, Sample
-from mmvicreg.stream.rows import ReaderError
+from mmvicreg.stream.sample_reader import ReaderError
 
 ROOT = Path(__file__).parents[2]
 

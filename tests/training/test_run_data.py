@@ -82,7 +82,7 @@ def test_a_rarer_modality_gets_its_share_of_the_rows(tmp_path: Path) -> None:
     plan, index = make_plan(parts, wanted, 100), whole(parts)
     has_b = holds(index, ["b.npy"])
     places = [plan.locate(step, range(100)) for step in range(100)]
-    assert sum(has_b[index.starts[at.shard] + at.row].sum() for at in places) == pytest.approx(9000, abs=30)
+    assert sum(has_b[index.starts[at.shard] + at.place].sum() for at in places) == pytest.approx(9000, abs=30)
     run = mm.train(wanted, toy.objective)
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     present = [line["present"]["b"] for line in log if "present" in line]

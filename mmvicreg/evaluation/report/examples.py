@@ -16,7 +16,7 @@ from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
 from mmvicreg.evaluation.store import EmbeddedItems, Store
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex, open_index
-from mmvicreg.stream.fetch import Fetcher
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Reader, Sample
 
 

@@ -162,7 +162,7 @@ def _step(model: Classifier, optimizer: torch.optim.SGD, batch: Batch, device: s
 
 def _name(model: Classifier, index: ShardIndex, readers: dict[str, Reader], how: FineTuning) -> str:
     """Changes with the data, the protocol, and the weights it begins from."""
-    digest = hashlib.sha256(f"{index.fingerprint} {how} {readers}".encode())
+    digest = hashlib.sha256(f"{index.cache_key} {how} {readers}".encode())
     for name, value in tensors.tensors_of(model).items():
         digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

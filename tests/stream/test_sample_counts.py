@@ -13,8 +13,15 @@ import toy
 
 import mmvicreg as mm
 from mmvicreg.runs.run import read_log
-from mmvicreg.stream.ledger import KINDS, OTHER, Counts, Finding, Ledger, read_ledger
-from mmvicreg.stream.sample_counts import Budget, SampleCounts, TooManyRejectedError
+from mmvicreg.stream.ledger import Finding, Ledger, read_ledger
+from mmvicreg.stream.sample_counts import (
+    OTHER,
+    REASONS,
+    Budget,
+    RunCounts,
+    SampleCounts,
+    TooManyRejectedError,
+)
 from mmvicreg.testing.processes import pool
 
 COUNTED = ("recovered", "rejected", "missing", "substituted")
@@ -124,26 +131,26 @@ def test_a_spent_budget_stops_all_processes_and_names_the_worst(tmp_path: Path) 
     assert read_log(tmp_path / "run")[-1]["step"] == 20
 
 
-def tallies(budget: Budget) -> list[str]:
+def count_and_check(budget: Budget) -> list[str]:
     """On every process: only rank 1 rejects, more in every round; what the check says."""
     rank = torch.distributed.get_rank()
-    mine = Counts()
-    tally = SampleCounts(
-        Counts(seen=100, shards={"old.tar": 1}, rejected={"old": 1}), budget, device=torch.device("cpu")
+    mine = SampleCounts()
+    whole = RunCounts(
+        SampleCounts(seen=100, shards={"old.tar": 1}, rejected={"old": 1}), budget, device=torch.device("cpu")
     )
-    tally.follow(mine)
+    whole.follow(mine)
     said = []
     for _ in range(3):
         mine.seen += 100
         for shard in range(5 * rank):
             mine.add(Finding(0, 0, "a", f"{shard}.tar", "key", 0, "rejected", "bad: very"))
-        counts = tally.sum()
+        counts = whole.sum()
         assert (
             counts.seen == 100 + mine.seen * 2
             and counts.rejected.get("bad", 0) * 2 == (counts.seen - 100) // 20
         )
         try:
-            tally.check()
+            whole.check()
             said.append("")
         except TooManyRejectedError as error:
             said.append(str(error))
@@ -152,8 +159,8 @@ def tallies(budget: Budget) -> list[str]:
 
 def test_a_budget_spent_by_one_process_alone_is_not_spent() -> None:
     for rank in (0, 1):
-        assert pool(2).run(tallies, Budget(share=0.04, after=100))[rank] == ["", "", ""]
-    one, other = pool(2).run(tallies, Budget(share=0.022, after=400))
+        assert pool(2).run(count_and_check, Budget(max_fraction=0.04, after=100))[rank] == ["", "", ""]
+    one, other = pool(2).run(count_and_check, Budget(max_fraction=0.022, after=400))
     assert one == other and [bool(text) for text in one] == [False, False, True]
     assert "16 of 700 samples" in one[2] and "'bad': 15, 'old': 1" in one[2] and "'0.tar': 3" in one[2]
 
@@ -161,5 +168,5 @@ def test_a_budget_spent_by_one_process_alone_is_not_spent() -> None:
 def test_reasons_without_end_stay_bounded() -> None:
     with Ledger() as ledger:
         ledger.write([Finding(0, 0, "a", "x.tar", "key", n, "rejected", f"reason {n}") for n in range(300)])
-    assert ledger.counts.rejections == 300 and len(ledger.counts.rejected) == KINDS + 1
-    assert ledger.counts.rejected[OTHER] == 300 - KINDS
+    assert ledger.counts.rejections == 300 and len(ledger.counts.rejected) == REASONS + 1
+    assert ledger.counts.rejected[OTHER] == 300 - REASONS

@@ -15,6 +15,12 @@ from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
 
+BatchSize = int | Literal["auto"]
+"""A number of samples, or "auto" for the largest power of two that fits the memory."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""What the encoders compute in."""
+
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
 
@@ -27,7 +33,7 @@ class TrainConfig:
     """shards to train on: a path in which {000..099} and * are expanded"""
     out: str = "runs/run"
     """run directory"""
-    batch_size: int | Literal["auto"] = 256
+    batch_size: BatchSize = 256
     """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
     gradient_cache_size: int = 0
     """gradient caching: samples that each process encodes at a time; 0 encodes the whole batch at once. The gradient
@@ -38,7 +44,7 @@ class TrainConfig:
     """seed of the initial weights, the order of the data, augmentation and random directions"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """optimizer and learning-rate schedule"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """precision of the encoders; statistics of objectives are fp32 in any case"""
     activation_checkpointing: bool = False
     """recompute the activations inside the blocks of the encoders in the backward pass instead of keeping them"""

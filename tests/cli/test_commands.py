@@ -13,6 +13,7 @@ from mmvicreg.cli.main import COMMANDS, main
 POSITIONALS = {
     "check": "SHARDS",
     "pack": "SOURCE OUT",
+    "new": "RECIPE",
     "evaluate": "MODEL",
     "compare": "RUN RUN [RUN ...]",
     "report": "RUN [RUN ...]",
@@ -102,6 +103,9 @@ BAD = [
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["new", "{toy}", "--train", "{shards}", "--validation", "{shards}"],
+    ["new", "{folder}/recipe.txt", "--train", "{shards}", "--validation", "{shards}"],
+    ["new", "{folder}/a.py", "--train", "{shards}", "--validation", "{shards}", "--image", "jpg"],
     ["pack", "{folder}/none", "{folder}/packed"],
     ["pack", "{toy}", "{folder}/packed"],
     ["pack", "{folder}/run", "{folder}/packed"],

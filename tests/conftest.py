@@ -1,5 +1,6 @@
 """Fixtures shared by several test files."""
 
+from demo_run import demo
 from small_runs import small_run, tiny, tiny_name
 
-__all__ = ["small_run", "tiny", "tiny_name"]
+__all__ = ["demo", "small_run", "tiny", "tiny_name"]

@@ -1,7 +1,7 @@
 # What a change passes before it is merged. Each target runs in the environment that is active.
 .PHONY: install test-fast test test-distributed test-slow lint docs
 
-PYTEST = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 python -m pytest
 
 install: ## the package with its test tools, and the hooks of git
 	pip install -e ".[test,docs]" && pre-commit install

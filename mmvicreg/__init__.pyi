@@ -4,6 +4,9 @@ from .branches.model import Branch as Branch
 from .branches.model import Model as Model
 from .branches.model import projector as projector
 from .cli.compare import compare_runs as compare_runs
+from .demo.shards import demo_data as demo_data
+from .demo.towers import EFFICIENTNET_LITE0 as EFFICIENTNET_LITE0
+from .demo.towers import MINILM as MINILM
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.positives import Positives as Positives
 from .evaluation.retrieval import RetrievalScores as RetrievalScores
@@ -47,6 +50,8 @@ from .objectives.terms import LossTerms as LossTerms
 from .plan.mixture import Mixture as Mixture
 from .plan.plan import Cursor as Cursor
 from .plan.plan import Plan as Plan
+from .runs.config import BatchSize as BatchSize
+from .runs.config import Precision as Precision
 from .runs.config import TrainConfig as TrainConfig
 from .runs.options import GuardConfig as GuardConfig
 from .runs.options import OptimizerConfig as OptimizerConfig

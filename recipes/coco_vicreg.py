@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
@@ -28,9 +27,9 @@ class Config(mm.TrainConfig):
 
     train: str = "coco/coco-train-*.tar"
     out: str = "runs/coco-vicreg"
-    batch_size: int | Literal["auto"] = 1024
+    batch_size: mm.BatchSize = 1024
     epochs: float = 30.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: mm.Precision = "bf16"
     threads: int = 8
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-4, weight_decay=1e-6, warmup_epochs=1.0, max_gradient_norm=2.0

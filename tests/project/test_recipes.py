@@ -1,4 +1,7 @@
-"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises."""
+"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises.
+
+The commands are those of README.md and docs/first-run.md.
+"""
 
 import json
 import shlex

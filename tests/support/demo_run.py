@@ -44,7 +44,7 @@ def workplace(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of the demo, as README's first command makes it once the package is installed."""
+    """The run directory of the demo, as the first command of README.md makes it (and of docs/first-run.md)."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
     with FileLock(folder.with_suffix(".lock")):

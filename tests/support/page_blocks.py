@@ -10,8 +10,8 @@ A fenced block is
 - ``text`` directly after a python or bash block: the output that block must print
 - anything else: shown only
 
-A comment before a block changes that: ``<!-- not run: REASON -->``, or ``<!-- run by tests/... -->`` where a test of its
-own runs it. A python block that imports a library of OPTIONAL that is not installed is skipped.
+A comment before a block changes that: ``<!-- not run: REASON -->``, or ``<!-- run by tests/... -->`` where another test
+runs it. A python block that imports a library of OPTIONAL that is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def missing(code: str) -> set[str]:
 
 def difference(expected: str, found: str, *, tolerance: float = 0.1) -> str:
     """What is wrong with an output, or nothing. ``...`` stands for anything, blank lines and repeated spaces do not
-    count, numbers may differ by ``tolerance`` (relative) or their last digit, and times, rates and sizes by any factor."""
+    count, numbers may differ by ``tolerance`` (relative) or their last digit; times, rates and sizes by any factor."""
     shown = [" ".join(line.split()) for line in expected.splitlines() if line.strip()]
     printed = [" ".join(line.split()) for line in found.splitlines() if line.strip()]
     at = 0

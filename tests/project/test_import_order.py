@@ -17,6 +17,7 @@ LAYERS = [
     {"stream"},
     {"branches"},
     {"modalities"},
+    {"demo"},
     {"objectives"},
     {"testing"},
     {"runs"},

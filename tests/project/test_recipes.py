@@ -170,3 +170,19 @@ def test_coco_runs_at_toy_size(tmp_path: Path) -> None:
     start(sys.executable, str(ROOT / "recipes/coco_vicreg.py"), *options, cwd=tmp_path)
     assert json.loads((tmp_path / "words.json").read_text())
     assert log(tmp_path / "run")[-1]["terms"]["text/variance"] > 0
+
+
+def test_processes_that_start_together_make_one_vocabulary(tmp_path: Path) -> None:
+    launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
+    options = (*TOY, "--train", f"{ROOT / 'data/demo'}/train-000000.tar", "--precision", "fp32", "--text.members",
+               "txt", "--text.vocabulary", "words.json", "--image.projector", "32", "16", "--text.projector", "32",
+               "16", "--text.state-width", "16", "--out", "run", "--threads", "1", "--cpu")  # fmt: skip
+    done = start(*launcher, str(ROOT / "recipes/coco_vicreg.py"), *options, cwd=tmp_path)
+    made = [
+        line for line in done.stderr.replace("\r", "\n").splitlines() if "read captions: 500 of 500" in line
+    ]
+    assert len(made) == 1, done.stderr
+    assert len(json.loads((tmp_path / "words.json").read_text())) > 10
+    assert json.loads(next((tmp_path / "run").glob("checkpoints/*/state.json")).read_text())["processes"] == 2
+    assert not list(tmp_path.glob(".*partial"))

@@ -50,13 +50,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class FreshTable:
-    """A shard that was just scanned: its name, size and modification time in ns, and how to get its packed table.
+    """A shard that was just scanned: its name, size in bytes and modification time in ns, and how to get its packed table.
 
     The table is loaded when it is written, so that those of a large data set need not be in memory together.
     """
 
     name: str
-    bytes: int
+    size: int
     stamp: str
     load: Callable[[], bytes]
 
@@ -202,7 +202,7 @@ def _write(partial: Path, tables: Sequence[FreshTable], old: str) -> None:
 def _loaded(tables: Sequence[FreshTable]) -> Iterator[tuple[str, Entry, bytes]]:
     for table in tables:
         data = table.load()
-        yield table.name, entry_of(data, size=table.bytes, stamp=table.stamp), data
+        yield table.name, entry_of(data, size=table.size, stamp=table.stamp), data
 
 
 def _kept(path: str, replaced: set[str]) -> Iterator[tuple[str, Entry, bytes]]:

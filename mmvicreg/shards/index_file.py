@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class FreshTable:
-    """A shard that was just scanned: its name, size in bytes and modification time in ns, and how to get its packed table.
+    """A shard that was just scanned: name, bytes, modification time in ns, and how to get its packed table.
 
     The table is loaded when it is written, so that those of a large data set need not be in memory together.
     """

@@ -150,8 +150,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
+    from mmvicreg.runs.command_line import describe
+
     command = COMMANDS[name]
     module: Any = import_module(command.module)
+    describe(vars(module)[command.config])
     as_json = "--json" in arguments
     config = tyro.cli(
         vars(module)[command.config],

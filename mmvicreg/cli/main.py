@@ -42,6 +42,13 @@ COMMANDS = {
         "make shards from a folder, a table or a caption file",
         ("pictures/ shards/", "captions.csv shards/ --images pictures/ --prefix val"),
     ),
+    "look": Command(
+        "mmvicreg.cli.look",
+        "LookConfig",
+        "look",
+        "a contact sheet and statistics of shards",
+        ("'data/demo/train-*.tar'", "train.tar --run runs/demo --out train.html"),
+    ),
     "new": Command(
         "mmvicreg.cli.new",
         "NewConfig",

@@ -13,6 +13,7 @@ from mmvicreg.cli.main import COMMANDS, main
 POSITIONALS = {
     "check": "SHARDS",
     "pack": "SOURCE OUT",
+    "look": "SHARDS",
     "new": "RECIPE",
     "evaluate": "MODEL",
     "compare": "RUN RUN [RUN ...]",
@@ -103,6 +104,9 @@ BAD = [
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["look", "{folder}/none-*.tar"],
+    ["look", "{shards}", "--run", "{folder}/none"],
+    ["look", "{shards}", "--samples", "0"],
     ["new", "{toy}", "--train", "{shards}", "--validation", "{shards}"],
     ["new", "{folder}/recipe.txt", "--train", "{shards}", "--validation", "{shards}"],
     ["new", "{folder}/a.py", "--train", "{shards}", "--validation", "{shards}", "--image", "jpg"],

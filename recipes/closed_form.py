@@ -16,10 +16,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import tyro
-
 import mmvicreg as mm
-from mmvicreg.evaluation.summary import read_summary
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,11 @@ def main(config: Config) -> None:
     run = mm.solve(replace(config, features=config.features or maps))
     mm.evaluate(run, {"test": config.test})
     path = run.folder / "summary.json"
-    summary = read_summary(path)
+    summary = mm.read_summary(path)
     solved = json.loads((run.folder / "solution.json").read_text())
     seconds = {name: solved[name] for name in ("solve_seconds", "solve_cpu_seconds")}
     replace(summary, scores={**summary.scores, **seconds}).write(path)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

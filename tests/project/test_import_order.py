@@ -27,6 +27,7 @@ LAYERS = [
     {"solvers"},
     {"preparation"},
     {"studies"},
+    {"exploration"},
     {"cli"},
 ]
 """A folder imports only from itself and from the layers before it."""

@@ -81,6 +81,7 @@ def _scored(study: Study, method: str, regime: str, trial: Trial) -> dict[str, A
     seconds = trial.out / "seconds.json"
     return {
         "method": method,
+        "family": study.method(method).family,
         "regime": regime,
         "seed": trial.seed,
         "settings": dict(trial.settings),

@@ -21,7 +21,7 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -191,7 +191,7 @@ def _as_batches(batches: list[Any], size: int) -> list[Any]:
 Side = Callable[[], None]
 
 
-def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
+def make_sides(options: Options, device: Any) -> Mapping[str, Callable[[], Side]]:
     """What builds each side: its own copy of the towers, the same batches."""
     import torch
 
@@ -219,9 +219,8 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
         "invariance alone": mm.Objective(mm.Invariance(25.0), {}),
     }
     sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
-    return sides | {
-        name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()
-    }
+    ours = {name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()}
+    return {**sides, **ours}
 
 
 def peak(side: str, options: Options) -> int:

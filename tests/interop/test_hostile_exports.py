@@ -97,4 +97,6 @@ def test_an_architecture_larger_than_its_weights_is_refused_and_takes_no_memory(
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert not [(name, message) for name, (message, _) in found.items() if expected[name] not in message]
-    assert not [(name, growth) for name, (_, growth) in found.items() if name != "sound" and growth > 150_000_000]
+    assert not [
+        (name, growth) for name, (_, growth) in found.items() if name != "sound" and growth > 150_000_000
+    ]

@@ -4,12 +4,17 @@ from .branches.model import Branch as Branch
 from .branches.model import Model as Model
 from .branches.model import projector as projector
 from .cli.compare import compare_runs as compare_runs
+from .demo.shards import demo_data as demo_data
+from .demo.towers import EFFICIENTNET_LITE0 as EFFICIENTNET_LITE0
+from .demo.towers import MINILM as MINILM
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.positives import Positives as Positives
 from .evaluation.retrieval import RetrievalScores as RetrievalScores
 from .evaluation.retrieval import cross_modal_metrics as cross_modal_metrics
 from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.summary import Summary as Summary
+from .evaluation.summary import read_summary as read_summary
+from .evaluation.transfer.labels import LabelReader as LabelReader
 from .interop.loading import load as load
 from .modalities.audio import AudioModality as AudioModality
 from .modalities.image import ImageModality as ImageModality
@@ -47,6 +52,9 @@ from .objectives.terms import LossTerms as LossTerms
 from .plan.mixture import Mixture as Mixture
 from .plan.plan import Cursor as Cursor
 from .plan.plan import Plan as Plan
+from .runs.command_line import cli as cli
+from .runs.config import BatchSize as BatchSize
+from .runs.config import Precision as Precision
 from .runs.config import TrainConfig as TrainConfig
 from .runs.options import GuardConfig as GuardConfig
 from .runs.options import OptimizerConfig as OptimizerConfig
@@ -68,6 +76,8 @@ from .solvers.ridge import Ridge as Ridge
 from .solvers.solve import solve as solve
 from .solvers.solve import solve_run as solve_run
 from .solvers.whitening import Whitening as Whitening
+from .stream.evaluation_items import EvaluationItem as EvaluationItem
+from .stream.evaluation_items import RejectedItem as RejectedItem
 from .stream.evaluation_items import evaluation_items as evaluation_items
 from .stream.reader import BadSampleError as BadSampleError
 from .stream.reader import Item as Item

@@ -11,11 +11,20 @@ n rows of this process, N rows of all processes, D features, d features of this 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mmvicreg.errors import UserError
+
+Result = TypeVar("Result")
+
+TIMEOUT = timedelta(hours=2)
+"""of one collective: the main process may read or index shards while the others wait (NCCL's default is 10 minutes)"""
 
 
 def world_size() -> int:
@@ -34,7 +43,7 @@ def join_processes(*, cpu: bool = False) -> torch.device:
     if world_size() == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=cpu or not torch.cuda.is_available()).device
+        return PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=TIMEOUT).device
     if cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -158,6 +167,20 @@ def broadcast_object(value: Any, *, source: int = 0) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def on_main_process(function: Callable[[], Result]) -> Result:
+    """Call ``function`` on the main process only; every process gets its result, or the UserError that it raised."""
+    result: tuple[Result | None, UserError | None] = (None, None)
+    if rank() == 0:
+        try:
+            result = (function(), None)
+        except UserError as error:
+            result = (None, error)
+    value, refusal = broadcast_object(result)
+    if refusal is not None:
+        raise refusal
+    return value
 
 
 def gather_objects(value: Any) -> list[Any]:

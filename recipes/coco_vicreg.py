@@ -14,10 +14,6 @@ Estimated, not measured: 45 GB a GPU at 128 images each (ResNet-152, bf16), 20 G
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import tyro
 
 import mmvicreg as mm
 
@@ -28,9 +24,9 @@ class Config(mm.TrainConfig):
 
     train: str = "coco/coco-train-*.tar"
     out: str = "runs/coco-vicreg"
-    batch_size: int | Literal["auto"] = 1024
+    batch_size: mm.BatchSize = 1024
     epochs: float = 30.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: mm.Precision = "bf16"
     threads: int = 8
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-4, weight_decay=1e-6, warmup_epochs=1.0, max_gradient_norm=2.0
@@ -68,10 +64,10 @@ def objective(config: Config) -> mm.Objective:
 
 def main(config: Config) -> None:
     """Make the vocabulary of the training captions if there is none, then train."""
-    if config.text.vocabulary and not Path(config.text.vocabulary).is_file():
-        mm.make_vocabulary(config.train, config.text.members, config.text.vocabulary)
+    if config.text.vocabulary:
+        mm.make_vocabulary(config.train, config.text.members, config.text.vocabulary, cpu=config.cpu)
     mm.train(config, objective)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

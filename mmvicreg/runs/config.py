@@ -16,6 +16,12 @@ from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.runs.options import GuardConfig, OptimizerConfig, StreamConfig, ValidationConfig
 from mmvicreg.shards.locations import redact
 
+BatchSize = int | Literal["auto"]
+"""A number of samples, or "auto" for the largest power of two that fits the memory."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""What the encoders compute in."""
+
 CLASS = "class"
 """Key under which a saved dataclass names its class, as ``module:Name``."""
 
@@ -31,7 +37,7 @@ class TrainConfig:
     init: str = ""
     """run directory whose weights the branches start from (trained or solved), with its heads where it was solved;
     empty for the modalities' own initial weights"""
-    batch_size: int | Literal["auto"] = 256
+    batch_size: BatchSize = 256
     """global batch: samples of a step over all processes; auto takes the largest power of two that fits"""
     gradient_cache_size: int = 0
     """gradient caching: samples that each process encodes at a time; 0 encodes the whole batch at once. The gradient
@@ -42,7 +48,7 @@ class TrainConfig:
     """seed of the initial weights, the order of the data, augmentation and random directions"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """optimizer and learning-rate schedule"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """precision of the encoders; statistics of objectives are fp32 in any case"""
     activation_checkpointing: bool = False
     """recompute the activations inside the blocks of the encoders in the backward pass instead of keeping them"""

@@ -13,6 +13,7 @@ from mmvicreg.cli.main import COMMANDS, main
 POSITIONALS = {
     "check": "SHARDS",
     "pack": "SOURCE OUT",
+    "look": "SHARDS",
     "evaluate": "MODEL",
     "compare": "RUN RUN [RUN ...]",
     "report": "RUN [RUN ...]",
@@ -102,6 +103,9 @@ BAD = [
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["look", "{folder}/none-*.tar"],
+    ["look", "{shards}", "--run", "{folder}/none"],
+    ["look", "{shards}", "--samples", "0"],
     ["pack", "{folder}/none", "{folder}/packed"],
     ["pack", "{toy}", "{folder}/packed"],
     ["pack", "{folder}/run", "{folder}/packed"],

@@ -17,6 +17,7 @@ LAYERS = [
     {"stream"},
     {"branches"},
     {"modalities"},
+    {"demo"},
     {"objectives"},
     {"testing"},
     {"runs"},
@@ -25,6 +26,7 @@ LAYERS = [
     {"training"},
     {"solvers"},
     {"preparation"},
+    {"exploration"},
     {"cli"},
 ]
 """A folder imports only from itself and from the layers before it."""

@@ -1,0 +1,25 @@
+# What a change passes before it is merged. Each target runs in the environment that is active.
+.PHONY: install test-fast test test-distributed test-slow lint docs
+
+PYTEST = OMP_NUM_THREADS=1 python -m pytest
+
+install: ## the package with its test tools, and the hooks of git
+	pip install -e ".[test,docs]" && pre-commit install
+
+test-fast: ## every folder of the package, without recipes, documentation and installations
+	$(PYTEST) --ignore tests/project
+
+test: ## all that CI runs
+	$(PYTEST)
+
+test-distributed: ## tests that start several processes
+	OMP_NUM_THREADS=1 python -m pytest $$(grep -rlE "testing.processes|gloo_training|accelerate.*launch" tests --include 'test_*.py')
+
+test-slow: ## minutes each: kills, long walks
+	OMP_NUM_THREADS=1 python -m pytest -m slow
+
+lint: ## format, lint and types
+	ruff format . && ruff check --fix . && mypy
+
+docs: ## the site, into build/site; a broken link is an error
+	mkdocs build --strict --site-dir build/site

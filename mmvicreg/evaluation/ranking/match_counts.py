@@ -3,10 +3,10 @@
 Two cosines are the same if they round to the same multiple of ``GRID``, the spacing of fp32 numbers just below 1.
 Being the same is therefore transitive, and embeddings that differ by rounding alone are tied: a collapsed model scores
 chance. The comparison is decided in fp64. A matrix product in fp32 comes first and settles every score that is farther
-from its thresholds than fp32's error; the few others are computed again in fp64, one by one, by the same sum as the
-score of the match itself, or, where many of a tile are doubtful (a collapsed model), by a product in fp64. Both operands
-of a comparison thus have the same precision, and the result does not depend on the tile, the processor or the number
-of processes.
+from its thresholds than fp32's error. The few others are computed again in fp64, one by one, by the same sum as the
+score of the match itself, or, where many of a tile are doubtful (a collapsed model), by a product in fp64. Both
+operands of a comparison thus have the same precision, and the result does not depend on the tile, the processor or the
+number of processes.
 
 The score matrix is made tile by tile and never kept, so memory does not grow with it; counts add up over tiles and
 processes.

@@ -49,6 +49,15 @@ COMMANDS = {
         "a contact sheet and statistics of shards",
         ("'data/demo/train-*.tar'", "train.tar --run runs/demo --out train.html"),
     ),
+    "new": Command(
+        "mmvicreg.cli.new",
+        "NewConfig",
+        "new",
+        "write a recipe for images and texts, to run and to edit",
+        (
+            "mine.py --train 'shards/train-*.tar' --validation 'shards/validation-*.tar' --image jpg --text txt",
+        ),
+    ),
     "evaluate": Command(
         "mmvicreg.cli.evaluate",
         "EvaluateConfig",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.decoding import pixels
+from mmvicreg.modalities.decoding import crops, pixels
 from mmvicreg.modalities.image import ImageReader
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
@@ -56,12 +56,12 @@ class MaskedReader(Reader):
             raise BadSampleError(
                 f"mask: {mask.shape[1]} x {mask.shape[0]} pixels, its picture has {width} x {height}"
             )
-        box, size = pixels.centre_box(width, height), self.image.size
+        box, size = crops.centre_box(width, height), self.image.size
         nearest = ((np.arange(size) + 0.5) * box.width / size).astype(np.int64)
         cut = torch.from_numpy(mask[np.ix_(box.top + nearest, box.left + nearest)].copy())
         return [
             Item(
-                torch.cat([pixels.resize_crop(picture.array, box, size), cut[None]]),
+                torch.cat([crops.resize_crop(picture.array, box, size), cut[None]]),
                 recovered=picture.recovered,
             )
         ]

@@ -10,6 +10,7 @@ from pair_features import Division, Pairs
 from torch import Tensor
 
 import mmvicreg as mm
+from mmvicreg.solvers.feature_maps import Step
 from mmvicreg.solvers.pairing import PairedRows, PairingConfig, Space
 from mmvicreg.solvers.selection import Problem, moments_of, spaces_of
 from mmvicreg.solvers.solution import Solution, embed_with
@@ -60,7 +61,7 @@ def solve_heads(
 
 def _feature_map(settings: Mapping[str, Value], branch: str, *, kernel: bool) -> mm.FeatureMap:
     root = branch == "image" and settings["image_map"] == "root"
-    steps = ("signed_root", "unit") if root else ("unit",)
+    steps: tuple[Step, ...] = ("signed_root", "unit") if root else ("unit",)
     if not kernel:
         return mm.FeatureMap(steps)
     return mm.FeatureMap(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mmvicreg.branches.model import Branch
 
 MAX_CHANNELS = 64
+LOUDEST = 1e6
+"""Largest sample of a recording, of which 1 is full scale; filters overflow near the largest float32."""
 BLOCK = 1 << 16
 """Frames that are decoded at a time."""
 RATES = (1_000, 400_000)
@@ -206,6 +208,8 @@ def decode(data: bytes, *, seconds: float, place: float) -> tuple[np.ndarray, in
         raise BadSampleError("no sound: a recording of 0 samples")
     if not np.isfinite(wave).all():
         raise BadSampleError("not finite: samples of a recording")
+    if np.abs(wave).max() > LOUDEST:
+        raise BadSampleError(f"too loud: a recording with samples above {LOUDEST:g} times full scale")
     return wave, rate, "" if len(wave) == wanted else f"{len(wave)} of {wanted} samples"
 
 

@@ -317,6 +317,7 @@ RECORDINGS: dict[str, Case] = {
     "4 million samples a second": ("wav", lambda: wav(SOUND, rate=4_000_000), "unusual recording"),
     "1 sample a second": ("wav", lambda: wav(SOUND, rate=1), "unusual recording"),
     "NaN": ("wav", lambda: wav(np.full(1600, np.nan, np.float32)), "not finite"),
+    "largest floats": ("wav", lambda: wav(np.full(1600, 3e38, np.float32)), "too loud"),
     "no samples": ("wav", lambda: wav(SOUND[:0]), "no sound"),
     "header alone": ("wav", lambda: wav(SOUND)[:44], ""),
     "half": ("wav", lambda: cut(wav(SOUND), 0.5), ""),

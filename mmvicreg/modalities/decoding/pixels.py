@@ -96,7 +96,8 @@ def _check_size(width: int, height: int, max_pixels: int, *, of: str = "") -> No
 def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
     try:
         with decoding("damaged picture"):
-            _check_webp(data, max_pixels)
+            if canvas := webp_canvas(data[:30]):
+                _check_size(*canvas, max_pixels, of="WEBP")
             with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
                 _check_size(*image.size, max_pixels, of=image.format or "")
                 _check_tile(image)
@@ -113,11 +114,14 @@ def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
         raise
 
 
-def _check_webp(data: bytes, max_pixels: int) -> None:
-    """Check the canvas of a WebP in its header: libwebp fills one while the file is opened."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return
-    kind, head = data[12:16], data[20:30]
+def webp_canvas(start: bytes) -> tuple[int, int] | None:
+    """Width and height that the first 30 bytes of a WebP declare, None for other files.
+
+    libwebp fills a canvas of this size while the file is opened: the check comes before that.
+    """
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP" or len(start) < 30:
+        return None
+    kind, head = start[12:16], start[20:30]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (4, 7))
     elif kind == b"VP8L":
@@ -125,7 +129,7 @@ def _check_webp(data: bytes, max_pixels: int) -> None:
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (6, 8))
-    _check_size(width, height, max_pixels, of="WEBP")
+    return width, height
 
 
 def _check_tile(image: Image.Image) -> None:

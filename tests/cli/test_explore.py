@@ -17,7 +17,7 @@ from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher
 
 pytest.importorskip("gradio", reason='pip install "mmvicreg[explore]"')
-WAIT = 60_000
+WAIT = 120_000
 """Milliseconds that a loaded machine may take to answer."""
 
 
@@ -36,16 +36,18 @@ def served(pictured_run, tmp_path_factory):
     command = [sys.executable, "-m", "mmvicreg.cli.main", "explore", str(pictured_run.folder), str(other)]
     command += ["--data", pictured_run.shards, "--port", str(port), "--k", "6", "--label", "concept"]
     log = tmp_path_factory.mktemp("log") / "explore.txt"
-    with open(log, "w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-        for _ in range(240):
-            if process.poll() is not None or "open http" in log.read_text():
-                break
-            time.sleep(0.5)
-        assert "open http" in log.read_text(), log.read_text()
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0, log.read_text()
+    with open(log, "w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+        try:
+            for _ in range(600):  # a second each: a loaded machine needs minutes for what takes ten seconds
+                if process.poll() is not None or "open http" in log.read_text():
+                    break
+                time.sleep(1)
+            assert "open http" in log.read_text(), log.read_text()
+            yield f"http://127.0.0.1:{port}"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=120) == 0, log.read_text()
+        finally:
+            process.kill()
 
 
 def opened(visit, address):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from mmvicreg.errors import UserError
+from mmvicreg.errors import UserError, printable
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: wrong options; data or files that cannot be used; Ctrl-C."""
@@ -48,6 +48,15 @@ COMMANDS = {
         "look",
         "a contact sheet and statistics of shards",
         ("'data/demo/train-*.tar'", "train.tar --run runs/demo --out train.html"),
+    ),
+    "new": Command(
+        "mmvicreg.cli.new",
+        "NewConfig",
+        "new",
+        "write a recipe for images and texts, to run and to edit",
+        (
+            "mine.py --train 'shards/train-*.tar' --validation 'shards/validation-*.tar' --image jpg --text txt",
+        ),
     ),
     "evaluate": Command(
         "mmvicreg.cli.evaluate",
@@ -147,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(given[0], given[1:])
     except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
+        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
         return DATA
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,6 +26,7 @@ LAYERS = [
     {"training"},
     {"solvers"},
     {"preparation"},
+    {"studies"},
     {"exploration"},
     {"cli"},
 ]

@@ -119,7 +119,21 @@ COMMANDS = {
         "SearchConfig",
         "search",
         "find the nearest items of a text or a picture",
-        ("runs/demo 'data/demo/style-*.tar' 'a red apple'", "runs/demo shards.tar photo.jpg --among text"),
+        (
+            "runs/demo 'data/demo/style-*.tar' 'a red apple'",
+            "runs/demo shards.tar photo.jpg --among text",
+            "runs/demo shards.tar --interactive",
+        ),
+    ),
+    "explore": Command(
+        "mmvicreg.cli.explore",
+        "ExploreConfig",
+        "explore",
+        "a local page: search, compare runs, walk along neighbours, a map",
+        (
+            "runs/demo --data 'data/demo/style-*.tar'",
+            "runs/a runs/b --data shards.tar --port 7861 --label concept",
+        ),
     ),
     "export": Command(
         "mmvicreg.cli.export",

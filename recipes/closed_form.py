@@ -36,6 +36,8 @@ class Config(mm.SolveConfig):
     """Gaussian kernel of both branches by Nyström landmarks or random features; none solves linear heads"""
     landmarks: int = 1500
     """landmarks or random features of each branch"""
+    pairing: mm.PairingConfig = mm.PairingConfig(concept_power=0.5)
+    """what of the data enters: a caption of several pictures weighs less than their number, more than one"""
     solver: mm.CCA | mm.Ridge | mm.PLS | mm.Procrustes | mm.MaxVar = field(default_factory=mm.CCA)
     image: mm.ImageModality = replace(mm.EFFICIENTNET_LITE0, projector=())
     text: mm.TextModality = replace(mm.MINILM, length=32, projector=())

@@ -29,7 +29,7 @@ from mmvicreg.runs.tensors import tensors_of
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.solvers.config import SolveConfig
 from mmvicreg.solvers.pairing import PairedRows
-from mmvicreg.solvers.selection import Candidate, Choice, Problem, choose
+from mmvicreg.solvers.selection import SPECTRUM, Candidate, Choice, Problem, choose
 from mmvicreg.solvers.solution import Solution, make_head
 from mmvicreg.solvers.views import AugmentedReader
 from mmvicreg.stream.reader import Reader
@@ -246,7 +246,7 @@ def write_run(
             "features": to_json(dict(chosen.feature_maps)),
             "validation_mean_recall": chosen.score,
             "settings_compared": len(chosen.candidates),
-            "strengths": [float(value) for value in chosen.solution.strengths[:512]],
+            "strengths": [float(value) for value in chosen.solution.strengths[:SPECTRUM]],
             **seconds,
         },
     )

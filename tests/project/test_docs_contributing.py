@@ -22,10 +22,14 @@ def test_every_make_target_of_the_page_exists() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_understands_its_file_and_finds_the_distributed_tests() -> None:
-    done = subprocess.run(["make", "-n", "test-fast", "lint", "docs"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-n", "test-fast", "lint", "docs"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "mkdocs build --strict" in done.stdout and "mypy" in done.stdout
-    recipe = subprocess.run(["make", "-n", "test-distributed"], cwd=ROOT, capture_output=True, text=True).stdout
+    recipe = subprocess.run(
+        ["make", "-n", "test-distributed"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     files = re.search(r"\$\((grep.*)\)", recipe)
     assert files is not None
     found = subprocess.run(["bash", "-c", files[1]], cwd=ROOT, capture_output=True, text=True).stdout.split()
@@ -44,7 +48,9 @@ def test_every_path_of_the_page_exists() -> None:
 
 def test_continuous_integration_runs_the_script_of_the_repository() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    steps = [step.get("run", "").partition(" ")[0] for job in workflow["jobs"].values() for step in job["steps"]]
+    steps = [
+        step.get("run", "").partition(" ")[0] for job in workflow["jobs"].values() for step in job["steps"]
+    ]
     assert ".ci/run" in steps
     assert (ROOT / ".ci/run").stat().st_mode & 0o100
 

@@ -11,11 +11,16 @@ n rows of this process, N rows of all processes, D features, d features of this 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mmvicreg.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def world_size() -> int:
@@ -158,6 +163,20 @@ def broadcast_object(value: Any, *, source: int = 0) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def on_main_process(function: Callable[[], Result]) -> Result:
+    """Call ``function`` on the first process only; every process gets its result, or raises its UserError."""
+    result: tuple[Result | None, UserError | None] = (None, None)
+    if rank() == 0:
+        try:
+            result = (function(), None)
+        except UserError as error:
+            result = (None, error)
+    value, refusal = broadcast_object(result)
+    if refusal is not None:
+        raise refusal
+    return value
 
 
 def gather_objects(value: Any) -> list[Any]:

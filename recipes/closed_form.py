@@ -49,7 +49,10 @@ def main(config: Config) -> None:
         "image": mm.FeatureMap(("signed_root", "unit"), config.kernel, config.landmarks),
         "text": mm.FeatureMap(("unit",), config.kernel, config.landmarks),
     }
-    run = mm.solve(replace(config, features=config.features or maps))
+    grid = config.grid
+    if config.kernel == "none" and not grid.width:  # linear settings cost milliseconds
+        grid = replace(grid, width=(192, 256, 384))
+    run = mm.solve(replace(config, features=config.features or maps, grid=grid))
     mm.evaluate(run, {"test": config.test})
     path = run.folder / "summary.json"
     summary = read_summary(path)

@@ -82,10 +82,15 @@ def _target(spaces: Mapping[str, Space], branch: str) -> str:
     return branch + TARGET if branch + TARGET in spaces else branch
 
 
+def kernels_of(problem: Problem) -> list[str]:
+    """The branches with a kernel."""
+    return [name for name in problem.data.rows if problem.feature_map(name).kernel != "none"]
+
+
 def with_bandwidths(problem: Problem, grid: Grid) -> list[Problem]:
     """The problem with every bandwidth of the grid and the smaller number of features; empty without a kernel or
     without bandwidths to compare."""
-    kernels = [name for name in problem.data.rows if problem.feature_map(name).kernel != "none"]
+    kernels = kernels_of(problem)
     if not kernels:
         return []
     found = []
@@ -161,7 +166,9 @@ class Comparison:
     def search(self, start: tuple[float, ...]) -> None:
         """Score what the grid asks for: every combination of ridges, or neighbours of ``start`` and on from there, one
         ridge at a time, as long as that scores higher."""
-        if self.grid.search == "all":
+        if self.grid.search == "all" or (
+            self.grid.search == "auto" and not kernels_of(self.prepared.problem)
+        ):
             for ridges in self.settings:
                 self.best(ridges)
         self.best(start)

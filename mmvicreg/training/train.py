@@ -7,11 +7,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from mmvicreg import distributed
 from mmvicreg.branches import head as heads
-from mmvicreg.errors import UserError, show_messages_alone
+from mmvicreg.errors import show_messages_alone
 from mmvicreg.files import lock
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.description import classes_of, describe_objective
@@ -28,8 +27,6 @@ from mmvicreg.training.monitoring.preemption import INTERRUPTED
 from mmvicreg.training.preflight import Resolved, check_batch, check_processes, resolve
 from mmvicreg.training.setup import Config, assemble, build_step
 from mmvicreg.training.state import Training
-
-Result = TypeVar("Result")
 
 
 def train(config: Config, objective: Callable[[Config], Objective]) -> Run:
@@ -52,7 +49,7 @@ def _train(config: Config, objective: Callable[[Config], Objective]) -> Run:
     resolved = resolve(config)
     accelerator = make_accelerator(resolved.config)
     check_processes(resolved.config, accelerator.num_processes)
-    _on_main_process(lambda: directory.check_folder(resolved.config))
+    distributed.on_main_process(lambda: directory.check_folder(resolved.config))
     with accelerator.main_process_first():
         parts = open_parts(resolved.config, resolved.modalities)
     check_batch(resolved.config, whole(parts))
@@ -65,7 +62,7 @@ def _train(config: Config, objective: Callable[[Config], Objective]) -> Run:
         classes=classes_of(inner.objective, views),
     )
     with ExitStack() as held:
-        warnings = _on_main_process(lambda: _begin(resolved.config, description, parts, held))
+        warnings = distributed.on_main_process(lambda: _begin(resolved.config, description, parts, held))
         training = assemble(resolved, inner, accelerator, parts)
         _prepare(training, resolved, description, warnings)
         _run(training)
@@ -109,20 +106,6 @@ def _begin(
         check_data(checkpoint.read_position(newest), config, plan, whole(parts))
     directory.begin(Path(config.out), description)
     return warnings
-
-
-def _on_main_process(function: Callable[[], Result]) -> Result:
-    """Call ``function`` on the main process only; every process gets its result or its error."""
-    result: tuple[Result | None, UserError | None] = (None, None)
-    if distributed.rank() == 0:
-        try:
-            result = (function(), None)
-        except UserError as error:
-            result = (None, error)
-    value, refusal = distributed.broadcast_object(result)
-    if refusal is not None:
-        raise refusal
-    return value
 
 
 def _run(training: Training) -> None:

@@ -23,7 +23,9 @@ from mmvicreg.solvers.pairing import PairedRows, count_moments
 from mmvicreg.solvers.solve import RESULT
 
 RECIPE = Path(toy.__file__)
-GRID = mm.Grid(ridge=(0.1, 1.0), axis_power=(0.5,), width=(4, 8), bandwidth=(1.0,), features=32)
+GRID = mm.Grid(
+    search="descent", ridge=(0.1, 1.0), axis_power=(0.5,), width=(4, 8), bandwidth=(1.0,), features=32
+)
 
 
 @dataclass(frozen=True)

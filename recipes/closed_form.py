@@ -8,6 +8,11 @@ A frozen EfficientNet-Lite0 and a frozen MiniLM (both from registry packages, ``
 every sample once; canonical correlation analysis of their features, by default behind a Gaussian kernel, gives the
 heads. Its settings are chosen on the validation shards. The run directory is like a trained one: evaluate, search,
 classify, embed and export take it, and ``python recipes/demo.py --init runs/closed-form`` trains on from it.
+
+Measured with the third command on 8,475 training pairs (validation 709, test 957 pictures and 468 captions of concepts
+not trained on), mean of R@1, R@5 and R@10 both ways, settings chosen on the validation pairs: with the kernel
+32.6 % (95 % bootstrap interval 30.5 to 34.8), solve_cpu_seconds 19.5; linear 29.0 % (26.9 to 31.1), 3.0. One core of
+two that eleven other jobs shared; encoding, which a feature cache keeps, not included.
 """
 
 from __future__ import annotations
@@ -49,10 +54,7 @@ def main(config: Config) -> None:
         "image": mm.FeatureMap(("signed_root", "unit"), config.kernel, config.landmarks),
         "text": mm.FeatureMap(("unit",), config.kernel, config.landmarks),
     }
-    grid = config.grid
-    if config.kernel == "none" and not grid.width:  # linear settings cost milliseconds
-        grid = replace(grid, width=(192, 256, 384))
-    run = mm.solve(replace(config, features=config.features or maps, grid=grid))
+    run = mm.solve(replace(config, features=config.features or maps))
     mm.evaluate(run, {"test": config.test})
     path = run.folder / "summary.json"
     summary = read_summary(path)

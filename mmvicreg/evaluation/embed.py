@@ -166,7 +166,8 @@ def embed_samples(
     """The store of ``model`` on ``index`` under ``folder``: opened if it is there, made if it is not.
 
     Called on every process of the default group with the same arguments; ``folder`` must be one that all of
-    them see; the finished blocks of a killed process are kept. ``precision`` bf16 runs the encoders under autocast. Raises ValueError for an empty index.
+    them see; the finished blocks of a killed process are kept. ``precision`` bf16 runs the encoders under autocast.
+    Raises ValueError for an empty index.
     """
     if len(index) == 0:
         raise InvalidValueError("the data set has no samples; nothing to embed")

@@ -17,8 +17,8 @@ import torch
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import LinearPart, Solution
+from mmvicreg.solvers.statistics.moments import Moments
 from mmvicreg.solvers.whitening import Axes, Whitening, WhiteningFactor, fix_signs, whitening_factor
 
 

@@ -24,9 +24,8 @@ class Grid:
     """landmarks or random features while bandwidths are compared; the ridges are compared with all of them"""
     target_power: tuple[float, ...] = ()
     """of Ridge: power of the whitening of what is predicted"""
-    search: Literal["auto", "descent", "all"] = "auto"
-    """descent: from the middle ridge of each branch to neighbours as long as one is better; all: every combination;
-    auto: a descent with kernels, whose features are many, all without"""
+    search: Literal["descent", "all"] = "descent"
+    """descent: from the middle ridge of each branch to neighbours as long as one is better; all: every combination"""
 
 
 def ridges_by_branch(grid: Grid, branches: Sequence[str]) -> list[dict[str, float]]:

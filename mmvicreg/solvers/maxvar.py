@@ -16,8 +16,8 @@ import torch
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.canonical import axes_of_grid, ridges_of, weighted_axes, with_ridges
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import Solution
+from mmvicreg.solvers.statistics.moments import Moments
 from mmvicreg.solvers.whitening import Axes, Whitening, fix_signs, whitening_matrix
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import LinearPart, Solution
+from mmvicreg.solvers.statistics.moments import Moments
 from mmvicreg.solvers.whitening import Whitening, whitening_matrix
 
 TARGET = "/target"

@@ -16,10 +16,10 @@ from torch.nn.functional import normalize
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import rank_both
-from mmvicreg.solvers.feature_maps import blocks
-from mmvicreg.solvers.pairing import PairedRows
 from mmvicreg.solvers.solution import Solution, embed_with
-from mmvicreg.solvers.space_features import Space
+from mmvicreg.solvers.statistics.feature_maps import blocks
+from mmvicreg.solvers.statistics.pairing import PairedRows
+from mmvicreg.solvers.statistics.space_features import Space
 
 RECALL_AT = (1, 5, 10)
 WHOLE = 1 << 24

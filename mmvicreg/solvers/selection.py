@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from mmvicreg.solvers.config import AnySolver
-from mmvicreg.solvers.feature_maps import FeatureMap, fit_feature_map
 from mmvicreg.solvers.grid import Grid
-from mmvicreg.solvers.moments import Moments, Pair
-from mmvicreg.solvers.pairing import PairedRows, PairingConfig, count_moments
 from mmvicreg.solvers.ridge import TARGET, Ridge
 from mmvicreg.solvers.scoring import Scorer
 from mmvicreg.solvers.solution import Solution
-from mmvicreg.solvers.space_features import Space
+from mmvicreg.solvers.statistics.feature_maps import FeatureMap, fit_feature_map
+from mmvicreg.solvers.statistics.moments import Moments, Pair
+from mmvicreg.solvers.statistics.pairing import PairedRows, PairingConfig, count_moments
+from mmvicreg.solvers.statistics.space_features import Space
 
 SPECTRUM = 512
 """Strengths of axes that a solved run records."""
@@ -82,15 +82,10 @@ def _target(spaces: Mapping[str, Space], branch: str) -> str:
     return branch + TARGET if branch + TARGET in spaces else branch
 
 
-def kernels_of(problem: Problem) -> list[str]:
-    """The branches with a kernel."""
-    return [name for name in problem.data.rows if problem.feature_map(name).kernel != "none"]
-
-
 def with_bandwidths(problem: Problem, grid: Grid) -> list[Problem]:
     """The problem with every bandwidth of the grid and the smaller number of features; empty without a kernel or
     without bandwidths to compare."""
-    kernels = kernels_of(problem)
+    kernels = [name for name in problem.data.rows if problem.feature_map(name).kernel != "none"]
     if not kernels:
         return []
     found = []
@@ -166,9 +161,7 @@ class Comparison:
     def search(self, start: tuple[float, ...]) -> None:
         """Score what the grid asks for: every combination of ridges, or neighbours of ``start`` and on from there, one
         ridge at a time, as long as that scores higher."""
-        if self.grid.search == "all" or (
-            self.grid.search == "auto" and not kernels_of(self.prepared.problem)
-        ):
+        if self.grid.search == "all":
             for ridges in self.settings:
                 self.best(ridges)
         self.best(start)

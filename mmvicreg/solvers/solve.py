@@ -27,10 +27,10 @@ from mmvicreg.runs.run import CHECKPOINTS, LOG, Run, rebuild
 from mmvicreg.runs.tensors import tensors_of
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.solvers.config import SolveConfig
-from mmvicreg.solvers.pairing import PairedRows
 from mmvicreg.solvers.selection import SPECTRUM, Candidate, Choice, Problem, choose
 from mmvicreg.solvers.solution import Solution, make_head
-from mmvicreg.solvers.views import AugmentedReader
+from mmvicreg.solvers.statistics.pairing import PairedRows
+from mmvicreg.solvers.statistics.views import AugmentedReader
 from mmvicreg.stream.reader import Reader
 
 RESULT = "solution.json"

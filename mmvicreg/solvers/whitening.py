@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.solvers.moments import SpaceMoments
+from mmvicreg.solvers.statistics.moments import SpaceMoments
 
 TOLERANCE = 1e-12
 """Eigenvalues below this fraction of the largest count as zero: rounding of a sum of fp32 squares in fp64."""

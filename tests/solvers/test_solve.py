@@ -19,8 +19,8 @@ import mmvicreg as mm
 from mmvicreg.branches.head import LinearHead, build, describe
 from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.evaluation.evaluate import score_splits
-from mmvicreg.solvers.pairing import PairedRows, count_moments
 from mmvicreg.solvers.solve import RESULT
+from mmvicreg.solvers.statistics.pairing import PairedRows, count_moments
 
 RECIPE = Path(toy.__file__)
 GRID = mm.Grid(

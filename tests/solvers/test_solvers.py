@@ -9,10 +9,10 @@ from sklearn.linear_model import Ridge as PeerRidge
 
 from mmvicreg.solvers.canonical import CCA, PLS, Procrustes
 from mmvicreg.solvers.maxvar import MaxVar
-from mmvicreg.solvers.moments import Moments
-from mmvicreg.solvers.pairing import PairedRows, count_moments
 from mmvicreg.solvers.ridge import Ridge
 from mmvicreg.solvers.solution import Solution
+from mmvicreg.solvers.statistics.moments import Moments
+from mmvicreg.solvers.statistics.pairing import PairedRows, count_moments
 from mmvicreg.solvers.whitening import Axes, Whitening
 
 EXACT = Whitening(ridge=0.0)

@@ -16,9 +16,9 @@ import torch
 from mmvicreg import distributed
 from mmvicreg.errors import UnknownNameError
 from mmvicreg.evaluation.positives import Positives
-from mmvicreg.solvers.feature_maps import blocks
-from mmvicreg.solvers.moments import Moments, MomentSums, Pair
-from mmvicreg.solvers.space_features import BLOCK, Space, SpaceFeatures
+from mmvicreg.solvers.statistics.feature_maps import blocks
+from mmvicreg.solvers.statistics.moments import Moments, MomentSums, Pair
+from mmvicreg.solvers.statistics.space_features import BLOCK, Space, SpaceFeatures
 
 ORIGIN_ROWS = 256
 """Rows whose mean is the origin of the sums."""

@@ -1,7 +1,7 @@
 """Writes docs/conformance.md: every objective on 1, 2 and 4 processes against a slow fp64 reference.
 
     python benchmarks/conformance.py           # about 2 minutes on two CPU cores
-    python benchmarks/conformance.py --tiny    # seconds: three objectives, and nothing is written
+    python benchmarks/conformance.py --tiny --page FILE    # seconds: three objectives, at most 2 processes
 
 Value and gradient error of every regularizer and alignment x {1, 2, 4 processes} x {fp32, bf16 autocast} x
 {all rows present, some missing, none on one process}; beside them peers that are installed, run as their
@@ -30,7 +30,11 @@ from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
 from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 from mmvicreg.testing.processes import pool
 
-ROWS = {1: [(64,)], 2: [(32, 32), (40, 0)], 4: [(16, 16, 16, 16), (20, 0, 13, 7)]}
+ROWS: dict[int, list[tuple[int, ...]]] = {
+    1: [(64,)],
+    2: [(32, 32), (40, 0)],
+    4: [(16, 16, 16, 16), (20, 0, 13, 7)],
+}
 WIDTH = 12
 Result = tuple[float, list[Tensor]]
 
@@ -66,9 +70,9 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
             alignment = case.make().to(wide)
             targets = None if alignment.momentum is None else goals(leaves)
             if exact:
-                terms = case.reference(alignment, *leaves, 3, targets)
+                terms = case.reference(alignment, leaves[0], leaves[1], 3, targets)
             else:
-                terms = alignment.terms(*leaves, PairContext(3, targets))
+                terms = alignment.terms(leaves[0], leaves[1], PairContext(3, targets))
             total = weighted_sum(terms, alignment.weights())
     total.backward()
     return total.item(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
@@ -92,21 +96,28 @@ def cell(found: tuple[float, float]) -> str:
     return f"{found[0]:.0e} / {found[1]:.0e}"
 
 
-def columns() -> list[tuple[int, tuple[int, ...], torch.dtype]]:
+def columns(most: int) -> list[tuple[int, tuple[int, ...], torch.dtype]]:
     dtypes = (torch.float32, torch.bfloat16)
-    return [(size, counts, dtype) for size, each in ROWS.items() for counts in each for dtype in dtypes]
+    return [
+        (size, counts, dtype)
+        for size, each in ROWS.items()
+        if size <= most
+        for counts in each
+        for dtype in dtypes
+    ]
 
 
-def measure(names: list[str]) -> dict[str, list[tuple[float, float]]]:
-    """Errors of each objective, one pair for each column."""
+def measure(names: list[str], most: int) -> dict[str, list[tuple[float, float]]]:
+    """Errors of each objective, one pair for each column; on at most ``most`` processes."""
     measured = {}
     for name in names:
         found = []
-        for size, counts, dtype in columns():
+        for size, counts, dtype in columns(most):
             # bf16 inputs are what they are: the reference sees the same rounded rows.
             views = [torch.cat(view).to(dtype).double() for view in views_of(name, counts)]
             exact = evaluate(name, views, exact=True)
-            found.append(errors(pool(size).run(own, name, counts, dtype), exact))
+            results = pool(size).run(own, name, counts, dtype)
+            found.append(errors(results, exact))
         measured[name] = found
     return measured
 
@@ -131,8 +142,8 @@ def own_peer(name: str, counts: tuple[int, ...]) -> Result:
     return value.item(), [x.grad for x in leaves if x.grad is not None]
 
 
-def peers() -> list[list[str]]:
-    """Peers on equal shards of all present rows in fp64: they have no other case."""
+def peers(most: int) -> list[list[str]]:
+    """Peers on equal shards of all present rows in fp64, on at most ``most`` processes: they have no other case."""
     if find_spec("lightly") is None:
         return []
     lines = []
@@ -142,7 +153,7 @@ def peers() -> list[list[str]]:
         "lightly BarlowTwinsLoss, gather",
     ):
         cells = []
-        for counts in ((64,), (32, 32), (16, 16, 16, 16)):
+        for counts in [(64,), (32, 32), (16, 16, 16, 16)][: most.bit_length()]:
             whole = [torch.cat(view).requires_grad_() for view in process_rows(counts, WIDTH, views=2)]
             value = peer_loss(name)[1](*whole)
             value.backward()
@@ -154,31 +165,27 @@ def peers() -> list[list[str]]:
     return lines
 
 
-def largest(measured: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+def largest(measured: dict[str, list[tuple[float, float]]], most: int) -> dict[str, float]:
     """The largest error of all objectives by precision."""
     worst: dict[str, float] = {}
     for found in measured.values():
-        for (_, _, dtype), pair in zip(columns(), found, strict=True):
+        for (_, _, dtype), pair in zip(columns(most), found, strict=True):
             name = f"largest_error_{str(dtype).removeprefix('torch.')}"
             worst[name] = max(worst.get(name, 0.0), *pair)
     return worst
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="three objectives; nothing is written")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.tiny:
-        print(json.dumps(largest(measure(["vicreg", "sigreg", "info_nce"]))))
-        return
-    measured = measure([*REGULARIZERS, *ALIGNMENTS])
+def page(measured: dict[str, list[tuple[float, float]]], most: int) -> str:
+    """The text of docs/conformance.md."""
     headings = ["objective"]
-    headings += [f"{s} x {'+'.join(map(str, c))} {str(d).removeprefix('torch.')}" for s, c, d in columns()]
+    headings += [
+        f"{s} x {'+'.join(map(str, c))} {str(d).removeprefix('torch.')}" for s, c, d in columns(most)
+    ]
     lines = [[f"{case_kind(name)} `{name}`", *map(cell, found)] for name, found in measured.items()]
     body = table(headings, lines)
-    beside = table(["peer, fp64", "1 process", "2 processes", "4 processes"], peers())
-    text = f"""# Conformance
+    sizes = ["1 process", "2 processes", "4 processes"][: most.bit_length()]
+    beside = table(["peer, fp64", *sizes], peers(most))
+    return f"""# Conformance
 
 Written by `python benchmarks/conformance.py`. Each cell is the relative error of the value (worst process)
 and of the gradient (averaged over processes, as DDP does) against a slow fp64 reference on the whole batch,
@@ -195,9 +202,26 @@ is the mean over processes, because theirs differ.
 
 {beside}
 """
-    (ROOT / "docs" / "conformance.md").write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="three objectives on at most two processes")
+    parser.add_argument(
+        "--page", type=Path, help="the file to write; docs/conformance.md, and none with --tiny"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    most = 2 if options.tiny else max(ROWS)
+    measured = measure(
+        ["vicreg", "sigreg", "info_nce"] if options.tiny else [*REGULARIZERS, *ALIGNMENTS], most
+    )
+    text = page(measured, most)
+    page_file = options.page or (None if options.tiny else ROOT / "docs" / "conformance.md")
+    if page_file:
+        page_file.write_text(text)
     print(text)
-    print(json.dumps(largest(measured)))
+    print(json.dumps(largest(measured, most)))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ import json
 from collections.abc import Callable
 
 import torch
-from measure import best_times, device, forward_backward, peak_bytes, peak_of, table
+from measure import apart, best_times, compiled, device, forward_backward, peak_bytes, table
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
 from mmvicreg import Invariance, Objective, VICReg, VICRegCoefficients
 
 SHAPES = [(256, 2048), (1024, 1024), (2048, 512), (256, 8192), (2048, 8192)]
-TINY = [(16, 48), (48, 16)]
+TINY = [(16, 48)]
 Function = Callable[[Tensor], Tensor]
 
 
@@ -55,10 +55,10 @@ def ours(z: Tensor) -> Tensor:
 METHODS: dict[str, Function] = {"meta": meta, "masked": masked, "difference": difference, "ours": ours}
 
 
-def method(name: str) -> Function:
+def method(name: str, *, tiny: bool = False) -> Function:
     """By name; "NAME compiled" is torch.compile's."""
     function = METHODS[name.removesuffix(" compiled")]
-    return torch.compile(function, dynamic=False) if name.endswith(" compiled") else function
+    return compiled(function, tiny=tiny) if name.endswith(" compiled") else function
 
 
 def meta_vicreg(a: Tensor, b: Tensor) -> Tensor:
@@ -107,11 +107,13 @@ def errors(rows: int, features: int) -> dict[str, str]:
     return found
 
 
-def measure(rows: int, features: int, repetitions: int) -> tuple[dict[str, float], dict[str, int]]:
+def measure(
+    rows: int, features: int, repetitions: int, *, tiny: bool
+) -> tuple[dict[str, float], dict[str, int]]:
     z = embeddings(rows, features)
-    steps = {name: forward_backward(method(name), z) for name in names(rows, features)}
+    steps = {name: forward_backward(method(name, tiny=tiny), z) for name in names(rows, features)}
     times = best_times(steps, repetitions=repetitions, budget=15)
-    peaks = {name: peak_of(__file__, name, str(rows), str(features)) for name in steps}
+    peaks = {name: apart(peak, name, rows, features, tiny) for name in steps}
     return times, peaks
 
 
@@ -120,38 +122,35 @@ def measure_whole(rows: int, features: int) -> dict[str, float]:
     return best_times({name: forward_backward(f, *views) for name, f in WHOLE.items()}, repetitions=2)
 
 
-def print_peak(name: str, rows: int, features: int) -> None:
-    function = method(name)
+def peak(name: str, rows: int, features: int, tiny: bool) -> int:
+    """Peak bytes of one method; for a process of its own."""
+    function = method(name, tiny=tiny)
     step = forward_backward(function, embeddings(rows, features))
     # A compiled peer warms up on its own shape, which is what it compiles for.
     small = step if name.endswith("compiled") else forward_backward(function, embeddings(64, 64))
-    print(peak_bytes(step, warm_up=small))
+    return peak_bytes(step, warm_up=small)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--peak", nargs=3, metavar=("METHOD", "N", "D"), help="print one method's peak bytes")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print_peak(options.peak[0], int(options.peak[1]), int(options.peak[2]))
-        return
     lines, summary = [], {}
     for rows, features in TINY if options.tiny else SHAPES:
-        times, peaks = measure(rows, features, options.repetitions)
+        times, peaks = measure(rows, features, options.repetitions, tiny=options.tiny)
         exact = errors(rows, features)
         for name in times:
-            ratio = [f"{times[name] / times['ours']:.1f}", f"{peaks[name] / peaks['ours']:.1f}"]
+            ratio = [f"{times[name] / times['ours']:.1f}", f"{peaks[name] / max(peaks['ours'], 1):.1f}"]
             cells = [f"{times[name]:.4f}", f"{peaks[name] / 2**20:.0f}", *ratio, exact.get(name, "")]
             lines.append([f"{rows}x{features}", name, *cells])
         shape = f"{rows}x{features}"
         summary[f"time_ratio_{shape}"] = times["meta"] / times["ours"]
-        summary[f"memory_ratio_{shape}"] = peaks["meta"] / peaks["ours"]
-        compiled = min(seconds for name, seconds in times.items() if name.endswith("compiled"))
-        summary[f"time_ratio_{shape}_compiled"] = compiled / times["ours"]
+        summary[f"memory_ratio_{shape}"] = peaks["meta"] / max(peaks["ours"], 1)
+        best = min(seconds for name, seconds in times.items() if name.endswith("compiled"))
+        summary[f"time_ratio_{shape}_compiled"] = best / times["ours"]
     large = TINY[0] if options.tiny else (2048, 8192)
     whole, shape = measure_whole(*large), f"{large[0]}x{large[1]}"
     summary[f"time_ratio_vicreg_{shape}"] = whole["meta VICReg"] / whole["our VICReg"]

@@ -1,6 +1,7 @@
 """Kills real runs at random moments until they finish, and compares each with a run that was left alone.
 
     python benchmarks/kill_campaign.py --kills 200
+    python benchmarks/kill_campaign.py --tiny               # two kills of runs of one process, in seconds
 
 Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
 Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
@@ -55,11 +56,14 @@ class Campaign:
     patience: float = 60.0
     minutes: float = 60.0
     """stop after this long, with the kills done so far"""
+    tiny: bool = False
+    """two kills of short runs of one process"""
 
 
 def train(config: toy.Config, rank: int, world: int, port: int) -> None:
     """One process of a run."""
     sys.stderr = open(os.devnull, "w")
+    assert sys.__stdout__ is not None
     faulthandler.register(signal.SIGUSR2, file=sys.__stdout__)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -74,7 +78,9 @@ def start(config: toy.Config, world: int) -> list[BaseProcess]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    members = [context.Process(target=train, args=(config, rank, world, port)) for rank in range(world)]
+    members: list[BaseProcess] = [
+        context.Process(target=train, args=(config, rank, world, port)) for rank in range(world)
+    ]
     for member in members:
         member.start()
     return members
@@ -213,7 +219,10 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    wanted = tyro.cli(Campaign)
+    if wanted.tiny:
+        wanted = replace(wanted, kills=2, processes=(1,), epochs=2.0)
     with tempfile.TemporaryDirectory() as temporary:
-        result = campaign(tyro.cli(Campaign), Path(temporary))
+        result = campaign(wanted, Path(temporary))
     print(json.dumps(result))
     sys.exit(1 if result["different"] or result["hangs"] else 0)

@@ -7,18 +7,24 @@ larger allocation mapped on its own, each method in a process of its own; on a G
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import os
-import subprocess
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Step = Callable[[], object]
+Result = TypeVar("Result")
+PRELOADED = ("torch", "mmvicreg", "open_clip", "open_clip_train")
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""parameters of the C library's mallopt"""
 
 
 def best_times(steps: dict[str, Step], *, repetitions: int, budget: float = 60.0) -> dict[str, float]:
@@ -71,14 +77,37 @@ def peak_bytes(step: Step, *, warm_up: Step) -> int:
     return _status("VmHWM") - before
 
 
-def peak_of(script: str, *arguments: str) -> int:
-    """``peak_bytes`` as printed by ``script --peak ARGUMENTS`` in a process of its own."""
-    variables = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, script, "--peak", *arguments]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return int(done.stdout.split()[-1])
+def apart(function: Callable[..., Result], *arguments: object, mapped: bool = True) -> Result:
+    """``function(*arguments)`` in a new process with one thread.
+
+    ``mapped``: the C library maps every allocation above 64 kB on its own, so what it keeps for itself does not
+    count as memory. ``function`` must be at module level, since it is pickled by name.
+    """
+    # The fork server imports what the script has imported; each process is then a cheap fork of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.partition(".")[0] in PRELOADED])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, mapped, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        result: Result = ours.recv()
+    except EOFError:
+        raise RuntimeError(f"{function.__name__}{arguments} failed in its process") from None
+    finally:
+        process.join()
+    return result
+
+
+def _answer(
+    pipe: Connection, mapped: bool, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    if mapped:
+        library = ctypes.CDLL(None)
+        for parameter in (MMAP_THRESHOLD, TRIM_THRESHOLD):
+            library.mallopt(parameter, 65536)
+    torch.set_num_threads(1)
+    pipe.send(function(*arguments))
 
 
 def _status(field: str) -> int:
@@ -88,7 +117,7 @@ def _status(field: str) -> int:
     raise KeyError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")
 
 
-def forward_backward(function: Callable[[Tensor], Tensor], *inputs: Tensor) -> Step:
+def forward_backward(function: Callable[..., Tensor], *inputs: Tensor) -> Step:
     """A step that differentiates ``function(*inputs)`` and drops the gradients."""
 
     def step() -> None:
@@ -106,3 +135,8 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def compiled(function: Callable[..., Tensor], *, tiny: bool) -> Callable[..., Tensor]:
+    """``function`` compiled for its shape; ``tiny`` traces it only, because generating code takes many seconds."""
+    return torch.compile(function, dynamic=False, backend="aot_eager" if tiny else "inductor")

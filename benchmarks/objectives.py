@@ -1,6 +1,6 @@
 """Time, peak memory and fp32 error of every regularizer and alignment at one shape.
 
-    python benchmarks/objectives.py            # a CPU: about 2 minutes; --rows, --features to change
+    python benchmarks/objectives.py            # a CPU: about 2 minutes; --rows, --features to change; --tiny
 
 Forward and backward. The error is of value and gradient, the larger of both, relative to the same code in
 fp64; the tests show that code equal to slow fp64 references. Those with a plain form in public code stand
@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 
 import torch
-from measure import best_times, device, forward_backward, peak_bytes, peak_of, table
+from measure import apart, best_times, device, forward_backward, peak_bytes, table
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -98,9 +98,9 @@ def error(make: Callable[[], Function], views: tuple[Tensor, Tensor]) -> float:
     return max(float((low - high).norm() / high.norm()) for low, high in pairs)
 
 
-def peak(make: Callable[[], Function], rows: int, features: int) -> int:
-    """Peak bytes of one method; see measure.peak_of for the process this wants."""
-    function = make()
+def peak(name: str, rows: int, features: int) -> int:
+    """Peak bytes of one method; for a process of its own."""
+    function = methods(features)[name]()
     small = forward_backward(function, *embeddings(16, features))
     return peak_bytes(forward_backward(function, *embeddings(rows, features)), warm_up=small)
 
@@ -109,23 +109,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--features", type=int, default=128)
-    parser.add_argument("--peak", choices=tuple(methods(8)), help="print one method's peak bytes")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    shape = options.rows, options.features
-    made = methods(options.features)
-    if options.peak:
-        print(peak(made[options.peak], *shape))
-        return
+    shape = (32, 16) if options.tiny else (options.rows, options.features)
+    made = methods(shape[1])
     views = embeddings(*shape)
     errors = {name: error(make, views) for name, make in made.items()}
     steps = {name: forward_backward(make(), *views) for name, make in made.items()}
     times = best_times(steps, repetitions=3, budget=20)
-    where = ("--rows", str(shape[0]), "--features", str(shape[1]))
     lines = []
     for name, seconds in times.items():
-        most = peak_of(__file__, name, *where) / 2**20
+        most = apart(peak, name, *shape) / 2**20
         lines.append([name, f"{seconds:.4f}", f"{most:.1f}", f"{errors[name]:.1e}"])
     print(table([f"{shape[0]} x {shape[1]}, two views", "s", "peak MiB", "fp32 error"], lines))
     rounded = {name: {"seconds": round(times[name], 5), "error": errors[name]} for name in times}

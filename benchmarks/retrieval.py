@@ -1,6 +1,7 @@
 """Retrieval at COCO size (5,000 images, 25,000 captions, 512 dimensions): ours beside CLIP_benchmark and open_clip.
 
     python benchmarks/retrieval.py                # about 6 minutes on a quiet core; open_clip takes most of it
+    python benchmarks/retrieval.py --tiny         # seconds: 200 images, one run each
     python benchmarks/retrieval.py --million      # also all of 1M x 1M (about 25 minutes of one core; minutes on a GPU)
 
 Every contestant runs alone in its own process on the same features, through its own public function, with
@@ -17,27 +18,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from measure import apart
 
-IMAGES, CAPTIONS, WIDTH = 5000, 5, 512
+CAPTIONS, WIDTH = 5, 512
 KS = (1, 5, 10)
 BATCH = 64  # CLIP_benchmark's default
-MILLION, MILLION_WIDTH, SAMPLED = 1_000_000, 64, 1024
+MILLION_WIDTH, SAMPLED = 64, 1024
 
 
-def make_features(folder: Path) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """Images of the comparison; rows of the large one, and how many of them are queries."""
+
+    images: int = 5000
+    million: int = 1_000_000
+    queries: int = SAMPLED
+
+
+def make_features(folder: Path, count: int) -> None:
     """Captions scattered around their image, so that recalls are far from 0 and 1."""
     generator = np.random.default_rng(0)
-    images = generator.standard_normal((IMAGES, WIDTH), dtype=np.float32)
-    noise = generator.standard_normal((IMAGES * CAPTIONS, WIDTH), dtype=np.float32)
+    images = generator.standard_normal((count, WIDTH), dtype=np.float32)
+    noise = generator.standard_normal((count * CAPTIONS, WIDTH), dtype=np.float32)
     for name, rows in (("images", images), ("captions", images.repeat(CAPTIONS, 0) + 7 * noise)):
         np.save(folder / f"{name}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -101,7 +111,7 @@ def open_clip(folder: Path, count: int) -> Callable[[], dict[str, float]]:
     return run
 
 
-def million(folder: Path, *, whole: bool = False) -> Callable[[], dict[str, float]]:
+def million(folder: Path, sizes: Sizes) -> Callable[[], dict[str, float]]:
     """1M queries among 1M items; by default ``SAMPLED`` queries of them, which need the same memory."""
     import torch
 
@@ -111,18 +121,17 @@ def million(folder: Path, *, whole: bool = False) -> Callable[[], dict[str, floa
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in ("million-a", "million-b"):
         if not (folder / f"{name}.npy").exists():
-            rows = np.random.default_rng(0).standard_normal((MILLION, MILLION_WIDTH), dtype=np.float32)
+            rows = np.random.default_rng(0).standard_normal((sizes.million, MILLION_WIDTH), dtype=np.float32)
             if name == "million-b":
                 rows += 0.5 * np.random.default_rng(1).standard_normal(rows.shape, dtype=np.float32)
             np.save(folder / f"{name}.npy", rows)
             del rows
     a, b = (np.load(folder / f"million-{name}.npy", mmap_mode="r") for name in "ab")
-    positives = Positives(np.arange(MILLION + 1), np.arange(MILLION), MILLION)
+    positives = Positives(np.arange(sizes.million + 1), np.arange(sizes.million), sizes.million)
 
     def run() -> dict[str, float]:
-        stop = MILLION if whole else SAMPLED
-        ranks = rank_queries(a, b, positives, device=device, queries=range(stop))
-        return {"queries": stop} | {f"i2t@{k}": float(ranks.recall(k).mean()) for k in KS}
+        ranks = rank_queries(a, b, positives, device=device, queries=range(sizes.queries))
+        return {"queries": sizes.queries} | {f"i2t@{k}": float(ranks.recall(k).mean()) for k in KS}
 
     return run
 
@@ -130,13 +139,14 @@ def million(folder: Path, *, whole: bool = False) -> Callable[[], dict[str, floa
 CONTESTANTS = {"ours": ours, "clip_benchmark": clip_benchmark, "open_clip": open_clip}
 
 
-def measure(name: str, folder: Path, *, whole: bool) -> dict[str, float]:
-    """Run one contestant in this process."""
+def measure(name: str, folder: Path, sizes: Sizes) -> dict[str, float]:
+    """Run one contestant; for a process of its own."""
     if name == "million":
-        run = million(folder, whole=whole)
+        run = million(folder, sizes)
     else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         CONTESTANTS[name](folder, 2 * BATCH)()  # libraries load what they need, so that it is not measured
-        run = CONTESTANTS[name](folder, IMAGES)
+        run = CONTESTANTS[name](folder, sizes.images)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory (Linux)
     before = resident("VmRSS")
     start, wall = time.process_time(), time.perf_counter()
@@ -151,24 +161,6 @@ def resident(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def apart(name: str, folder: Path, *, whole: bool = False, mapped: bool = False) -> dict[str, float]:
-    """The same in a new process with one thread; ``mapped``: larger allocations are mapped on their own."""
-    command = [sys.executable, __file__, "--contestant", name, "--folder", str(folder)] + [
-        "--million"
-    ] * whole
-    here = {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    if name == "million":
-        here.pop("CUDA_VISIBLE_DEVICES")
-    if mapped:
-        here |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=os.environ | here, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,18 +168,16 @@ def main() -> None:
     parser.add_argument(
         "--million", action="store_true", help="all 1M x 1M instead of a sample of its queries"
     )
-    parser.add_argument("--contestant", choices=[*CONTESTANTS, "million"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="200 images, one run each, to see that it runs")
     options = parser.parse_args()
-    if options.contestant:
-        print(json.dumps(measure(options.contestant, options.folder, whole=options.million)))
-        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sizes = Sizes(200, 2000, 64) if options.tiny else Sizes(queries=1_000_000 if options.million else SAMPLED)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_features(folder)
+        make_features(folder, sizes.images)
         runs: dict[str, list[dict[str, float]]] = {}
-        for contestant in ("ours", "clip_benchmark") * 3 + ("open_clip", "million"):
-            found = apart(contestant, folder, whole=options.million)
+        for contestant in ("ours", "clip_benchmark") * (1 if options.tiny else 3) + ("open_clip", "million"):
+            found = apart(measure, contestant, folder, sizes, mapped=False)
             runs.setdefault(contestant, []).append(found)
             print(
                 f"{contestant:>15}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()),
@@ -197,7 +187,7 @@ def main() -> None:
             name: {key: median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
         }
         for contestant in ("ours", "clip_benchmark"):
-            rows[contestant]["megabytes"] = apart(contestant, folder, mapped=True)["megabytes"]
+            rows[contestant]["megabytes"] = apart(measure, contestant, folder, sizes)["megabytes"]
     recalls = [key for key in rows["ours"] if "@" in key]
     peer, own, big = rows["clip_benchmark"], rows["ours"], rows["million"]
     summary = {

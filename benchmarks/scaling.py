@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py               # about 1 minute on two CPU cores
     python benchmarks/scaling.py --docs        # also writes docs/objectives/scaling.md and .png
+    python benchmarks/scaling.py --tiny --docs --folder F        # seconds, and writes there
 
 Counts, on real gloo processes, the floating-point operations of matrix products and the bytes handed to
 collectives per process, checks the cost model below against them, and lets the model predict the time of
 one VICReg branch on 8 to 512 GPUs. The last line is JSON: ``work_ratio_R`` is the work of one of R
-processes as a share of the work of one alone (1/R is perfect).
+processes as a fraction of the work of one alone (1/R is perfect).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,7 +69,7 @@ def gathered(rows: int, features: int, size: int) -> Cost:
 
 
 def count(rows: int, features: int) -> tuple[float, float]:
-    """FLOPs and bytes of this process's share, counted while it runs."""
+    """FLOPs and bytes of this process, counted while it runs."""
     own = rows // distributed.world_size()
     generator = torch.Generator().manual_seed(distributed.rank())
     z = torch.randn(own, features, generator=generator).requires_grad_()
@@ -97,17 +99,17 @@ class _Bytes:
     def __enter__(self) -> None:
         self.bytes = 0
         self.real = dist.all_reduce, dist.all_to_all_single
-        dist.all_reduce = self._all_reduce
-        dist.all_to_all_single = self._all_to_all
+        dist.all_reduce = self._all_reduce  # type: ignore[assignment]
+        dist.all_to_all_single = self._all_to_all  # type: ignore[assignment]
 
     def __exit__(self, *_: object) -> None:
         dist.all_reduce, dist.all_to_all_single = self.real
 
-    def _all_reduce(self, x: torch.Tensor, **settings: object) -> object:
+    def _all_reduce(self, x: torch.Tensor, **settings: Any) -> object:
         self.bytes += x.numel() * x.element_size()
         return self.real[0](x, **settings)
 
-    def _all_to_all(self, out: torch.Tensor, x: torch.Tensor, *splits: object) -> object:
+    def _all_to_all(self, out: torch.Tensor, x: torch.Tensor, *splits: Any) -> object:
         self.bytes += x.numel() * x.element_size()
         return self.real[1](out, x, *splits)
 
@@ -117,10 +119,10 @@ def seconds(cost: Cost, size: int, *, flops: float) -> float:
     return cost.flops / flops + 2 * cost.bytes / (BUS_NODE if size <= 8 else BUS_FABRIC)
 
 
-def counted(shapes: list[tuple[int, int]]) -> tuple[str, dict[str, float]]:
+def counted(shapes: list[tuple[int, int]], sizes: tuple[int, ...]) -> tuple[str, dict[str, float]]:
     lines, ratios = [], {}
     for rows, features in shapes:
-        for size in (1, 2, 4):
+        for size in sizes:
             flops, moved = max(pool(size).run(count, rows, features))
             model = ours(rows, features, size)
             if abs(model.flops / flops - 1) > 0.02:
@@ -132,7 +134,7 @@ def counted(shapes: list[tuple[int, int]]) -> tuple[str, dict[str, float]]:
             cells = [f"{flops / 1e9:.3f}", f"{model.flops / 1e9:.3f}", f"{flops / alone:.3f}"]
             cells += [f"{moved / 2**20:.2f}", f"{model.bytes / 2**20:.2f}", f"{peer.flops / 1e9:.1f}"]
             lines.append([f"{rows}x{features}", str(size), *cells])
-    headings = ["N x D", "R", "GFLOP counted", "GFLOP model", "share of one's"]
+    headings = ["N x D", "R", "GFLOP counted", "GFLOP model", "fraction of one's"]
     headings += ["MiB counted", "MiB model", "GFLOP gathered form"]
     del ratios["work_ratio_1"]
     return table(headings, lines), ratios
@@ -149,7 +151,7 @@ def predicted() -> tuple[str, dict[str, list[float]]]:
     return table(["ms", *(str(size) for size in sizes)], lines), {"R": [float(s) for s in sizes], **curves}
 
 
-def write_docs(measured: str, prediction: str, curves: dict[str, list[float]]) -> None:
+def write_docs(folder: Path, measured: str, prediction: str, curves: dict[str, list[float]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -163,7 +165,6 @@ def write_docs(measured: str, prediction: str, curves: dict[str, list[float]]) -
         xlabel="GPUs", ylabel="ms a step, one branch", title="VICReg branch, N = 4096, D = 8192 (predicted)"
     )
     axes.legend(fontsize=8)
-    folder = ROOT / "docs" / "objectives"
     figure.savefig(folder / "scaling.png", dpi=110, bbox_inches="tight")
     text = f"""# Scaling of the regularizer's work
 
@@ -190,14 +191,17 @@ is left: their bytes hardly depend on R.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--docs", action="store_true", help="write docs/objectives/scaling.md and .png")
+    parser.add_argument("--docs", action="store_true", help="also write scaling.md and scaling.png")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "docs" / "objectives", help="where --docs writes"
+    )
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     options = parser.parse_args()
-    measured, ratios = counted(TINY if options.tiny else SHAPES)
+    measured, ratios = counted(TINY if options.tiny else SHAPES, (1, 2) if options.tiny else (1, 2, 4))
     prediction, curves = predicted()
     print(measured, prediction, sep="\n\n")
     if options.docs:
-        write_docs(measured, prediction, curves)
+        write_docs(options.folder, measured, prediction, curves)
     print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
 
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 
 import torch
-from measure import best_times, device, forward_backward, peak_bytes, peak_of, table
+from measure import apart, best_times, compiled, device, forward_backward, peak_bytes, table
 from torch import Tensor
 
 from mmvicreg.objectives.regularizers import SIGReg
@@ -22,10 +22,11 @@ from mmvicreg.objectives.regularizers.directions import directions
 SHAPES = [(512, 128, 1024), (2048, 512, 1024)]
 TINY = [(32, 8, 16)]
 NAMES = ["phases", "phases compiled", "ours", "ours compiled"]
+TINY_NAMES = ["phases", "phases compiled", "ours"]  # generating code for ours takes half a minute
 Function = Callable[[Tensor], Tensor]
 
 
-def method(name: str, slices: int, features: int) -> Function:
+def method(name: str, slices: int, *, tiny: bool = False) -> Function:
     """By name. Each draws its directions at every call, as the authors' code does."""
     if name.startswith("ours"):
         regularizer = SIGReg(slices=slices, compiled=name.endswith("compiled"))
@@ -41,7 +42,7 @@ def method(name: str, slices: int, features: int) -> Function:
         gap = (phase_NKT.cos().mean(0) - normal).square() + phase_NKT.sin().mean(0).square()
         return (gap @ weights).mean() * z.shape[0]
 
-    statistic = torch.compile(phases, dynamic=False) if name.endswith("compiled") else phases
+    statistic = compiled(phases, tiny=tiny) if name.endswith("compiled") else phases
     return lambda z: statistic(z, directions(z, slices=slices, seed=0).float())
 
 
@@ -56,47 +57,45 @@ def error(name: str, rows: int, features: int, slices: int) -> str:
     exact = z.detach().double().requires_grad_()
     value = SIGReg(slices=slices).terms(exact, seed=0)["sigreg"]
     (gradient,) = torch.autograd.grad(value, exact)
-    found = method(name, slices, features)(z)
+    found = method(name, slices)(z)
     (g,) = torch.autograd.grad(found, z)
     return (
         f"{abs(found.item() / value.item() - 1):.0e} / {((g - gradient).norm() / gradient.norm()).item():.0e}"
     )
 
 
-def print_peak(name: str, rows: int, features: int, slices: int) -> None:
-    function = method(name, slices, features)
+def peak(name: str, rows: int, features: int, slices: int, tiny: bool) -> int:
+    """Peak bytes of one method; for a process of its own."""
+    function = method(name, slices, tiny=tiny)
     step = forward_backward(function, embeddings(rows, features))
     small = step if name.endswith("compiled") else forward_backward(function, embeddings(8, features))
-    print(peak_bytes(step, warm_up=small))
+    return peak_bytes(step, warm_up=small)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--peak", nargs=4, metavar=("METHOD", "N", "D", "K"), help="print a peak in bytes")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--repetitions", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print_peak(options.peak[0], *(int(x) for x in options.peak[1:]))
-        return
     lines, summary = [], {}
+    names = TINY_NAMES if options.tiny else NAMES
     for rows, features, slices in TINY if options.tiny else SHAPES:
         z = embeddings(rows, features)
-        steps = {name: forward_backward(method(name, slices, features), z) for name in NAMES}
+        steps = {name: forward_backward(method(name, slices, tiny=options.tiny), z) for name in names}
         times = best_times(steps, repetitions=options.repetitions)
-        peaks = {name: peak_of(__file__, name, str(rows), str(features), str(slices)) for name in NAMES}
-        for name in NAMES:
+        peaks = {name: apart(peak, name, rows, features, slices, options.tiny) for name in names}
+        for name in names:
             exact = "" if name == "phases compiled" else error(name, rows, features, slices)
-            ratios = [f"{times[name] / times['ours']:.1f}", f"{peaks[name] / peaks['ours']:.1f}"]
+            ratios = [f"{times[name] / times['ours']:.1f}", f"{peaks[name] / max(peaks['ours'], 1):.1f}"]
             cells = [f"{times[name]:.4f}", f"{peaks[name] / 2**20:.1f}", *ratios, exact]
             lines.append([f"{rows}, {features}, {slices}", name, *cells])
         summary = {
-            "time_ratio_compiled": times["phases compiled"] / times["ours compiled"],
+            "time_ratio_compiled": times["phases compiled"] / times[names[-1]],
             "time_ratio_eager": times["phases"] / times["ours"],
             "time_ratio_compiled_to_eager": times["phases compiled"] / times["ours"],
-            "memory_ratio_eager": peaks["phases"] / peaks["ours"],
+            "memory_ratio_eager": peaks["phases"] / max(peaks["ours"], 1),
         }
     print(
         table(["N, D, K", "method", "s", "peak MiB", "time x", "memory x", "error: value / gradient"], lines)

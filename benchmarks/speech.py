@@ -1,6 +1,7 @@
 """Claim: held out, speech finds pictures, speech finds text and pictures find text at least 3 times as often as chance.
 
     python benchmarks/speech.py
+    python benchmarks/speech.py --tiny         # seconds: one epoch on made-up samples, small image and speech encoders
     python benchmarks/speech.py --train "MORE/train-*.tar" --held-out "MORE/{val,test}-*.tar" --seeds 0 1 2
 
 Trains recipes/speech.py once a seed (weights, order, dropout; frozen towers encode once for all) and scores R@1 of
@@ -10,11 +11,14 @@ line: one JSON object.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +46,15 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     out: str = "runs/speech-seeds"
     resamples: int = 2000
+    tiny: bool = False
+    """one seed and epoch on 32 made-up samples, to see that it runs"""
 
 
 def main(options: Options) -> None:
     recipe = import_recipe(ROOT / "recipes" / "speech.py")
     base = replace(recipe.Config(), train=options.train, feature_cache=f"{options.out}/features", cpu=True)
+    if options.tiny:
+        base = small(base)
     found: dict[str, list[Ranks]] = {}
     store: Store | None = None
     for seed in options.seeds:
@@ -63,6 +71,39 @@ def main(options: Options) -> None:
         )
     holds = {name: table[name]["interval"][0] >= 3 * table[name]["chance"] for name in CLAIMED}
     print(json.dumps({"seeds": options.seeds, "claim": holds, **table}))
+
+
+def small(config: Any) -> Any:
+    """The recipe's configuration for one epoch of small random encoders."""
+    image = replace(config.image, encoder="timm/test_resnet", weights="", size=32)
+    speech, effect = (
+        replace(each, encoder="mel", weights="", seconds=1.0) for each in (config.speech, config.effect)
+    )
+    changed = {"batch_size": 16, "epochs": 1.0, "image": image, "speech": speech, "effect": effect}
+    return replace(config, optimizer=replace(config.optimizer, warmup_epochs=0.0), **changed)
+
+
+def made_up(folder: Path) -> str:
+    """A shard of 32 samples: a plain picture, a caption, a tone as speech, and every fourth time an effect."""
+    import soundfile
+    from PIL import Image
+    from webdataset import TarWriter
+
+    def tone(hertz: float) -> bytes:
+        file = io.BytesIO()
+        soundfile.write(file, np.sin(2 * np.pi * hertz * np.arange(8000) / 8000) / 2, 8000, format="OGG")
+        return file.getvalue()
+
+    path = folder / "made-up-000.tar"
+    with TarWriter(str(path)) as writer:
+        for number in range(32):
+            picture = io.BytesIO()
+            Image.new("RGB", (32, 32), (8 * number, 255 - 8 * number, 99)).save(picture, "WEBP")
+            texts = json.dumps({"captions": {"fr": f"un chat {number}"}})
+            members = {"webp": picture.getvalue(), "json": texts.encode(), "ogg": tone(200 + 20 * number)}
+            members |= {"effect.ogg": tone(1000 + number)} if number % 4 == 0 else {}
+            writer.write({"__key__": f"{number:03d}", **members})
+    return str(path)
 
 
 def held_out(run: mm.Run, options: Options) -> Store:
@@ -85,7 +126,7 @@ def scores(run: mm.Run, store: Store) -> dict[str, Ranks]:
     return result
 
 
-def pooled(ranks: list[Ranks], resamples: int) -> dict[str, object]:
+def pooled(ranks: list[Ranks], resamples: int) -> dict[str, Any]:
     """R@1 of the mean over seeds, of each seed, of chance, and the interval."""
     hits_SQ = np.stack([each.recall(1) for each in ranks])
     random = np.random.default_rng(0)
@@ -104,4 +145,14 @@ def pooled(ranks: list[Ranks], resamples: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    wanted = tyro.cli(Options)
+    if wanted.tiny:
+        with tempfile.TemporaryDirectory() as temporary:
+            shard = made_up(Path(temporary))
+            main(
+                replace(
+                    wanted, train=shard, held_out=shard, seeds=(0,), out=f"{temporary}/runs", resamples=20
+                )
+            )
+    else:
+        main(wanted)

@@ -3,6 +3,7 @@
     python benchmarks/step.py                                     # small towers, on a CPU
     python benchmarks/step.py --model ViT-B-32 --batch-size 1024 --precision bf16      # on a GPU
     python benchmarks/step.py --model RN50 --batch-size 1024 --precision bf16
+    python benchmarks/step.py --tiny                              # seconds: one step of one layer, to see that it runs
 
 open_clip's side is its training loop (open_clip_train.train.train_one_epoch: autocast, InfoNCE, backward, AdamW,
 clamp), ours the loop's step (random state, forward, objective, backward, norms, guards, AdamW), on the same
@@ -20,17 +21,16 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from measure import peak_bytes, peak_of
+from measure import apart, peak_bytes
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-
 
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 """OpenAI's normalisation of pixels, rounded; the same on both sides."""
@@ -49,20 +49,21 @@ class Options:
     rounds: int = 5
     minutes: float = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    peak: str = ""
-    """print only the peak bytes of a step of this side"""
+    tiny: bool = False
+    """one step of towers of one layer, to see that it runs"""
 
 
-def towers(name: str) -> Any:
+def towers(options: Options) -> Any:
     """An open_clip model with separate towers, random weights."""
     import open_clip
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 
-    if name != "small":
-        return open_clip.create_model(name, force_custom_text=True, output_dict=True)
-    vision = CLIPVisionCfg(layers=4, width=256, head_width=64, patch_size=16, image_size=64)
-    text = CLIPTextCfg(context_length=32, vocab_size=49408, width=256, heads=4, layers=4)
-    return CustomTextCLIP(256, vision, text, output_dict=True)
+    if options.model != "small":
+        return open_clip.create_model(options.model, force_custom_text=True, output_dict=True)
+    layers, width = (1, 64) if options.tiny else (4, 256)
+    vision = CLIPVisionCfg(layers=layers, width=width, head_width=width // 4, patch_size=16, image_size=64)
+    text = CLIPTextCfg(context_length=32, vocab_size=49408, width=width, heads=4, layers=layers)
+    return CustomTextCLIP(width, vision, text, output_dict=True)
 
 
 def open_clip_side(clip: Any, batches: list[Any], options: Options, device: Any) -> Callable[[], None]:
@@ -112,41 +113,23 @@ def open_clip_side(clip: Any, batches: list[Any], options: Options, device: Any)
 def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal: Any) -> Callable[[], None]:
     """One call: the same number of steps of ours."""
     import numpy as np
-    import torch
 
-    from mmvicreg import Branch, Model, Plan, TrainConfig
-    from mmvicreg.branches.model import projector
-    from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
+    from mmvicreg import Plan, TrainConfig
     from mmvicreg.training.accelerator import make_accelerator
     from mmvicreg.training.loop import Loop
     from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
     from mmvicreg.training.optimizer import make_optimizer, parameter_groups
     from mmvicreg.training.state import Training
-    from mmvicreg.training.step import Step
 
-    parts = copy.deepcopy(clip)
-    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(
-        memory_format=torch.channels_last
-    )
-    branches = {"image": Branch(visual, projector(1, ())), "text": Branch(parts.text, projector(1, ()))}
-    inner = Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset()).to(device)
+    inner = _our_step(clip, goal).to(device)
     config = TrainConfig(
         batch_size=options.batch_size, precision=options.precision, cpu=device.type == "cpu", out="."
     )
     accelerator = make_accelerator(config)
     groups = parameter_groups(inner.model, goal, config.optimizer)
     plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
-    absent = (
-        "parts",
-        "index",
-        "average",
-        "momentum",
-        "validation",
-        "logger",
-        "checkpoint_writer",
-        "sample_counts",
-    )
-    fields: Any = dict.fromkeys(absent)
+    absent = "parts index average momentum validation logger checkpoint_writer sample_counts"
+    fields: Any = dict.fromkeys(absent.split())
     training = Training(
         config=config,
         batch_size=options.batch_size,
@@ -172,6 +155,24 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     return steps
 
 
+def _our_step(clip: Any, goal: Any) -> Any:
+    """The towers of ``clip`` without projectors as branches, and the objective: what a step runs."""
+    import torch
+
+    from mmvicreg import Branch, Model
+    from mmvicreg.branches.model import projector
+    from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
+    from mmvicreg.training.step import Step
+
+    parts = copy.deepcopy(clip)
+    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual)
+    branches = {
+        "image": Branch(visual.to(memory_format=torch.channels_last), projector(1, ())),
+        "text": Branch(parts.text, projector(1, ())),
+    }
+    return Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset())
+
+
 def _as_batches(batches: list[Any], size: int) -> list[Any]:
     """What the stream would hand over: every row present."""
     import torch
@@ -189,7 +190,7 @@ def _as_batches(batches: list[Any], size: int) -> list[Any]:
 Side = Callable[[], None]
 
 
-def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
+def make_sides(options: Options, device: Any) -> Mapping[str, Callable[[], Side]]:
     """What builds each side: its own copy of the towers, the same batches."""
     import torch
 
@@ -197,7 +198,7 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
 
     logging.getLogger().setLevel(logging.WARNING)
     torch.manual_seed(0)
-    clip = towers(options.model)
+    clip = towers(options)
     side, length = clip.visual.image_size[0], clip.text.context_length
     shape = (options.batch_size, 3, side, side)
     batches = [
@@ -217,23 +218,22 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
         "invariance alone": mm.Objective(mm.Invariance(25.0), {}),
     }
     sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
-    return sides | {
-        name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()
-    }
+    ours = {name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()}
+    return {**sides, **ours}
 
 
-def print_peak(options: Options) -> None:
-    """Peak bytes of the side ``peak`` from its building to the end of its second step."""
+def peak(side: str, options: Options) -> int:
+    """Peak bytes of a side from its building to the end of its second step; for a process of its own."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build_and_step(rows: int) -> None:
-        steps = make_sides(replace(options, steps=1, batch_size=rows), device)[options.peak]()
+        steps = make_sides(replace(options, steps=1, batch_size=rows), device)[side]()
         steps()
         steps()
 
-    print(peak_bytes(lambda: build_and_step(options.batch_size), warm_up=lambda: build_and_step(2)))
+    return peak_bytes(lambda: build_and_step(options.batch_size), warm_up=lambda: build_and_step(2))
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -243,21 +243,15 @@ def measure(options: Options) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sides = {name: make() for name, make in make_sides(options, device).items()}
     best = _rounds(sides, options, device)
-    settings = [
-        "--model",
-        options.model,
-        "--batch-size",
-        str(options.batch_size),
-        "--precision",
-        options.precision,
-    ]
-    memory = {name: peak_of(__file__, name, *settings) for name in ("open_clip", *REGULARIZERS)}
+    memory = {name: apart(peak, name, options) for name in ("open_clip", *REGULARIZERS)}
     ratios = {f"samples_per_second_ratio_{name}": round(best["open_clip"] / best[name], 3) for name in sides}
     rest = {
-        f"objective_share_{name}": round(1 - best["invariance alone"] / best[name], 3)
+        f"objective_fraction_{name}": round(1 - best["invariance alone"] / best[name], 3)
         for name in REGULARIZERS
     }
-    rest |= {f"memory_ratio_{name}": round(memory["open_clip"] / memory[name], 3) for name in REGULARIZERS}
+    rest |= {
+        f"memory_ratio_{name}": round(memory["open_clip"] / max(memory[name], 1), 3) for name in REGULARIZERS
+    }
     seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
     what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     about = {"model": options.model, "batch_size": options.batch_size, "device": what}
@@ -297,10 +291,9 @@ def _rounds(sides: dict[str, Side], options: Options, device: Any) -> dict[str, 
 
 def main() -> None:
     options = tyro.cli(Options)
-    if options.peak:
-        print_peak(options)
-    else:
-        print(json.dumps(measure(options)))
+    if options.tiny:
+        options = replace(options, batch_size=8, steps=1, rounds=1)
+    print(json.dumps(measure(options)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from .evaluation.retrieval import RetrievalScores as RetrievalScores
 from .evaluation.retrieval import cross_modal_metrics as cross_modal_metrics
 from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.summary import Summary as Summary
+from .evaluation.summary import read_summary as read_summary
+from .evaluation.transfer.labels import LabelReader as LabelReader
 from .interop.loading import load as load
 from .modalities.audio import AudioModality as AudioModality
 from .modalities.image import ImageModality as ImageModality
@@ -50,6 +52,7 @@ from .objectives.terms import LossTerms as LossTerms
 from .plan.mixture import Mixture as Mixture
 from .plan.plan import Cursor as Cursor
 from .plan.plan import Plan as Plan
+from .runs.command_line import cli as cli
 from .runs.config import BatchSize as BatchSize
 from .runs.config import Precision as Precision
 from .runs.config import TrainConfig as TrainConfig
@@ -73,6 +76,8 @@ from .solvers.solve import solve_run as solve_run
 from .solvers.statistics.feature_maps import FeatureMap as FeatureMap
 from .solvers.statistics.pairing import PairingConfig as PairingConfig
 from .solvers.whitening import Whitening as Whitening
+from .stream.evaluation_items import EvaluationItem as EvaluationItem
+from .stream.evaluation_items import RejectedItem as RejectedItem
 from .stream.evaluation_items import evaluation_items as evaluation_items
 from .stream.reader import BadSampleError as BadSampleError
 from .stream.reader import Item as Item

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor
 from mmvicreg.errors import UserError
 
 Result = TypeVar("Result")
+
+TIMEOUT = timedelta(hours=2)
+"""of one collective: the main process may read or index shards while the others wait (NCCL's default is 10 minutes)"""
 
 
 def world_size() -> int:
@@ -39,7 +43,7 @@ def join_processes(*, cpu: bool = False) -> torch.device:
     if world_size() == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=cpu or not torch.cuda.is_available()).device
+        return PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=TIMEOUT).device
     if cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -166,7 +170,7 @@ def broadcast_object(value: Any, *, source: int = 0) -> Any:
 
 
 def on_main_process(function: Callable[[], Result]) -> Result:
-    """Call ``function`` on the first process only; every process gets its result, or raises its UserError."""
+    """Call ``function`` on the main process only; every process gets its result, or the UserError that it raised."""
     result: tuple[Result | None, UserError | None] = (None, None)
     if rank() == 0:
         try:

@@ -11,7 +11,7 @@ classify, embed and export take it, and ``python recipes/demo.py --init runs/clo
 
 Measured with the third command on 8,475 training pairs (validation 709, test 957 pictures and 468 captions of concepts
 not trained on), mean of R@1, R@5 and R@10 both ways, settings chosen on the validation pairs: with the kernel
-32.6 % (95 % bootstrap interval 30.5 to 34.8), solve_cpu_seconds 19.5; linear 29.0 % (26.9 to 31.1), 3.0. One core of
+32.5 % (95 % bootstrap interval 30.4 to 34.7), solve_cpu_seconds 19.5; linear 29.0 % (26.8 to 31.1), 3.1. One core of
 two that eleven other jobs shared; encoding, which a feature cache keeps, not included.
 """
 
@@ -21,10 +21,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import tyro
-
 import mmvicreg as mm
-from mmvicreg.evaluation.summary import read_summary
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,11 @@ def main(config: Config) -> None:
     run = mm.solve(replace(config, features=config.features or maps))
     mm.evaluate(run, {"test": config.test})
     path = run.folder / "summary.json"
-    summary = read_summary(path)
+    summary = mm.read_summary(path)
     solved = json.loads((run.folder / "solution.json").read_text())
     seconds = {name: solved[name] for name in ("solve_seconds", "solve_cpu_seconds")}
     replace(summary, scores={**summary.scores, **seconds}).write(path)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

@@ -14,9 +14,6 @@ Estimated, not measured: 45 GB a GPU at 128 images each (ResNet-152, bf16), 20 G
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 import mmvicreg as mm
 
@@ -67,10 +64,10 @@ def objective(config: Config) -> mm.Objective:
 
 def main(config: Config) -> None:
     """Make the vocabulary of the training captions if there is none, then train."""
-    if config.text.vocabulary and not Path(config.text.vocabulary).is_file():
-        mm.make_vocabulary(config.train, config.text.members, config.text.vocabulary)
+    if config.text.vocabulary:
+        mm.make_vocabulary(config.train, config.text.members, config.text.vocabulary, cpu=config.cpu)
     mm.train(config, objective)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

@@ -17,18 +17,13 @@ Two seeds do not tell the first four losses apart, nor show a gain of small crop
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 import torch
-import tyro
 
 import mmvicreg as mm
-from mmvicreg.evaluation.summary import Summary, flatten
-from mmvicreg.stream.fetcher import Fetcher
 
 WIDTH = 256
 LARGE = mm.ImageModality(
@@ -103,20 +98,27 @@ def objective(config: Config) -> mm.Objective:
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 
-def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[int]]]:
-    """Representations of every picture, and a number for the concept it shows."""
-    index, reader, pictures, concepts = mm.open_index(shards), image.reader(), [], []
-    fetch = Fetcher(index)
-    for number in range(len(index)):
-        sample = fetch(*index.place(number), (*reader.members, "json"))
-        pictures.append(reader.items(sample)[0].value)
-        concepts.append([zlib.crc32(json.loads(sample.members["json"])["concept"].encode())])
-    with torch.no_grad():
-        return torch.cat([branch.eval().represent(x) for x in torch.stack(pictures).split(64)]), concepts
+@torch.no_grad()
+def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[str]]]:
+    """Representations (M, E) of the images whose sample names a concept, and that concept."""
+    readers = {"image": image.reader(), "concept": mm.LabelReader("json:concept", any_name=True)}
+    images: dict[int, torch.Tensor] = {}
+    concepts: dict[int, list[str]] = {}
+    for item in mm.evaluation_items(mm.open_index(shards), readers):
+        if isinstance(item, mm.RejectedItem):
+            continue
+        if item.view == "image":
+            images[item.number] = item.value
+        else:
+            concepts[item.number] = [item.identity]
+    numbers = [number for number in images if number in concepts]
+    batches = torch.stack([images[number] for number in numbers]).split(64)
+    h_ME = torch.cat([branch.eval().represent(batch) for batch in batches])
+    return h_ME, [concepts[number] for number in numbers]
 
 
 def main(config: Config) -> None:
-    """Train; then held-out pictures look for their concept among the training pictures."""
+    """Train; then every held-out image retrieves the training images of its concept."""
     run = mm.train(config, objective)
     torch.manual_seed(config.seed)
     scores = {}
@@ -130,8 +132,8 @@ def main(config: Config) -> None:
         print(
             f"{name}: R@1 {found.recall[1]:.1%} (chance {found.chance[1]:.1%}), R@10 {found.recall[10]:.1%}"
         )
-    Summary("image_ssl", run.folder.name, run.step, flatten(scores)).write(run.folder / "summary.json")
+    mm.Summary.of(run, scores, source="image_ssl").write(run.folder / "summary.json")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

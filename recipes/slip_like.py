@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import tyro
-
 import mmvicreg as mm
 
 
@@ -54,6 +52,13 @@ class Config(mm.TrainConfig):
         precomputed_views=1,
     )
 
+    def __post_init__(self) -> None:
+        """Refuse a weight that leaves none, or less, for pictures and names."""
+        if not 0 <= self.ssl < 25:
+            raise ValueError(
+                f"ssl is {self.ssl:g}; expected 0 to below 25: pictures and names get the rest of 25"
+            )
+
     def views(self) -> dict[str, str]:
         """Two crops go through one branch."""
         crops = {"image": "image", "crop": "image"} if self.ssl else {"image": "image"}
@@ -77,4 +82,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

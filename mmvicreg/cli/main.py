@@ -42,6 +42,22 @@ COMMANDS = {
         "make shards from a folder, a table or a caption file",
         ("pictures/ shards/", "captions.csv shards/ --images pictures/ --prefix val"),
     ),
+    "look": Command(
+        "mmvicreg.cli.look",
+        "LookConfig",
+        "look",
+        "a contact sheet and statistics of shards",
+        ("'data/demo/train-*.tar'", "train.tar --run runs/demo --out train.html"),
+    ),
+    "new": Command(
+        "mmvicreg.cli.new",
+        "NewConfig",
+        "new",
+        "write a recipe for images and texts, to run and to edit",
+        (
+            "mine.py --train 'shards/train-*.tar' --validation 'shards/validation-*.tar' --image jpg --text txt",
+        ),
+    ),
     "evaluate": Command(
         "mmvicreg.cli.evaluate",
         "EvaluateConfig",
@@ -160,8 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     import tyro
 
+    from mmvicreg.runs.command_line import describe
+
     command = COMMANDS[name]
     module: Any = import_module(command.module)
+    describe(vars(module)[command.config])
     as_json = "--json" in arguments
     config = tyro.cli(
         vars(module)[command.config],

@@ -60,4 +60,5 @@ def _collect(config: ReportConfig, source: str, splits: dict[str, str]) -> RunRe
     train = str(run.config.get("train", ""))
     readers = {name: modality.reader() for name, modality in run.modalities.items()}
     samples = training_samples(train, readers, count=config.samples) if train and config.samples else ()
-    return collect_run(run.folder, run.config, splits=split_reports(scores), samples=samples)
+    settings = {**run.config, "objective": run.objective} if run.objective else run.config
+    return collect_run(run.folder, settings, splits=split_reports(scores), samples=samples)

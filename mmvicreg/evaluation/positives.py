@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +57,15 @@ class Positives:
         return Positives(offsets, item_n, num_items)
 
     @staticmethod
-    def from_identities(queries: Sequence[Sequence[int]], items: Sequence[Sequence[int]]) -> Positives:
-        """A query matches an item where they share a sample.
+    def from_identities(
+        queries: Sequence[Sequence[Hashable]], items: Sequence[Sequence[Hashable]]
+    ) -> Positives:
+        """A query matches an item where they share a sample, or whatever else tells that they belong together.
 
         ``queries[q]`` and ``items[m]`` list the numbers of the samples in which the row occurs: one for an
-        image, several for a caption that several images share.
+        image, several for a caption that several images share. Names of classes do as well.
         """
-        samples: dict[int, list[int]] = {}
+        samples: dict[Hashable, list[int]] = {}
         for item, numbers in enumerate(items):
             for number in numbers:
                 samples.setdefault(number, []).append(item)

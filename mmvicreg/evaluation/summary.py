@@ -11,10 +11,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.files import write_json
+
+if TYPE_CHECKING:
+    from mmvicreg.runs.run import Run
 
 FORMAT = 1
 PLAIN = {"learning_rate", "penalty", "median_rank", "mean_rank"}
@@ -38,6 +41,11 @@ class Summary:
     data: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+
+    @classmethod
+    def of(cls, run: Run, scores: Mapping[str, Any], *, source: str) -> Summary:
+        """The summary of scores of ``run``, which may be nested by split and direction."""
+        return cls(source=source, run=run.folder.name, step=run.step, scores=flatten(scores))
 
     def write(self, path: str | Path) -> Path:
         """Write the file; a reader finds the old one or the new one, never a part."""

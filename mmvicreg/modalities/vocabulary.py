@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.files import write_text
 from mmvicreg.modalities.decoding.records import captions_of
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import open_index
@@ -17,18 +19,24 @@ from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError
 
 
-def make_vocabulary(shards: str, members: tuple[str, ...], path: str, *, min_count: int = 4) -> int:
-    """Write the vocabulary of every caption in ``shards`` to ``path``; the number of words.
+def make_vocabulary(
+    shards: str, members: tuple[str, ...], path: str, *, min_count: int = 4, cpu: bool = False
+) -> int:
+    """Write the vocabulary of every caption in ``shards`` to ``path``, unless it is there; the number of words.
 
     ``members`` says where captions are, as in :class:`mmvicreg.TextModality`. Use training shards only: a vocabulary
-    made with test captions tells of them. Raises ValueError where no word occurs ``min_count`` times.
+    made with test captions tells of them. Under a launcher all processes call this (``cpu`` as in the configuration of
+    the run); the main one reads and writes, the others wait. Raises ValueError where no word occurs ``min_count``
+    times; nothing is written then.
     """
-    words = write_vocabulary(_captions(shards, members), path, min_count=min_count)
-    if not words:
-        raise InvalidValueError(
-            f"no word occurs {min_count} times in {', '.join(members)} of {shards!r}; check that captions are there"
-        )
-    return words
+    distributed.join_processes(cpu=cpu)
+
+    def make() -> int:
+        if not Path(path).is_file():
+            write_vocabulary(_captions(shards, members), path, min_count=min_count)
+        return len(read_vocabulary(path))
+
+    return distributed.on_main_process(make)
 
 
 def _captions(shards: str, members: tuple[str, ...]) -> Iterator[str]:
@@ -49,11 +57,20 @@ def words_of(text: str) -> list[str]:
 
 
 def write_vocabulary(captions: Iterable[str], path: str, *, min_count: int = 4) -> int:
-    """Write the words that occur ``min_count`` times or more, the most frequent first; the number of words."""
+    """Write the words that occur ``min_count`` times or more, the most frequent first; the number of words.
+
+    Raises ValueError where there are none; nothing is written then.
+    """
     counts = Counter(word for caption in captions for word in words_of(caption))
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     words = [word for word, count in ordered if count >= min_count]
-    Path(path).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    if not words:
+        raise InvalidValueError(
+            f"vocabulary {path!r}: no word of {counts.total():,} occurs {min_count} times; check that the shards hold "
+            "captions where the members say"
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(Path(path), json.dumps(words, ensure_ascii=False))
     return len(words)
 
 

@@ -2,16 +2,15 @@
 
 Exit status: 0 clean, 1 something makes a shard or a sample unusable, 2 the command cannot be run. Shards that
 did not change since the last check with the same limits are not looked at again, so a check that was
-interrupted goes on where it was.
+interrupted goes on where it was: report and member table of a shard are kept in the user's cache folder as soon as
+they are there, and the index files, which hold all shards of a folder, are written once, at the end.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from mmvicreg.files import write_json
+from mmvicreg.files import write_with
 from mmvicreg.preparation.check_members import (
     CONTENT_KINDS,
     KEPT,
@@ -35,11 +34,9 @@ from mmvicreg.preparation.jobs import run_all
 from mmvicreg.progress import bar
 from mmvicreg.shards import index_file
 from mmvicreg.shards.index import expand, save_tables, stat_of
+from mmvicreg.shards.index_file import Entry, FreshTable
 from mmvicreg.shards.locations import cache_folder, file_name, index_paths
 from mmvicreg.shards.tar import KINDS, Problem
-
-SAVE_EVERY = 30.0
-"""Seconds of work that an interrupted check may lose."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +97,16 @@ def check(config: CheckConfig) -> Report:
     limits = Limits(config.depth, config.require, config.max_pixels, config.min_side, config.max_caption)
     reports = {} if config.again else _known(paths, limits)
     todo = [path for path in paths if path not in reports]
-    fresh: list[tuple[ShardReport, bytes]] = []
-    saved = time.monotonic()
     with bar("checking", len(paths), unit="shards") as advance:
         advance(len(reports), "")
         tasks = [ShardTask(path, limits) for path in todo]
         for number, (report, block) in run_all(
             look, tasks, processes=config.processes, cluster=config.cluster
         ):
-            fresh.append((report, block))
+            _keep(report, block, limits)
             reports[todo[number]] = report
             advance(1, "")
-            if time.monotonic() - saved > SAVE_EVERY:
-                saved = _save(fresh, limits)
-        _save(fresh, limits)
+    _index(list(reports.values()), limits)
     shards = tuple(reports[path] for path in paths)
     return Report(shards, tuple(_across(shards)))
 
@@ -131,55 +124,87 @@ def _state(path: str, limits: Limits) -> str:
     return os.path.join(cache_folder(), "check", name[:2], f"{name[2:32]}.json")
 
 
-def _save(fresh: list[tuple[ShardReport, bytes]], limits: Limits) -> float:
-    """Write blocks of usable shards to their sidecars, then the reports, and empty the list; gives the time."""
-    save_tables([(r.path, block, r.bytes, r.stamp) for r, block in fresh if block])
-    for report, _ in fresh:
-        path = _state(report.path, limits)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_json(Path(path), asdict(report))
-    fresh.clear()
-    return time.monotonic()
+def _keep(report: ShardReport, table: bytes, limits: Limits) -> None:
+    """Keep the report of a shard, and the member table of a usable one until it is in the index file.
+
+    Not synced to disk, which takes longer than a small shard: after a power cut a damaged file is no report.
+    """
+    path = _state(report.path, limits)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    content = {**asdict(report), "table": index_file.digest(table) if table else ""}
+    if table:
+        write_with(Path(_table(path)), lambda file: file.write_bytes(table))
+    write_with(Path(path), lambda file: file.write_text(json.dumps(content), encoding="utf-8"))
+
+
+def _table(state: str) -> str:
+    return state.removesuffix("json") + "table"
+
+
+def _index(reports: Sequence[ShardReport], limits: Limits) -> None:
+    """Put the tables that are kept into the index files beside the shards, and drop them."""
+    tables = {r.path: Path(_table(_state(r.path, limits))) for r in reports if not r.problems}
+    found = {r.path: r for r in reports if r.path in tables and tables[r.path].is_file()}
+    save_tables(
+        {
+            path: FreshTable(file_name(path), report.bytes, report.stamp, tables[path].read_bytes)
+            for path, report in found.items()
+        }
+    )
+    for path in found:
+        tables[path].unlink()
 
 
 def _known(paths: Sequence[str], limits: Limits) -> dict[str, ShardReport]:
     known = {}
+    footers: dict[str, dict[str, Entry]] = {}
     for path in paths:
         try:
             with open(_state(path, limits), encoding="utf-8") as file:
                 content = json.load(file)
-        except (OSError, ValueError):
+            for name in ("problems", "findings"):
+                content[name] = [Problem(**p) for p in content[name]]
+            digest = content.pop("table")
+            report = ShardReport(**content)
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        for name in ("problems", "findings"):
-            content[name] = [Problem(**p) for p in content[name]]
-        report = ShardReport(**content)
-        if (report.bytes, report.stamp) == stat_of(path) and (report.problems or _indexed(path)):
+        if (report.bytes, report.stamp) != stat_of(path):
+            continue
+        if report.problems or _is_indexed(footers, path, digest) or _is_kept(path, limits, digest):
             known[path] = report
     return known
 
 
-def _indexed(path: str) -> bool:
-    name = file_name(path)
-    return any(
-        name in index_file.read_footer(side) for side in index_paths(path) if glob.glob(glob.escape(side))
-    )
+def _is_indexed(footers: dict[str, dict[str, Entry]], path: str, digest: str) -> bool:
+    return any(entry.digest == digest for _, entry in _entries(footers, path))
+
+
+def _entries(footers: dict[str, dict[str, Entry]], path: str) -> Iterator[tuple[str, Entry]]:
+    """A shard's entries and the index files that hold them; each file is read once, into ``footers``."""
+    for file in index_paths(path):
+        if file not in footers:
+            footers[file] = index_file.read_footer(file)
+        if (entry := footers[file].get(file_name(path))) is not None:
+            yield file, entry
+
+
+def _is_kept(path: str, limits: Limits, digest: str) -> bool:
+    """Whether the table of an interrupted check is there, whole."""
+    table = Path(_table(_state(path, limits)))
+    return table.is_file() and index_file.digest(table.read_bytes()) == digest
 
 
 def _across(shards: Sequence[ShardReport]) -> Iterator[Problem]:
     """Keys that appear in more than one shard; keys are compared by a 16-byte hash."""
     seen: dict[bytes, str] = {}
+    footers: dict[str, dict[str, Entry]] = {}
     for shard in shards:
-        if shard.problems:
-            continue
-        for side in index_paths(shard.path):
-            entry = index_file.read_footer(side).get(file_name(shard.path))
-            if entry is not None:
-                for key in index_file.read_table(side, entry).keys:
-                    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-                    if digest in seen:
-                        yield Problem("key in two shards", shard.path, key, f"also in {seen[digest]}")
-                    seen[digest] = shard.path
-                break
+        place = None if shard.problems else next(_entries(footers, shard.path), None)
+        for key in index_file.read_table(*place).keys if place else ():
+            digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+            if digest in seen:
+                yield Problem("key in two shards", shard.path, key, f"also in {seen[digest]}")
+            seen[digest] = shard.path
 
 
 def lines(report: Report) -> list[str]:

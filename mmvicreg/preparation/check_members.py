@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -207,6 +208,13 @@ class _Window(io.RawIOBase):
 
 
 def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect: _Look) -> None:
+    from mmvicreg.modalities.decoding.pixels import webp_canvas
+
+    canvas = webp_canvas(window.read(30))
+    if canvas and math.prod(canvas) > limits.max_pixels:  # libwebp fills a canvas while the file is opened
+        collect.find("too many pixels", key, f"{canvas[0]} x {canvas[1]}, the limit is {limits.max_pixels}")
+        return
+    window.seek(0)
     limit = Image.MAX_IMAGE_PIXELS
     try:
         Image.MAX_IMAGE_PIXELS = None  # only the header is read here, and the limit is ours

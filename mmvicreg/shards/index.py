@@ -13,11 +13,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from braceexpand import braceexpand
@@ -26,7 +26,7 @@ from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.progress import bar
 from mmvicreg.shards import index_file
 from mmvicreg.shards.content import WHOLE
-from mmvicreg.shards.index_file import Entry
+from mmvicreg.shards.index_file import Entry, FreshTable
 from mmvicreg.shards.locations import file_name, identity, index_paths, is_remote, redact
 from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
@@ -216,7 +216,10 @@ def open_index(
         scanned = list(_scan_all(missing, shard_cache or ShardCache()))
         refuse([problem for _, found, _, _ in scanned for problem in found.problems])
         save_tables(
-            [(path, index_file.pack_table(found), size, str(mtime)) for path, found, size, mtime in scanned]
+            {
+                path: FreshTable(file_name(path), size, str(mtime), partial(index_file.pack_table, found))
+                for path, found, size, mtime in scanned
+            }
         )
         known |= _known(missing)
         lost = [p for p in missing if p not in known]
@@ -280,12 +283,11 @@ def refuse(problems: Sequence[Problem]) -> None:
     raise BadShardError(text + "; its --quarantine writes the list of what to leave out")
 
 
-def save_tables(fresh: Sequence[tuple[str, bytes, int, str]]) -> None:
-    """Add freshly scanned shards (path, packed member table, bytes, stamp) to their index files, each written once."""
-    by_file: dict[tuple[str, str], list[tuple[str, Entry, bytes]]] = {}
-    for path, table, size, stamp in fresh:
-        entry = index_file.entry_of(table, size=size, stamp=stamp)
-        by_file.setdefault(index_paths(path), []).append((file_name(path), entry, table))
+def save_tables(fresh: Mapping[str, FreshTable]) -> None:
+    """Add freshly scanned shards, by path, to their index files; each file is written once."""
+    by_file: dict[tuple[str, str], list[FreshTable]] = {}
+    for path, table in fresh.items():
+        by_file.setdefault(index_paths(path), []).append(table)
     for (beside, cached), tables in by_file.items():
         if _writable(os.path.dirname(beside)):
             try:

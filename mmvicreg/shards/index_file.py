@@ -13,9 +13,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +46,19 @@ class Entry:
     length: int
     digest: str
     """hash of the member table, which begins with the shard's content hash"""
+
+
+@dataclass(frozen=True)
+class FreshTable:
+    """A shard that was just scanned: name, bytes, modification time in ns, and how to get its packed table.
+
+    The table is loaded when it is written, so that those of a large data set need not be in memory together.
+    """
+
+    name: str
+    size: int
+    stamp: str
+    load: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -160,8 +174,8 @@ def entry_of(data: bytes, *, size: int, stamp: str) -> Entry:
     return Entry(size, stamp, len(table.keys), suffixes, 0, len(data), digest(data))
 
 
-def add(path: str, tables: Sequence[tuple[str, Entry, bytes]]) -> None:
-    """Add (shard name, entry, packed table) to the index file at ``path``; entries of other shards are kept.
+def add(path: str, tables: Sequence[FreshTable]) -> None:
+    """Add the tables of shards to the index file at ``path``; entries of other shards are kept.
 
     The file is replaced as a whole, by one process at a time, so jobs that index shards of one folder at once lose
     nothing.
@@ -171,11 +185,11 @@ def add(path: str, tables: Sequence[tuple[str, Entry, bytes]]) -> None:
         write_with(Path(path), lambda partial: _write(partial, tables, path))
 
 
-def _write(partial: Path, tables: Sequence[tuple[str, Entry, bytes]], old: str) -> None:
+def _write(partial: Path, tables: Sequence[FreshTable], old: str) -> None:
     footer = {}
     with open(partial, "wb") as file:
         file.write(MAGIC)
-        for name, entry, data in (*tables, *_kept(old, {name for name, _, _ in tables})):
+        for name, entry, data in chain(_loaded(tables), _kept(old, {table.name for table in tables})):
             footer[name] = {**asdict(entry), "at": file.tell()}
             file.write(data)
         at = file.tell()
@@ -183,6 +197,12 @@ def _write(partial: Path, tables: Sequence[tuple[str, Entry, bytes]], old: str) 
         file.write(text + struct.pack("<2Q", at, len(text)))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _loaded(tables: Sequence[FreshTable]) -> Iterator[tuple[str, Entry, bytes]]:
+    for table in tables:
+        data = table.load()
+        yield table.name, entry_of(data, size=table.size, stamp=table.stamp), data
 
 
 def _kept(path: str, replaced: set[str]) -> Iterator[tuple[str, Entry, bytes]]:

@@ -101,7 +101,7 @@ def scan(read: ReadAt, size: int, *, shard: str) -> Scan:
 
 def _collect(listed: Iterator[Member], found: Scan, apart: list[str], twice: list[str]) -> None:
     """Group members into the samples of ``found``; ``apart`` takes keys that come back, ``twice`` repeated members."""
-    seen = set[str]()
+    seen, own = set[str](), set[str]()  # keys of the shard; suffixes of the sample
     for member in listed:
         key, suffix = split_name(member.name)
         if member.link:
@@ -121,8 +121,10 @@ def _collect(listed: Iterator[Member], found: Scan, apart: list[str], twice: lis
             found.suffixes.append([])
             found.offsets.append([])
             found.sizes.append([])
-        elif suffix in found.suffixes[-1]:
+            own = set()
+        elif suffix in own:
             twice.append(member.name)
+        own.add(suffix)
         found.suffixes[-1].append(suffix)
         found.offsets[-1].append(member.offset)
         found.sizes[-1].append(member.size)

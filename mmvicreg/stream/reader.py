@@ -66,6 +66,16 @@ class Item:
     recovered: str = ""
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Sound as a person hears it."""
+
+    wave: np.ndarray
+    """float32 (T,), of -1 to 1"""
+    rate: int
+    """samples a second"""
+
+
 class Reader(ABC):
     """Reads one modality. All values have the same shape and dtype, so batches have static shapes."""
 
@@ -96,3 +106,12 @@ class Reader(ABC):
     @abstractmethod
     def items(self, sample: Sample) -> list[Item]:
         """Every evaluation input of the sample, without randomness: one image, all captions, ..."""
+
+    def show(self, sample: Sample, identity: str) -> str | np.ndarray | Recording | None:
+        """What a person sees or hears of the item ``identity`` of a sample: a text, an image uint8 (H, W, 3) or a
+        recording. Pages and searches call this.
+
+        None, unless a reader says otherwise, shows the sample's image or recording where this reader reads one, and
+        else the identity. ``sample`` has the members that this reader reads.
+        """
+        return None

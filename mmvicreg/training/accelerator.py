@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.runs.config import TrainConfig
 from mmvicreg.training.monitoring.logger import check_trackers
 from mmvicreg.training.monitoring.watchdog import deadline
-
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""of one collective: the main process may index new shards while the others wait (NCCL's default is 10 minutes);
-during training --guard.stall-stop ends a process sooner"""
 
 REFUSED = {
     "ACCELERATE_USE_FSDP": "choose --parallel fsdp of the recipe instead",
@@ -52,7 +48,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision="no" if config.precision == "fp32" else config.precision,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+                InitProcessGroupKwargs(timeout=distributed.TIMEOUT),
             ],
             log_with=list(config.trackers) or None,
             project_dir=config.out,

@@ -5,6 +5,7 @@ import pytest
 
 from mmvicreg.evaluation.report import curves, fonts
 from mmvicreg.evaluation.report import figures as pictures
+from mmvicreg.evaluation.report.content import Shown
 from mmvicreg.evaluation.report.curves import panels
 from mmvicreg.evaluation.report.figures import Example, Result
 from mmvicreg.evaluation.report.fonts import legible
@@ -22,9 +23,13 @@ def log(steps=60):
 def examples():
     image = np.zeros((20, 30, 3), dtype=np.uint8)
     rows = [
-        Example(image, tuple(Result(c, c == caption, 0.5) for c in CAPTIONS[:4]), 1.0) for caption in CAPTIONS
+        Example(Shown(image), tuple(Result(Shown(c), c == caption, 0.5) for c in CAPTIONS[:4]), 1.0)
+        for caption in CAPTIONS
     ]
-    return [*rows, Example("a caption", (Result(image, True, 0.9), Result(image, False, 0.1)), 1.0)]
+    return [
+        *rows,
+        Example(Shown("a caption"), (Result(Shown(image), True, 0.9), Result(Shown(image), False, 0.1)), 1.0),
+    ]
 
 
 def test_terms_of_one_kind_share_a_panel_and_the_total_comes_first():

@@ -13,6 +13,7 @@ from mmvicreg.evaluation.geometry import describe, modality_gap, spectrum
 from mmvicreg.evaluation.independence import independence
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.report.collect import compare
+from mmvicreg.evaluation.report.content import Shown
 from mmvicreg.evaluation.report.diagnosis import diagnose
 from mmvicreg.evaluation.report.figures import Example, Result
 from mmvicreg.evaluation.report.html import render, write_report
@@ -73,8 +74,10 @@ def run():
     split = SplitReport(
         scores={"image_to_text": found, "text_to_image": found},
         description=description(z),
-        examples={"image_to_text": [Example(image, (Result(HOSTILE, True, 0.5),), 1.0)]},
-        hubs={"image_to_text": [Hub(HOSTILE, 12, 3.0)]},
+        examples={
+            "image_to_text": [Example(Shown(image, HOSTILE), (Result(Shown(HOSTILE), True, 0.5),), 1.0)]
+        },
+        hubs={"image_to_text": [Hub(Shown(HOSTILE), 12, 3.0)]},
     )
     log = [
         {"step": s, "samples_per_second": 5, "total": 1.0, "terms": {"image/variance": 1.0}} for s in range(3)
@@ -85,7 +88,9 @@ def run():
         environment={"torch": "2.15"},
         log=log,
         counts={"seen": 3, "rejected": {"image": 1}},
-        samples=[Example(image, (Result("a caption", False, 0.0),), 0.0)],
+        samples=[
+            Example(Shown(image, "cats/tom.jpg", "a caption"), (Result(Shown("a caption"), False, 0.0),), 0.0)
+        ],
         splits={"held_out": split},
         findings=diagnose(
             scores={"held_out": split.scores},
@@ -105,7 +110,8 @@ def test_the_page_nests_escapes_and_fetches_nothing(run, tmp_path):
     assert all(address.startswith(("data:", "#")) for address in parser.addresses)
     assert not re.search(r"url\((?!#)|@import", page)
     assert "<script" not in page and "run &lt;1&gt;" in page and "a &amp; b.tar" in page
-    assert page.count("&lt;script&gt;") == 4  # the example, the hub, the configuration and the event
+    # the caption found, the hub, the configuration, the event; the source as text, its title and the image's alt text
+    assert page.count("&lt;script&gt;") == 7
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 

@@ -15,6 +15,7 @@ from mmvicreg.cli.check import check as check_command
 from mmvicreg.cli.main import main as command_line
 from mmvicreg.preparation import check_members
 from mmvicreg.preparation.check import CheckConfig, check, exclusions
+from mmvicreg.shards import index_file
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher
 
@@ -150,7 +151,6 @@ def test_only_changed_shards_are_looked_at_again(tmp_path, monkeypatch):
 
 def test_interrupted_check_goes_on(tmp_path, monkeypatch):
     paths = write_shards(tmp_path, [1, 1, 1, 1])
-    monkeypatch.setattr("mmvicreg.preparation.check.SAVE_EVERY", -1.0)
     original, seen = check_members.scan_file, []
 
     def interrupted(path):
@@ -165,6 +165,24 @@ def test_interrupted_check_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(check_members, "scan_file", lambda path: (seen.append(path), original(path))[1])
     assert [s.count for s in check(CheckConfig(f"{tmp_path}/*.tar", processes=1)).shards] == [1, 1, 1, 1]
     assert seen == paths
+
+
+@pytest.mark.parametrize("shards", [4, 16])
+def test_index_files_are_written_once_and_read_as_often_whatever_the_number_of_shards(
+    tmp_path, monkeypatch, shards
+):
+    write_shards(tmp_path, [1] * shards)
+    written, read = [], []
+    write, read_footer = index_file.write_with, index_file.read_footer
+    monkeypatch.setattr(index_file, "write_with", lambda *given: (written.append(given[0]), write(*given)))
+    monkeypatch.setattr(index_file, "read_footer", lambda path: (read.append(path), read_footer(path))[1])
+    config = CheckConfig(f"{tmp_path}/*.tar", processes=1)
+    assert check(config).unusable == 0
+    assert len(written) == 1 and len(read) == 1  # no report of an earlier check: only keys are compared
+    written.clear(), read.clear()
+    assert check(config).unusable == 0
+    assert not written and len(read) == 2
+    assert not list((tmp_path / "cache").rglob("*.table"))
 
 
 def test_processes_find_the_same(tmp_path):

@@ -1,20 +1,20 @@
-"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises."""
+"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises.
+
+The commands are those of README.md and docs/first-run.md.
+"""
 
 import json
-import os
-import re
 import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_run import ROOT, blocks, commands, start
 
 from mmvicreg.evaluation.summary import read_summary
 
-ROOT = Path(__file__).parents[2]
 TOY = [
     *("--batch-size", "32", "--epochs", "0.1", "--log-every", "1", "--optimizer.warmup-epochs", "0"),
     *("--image.encoder", "timm/test_resnet", "--image.weights", "", "--image.size", "32"),
@@ -38,42 +38,8 @@ TOY_TEXT = [
 ]
 
 
-def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment in ``cwd``; its output is shown where it fails."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo as README's first command runs it, once installed."""
-    folder = tmp_path_factory.mktemp("demo")
-    for name in ("recipes", "data"):
-        (folder / name).symlink_to(ROOT / name)
-    install, _, command = commands("bash")[0].partition(" && ")
-    assert install == 'pip install -e ".[demo]"'
-    start(*shlex.split(command), cwd=folder)
-    return folder / "runs/demo"
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of README in one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-
-
-def commands(language: str) -> list[str]:
-    """Every command line of README's blocks, comments left out."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(language) for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
@@ -170,3 +136,19 @@ def test_coco_runs_at_toy_size(tmp_path: Path) -> None:
     start(sys.executable, str(ROOT / "recipes/coco_vicreg.py"), *options, cwd=tmp_path)
     assert json.loads((tmp_path / "words.json").read_text())
     assert log(tmp_path / "run")[-1]["terms"]["text/variance"] > 0
+
+
+def test_processes_that_start_together_make_one_vocabulary(tmp_path: Path) -> None:
+    launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
+    options = (*TOY, "--train", f"{ROOT / 'data/demo'}/train-000000.tar", "--precision", "fp32", "--text.members",
+               "txt", "--text.vocabulary", "words.json", "--image.projector", "32", "16", "--text.projector", "32",
+               "16", "--text.state-width", "16", "--out", "run", "--threads", "1", "--cpu")  # fmt: skip
+    done = start(*launcher, str(ROOT / "recipes/coco_vicreg.py"), *options, cwd=tmp_path)
+    made = [
+        line for line in done.stderr.replace("\r", "\n").splitlines() if "read captions: 500 of 500" in line
+    ]
+    assert len(made) == 1, done.stderr
+    assert len(json.loads((tmp_path / "words.json").read_text())) > 10
+    assert json.loads(next((tmp_path / "run").glob("checkpoints/*/state.json")).read_text())["processes"] == 2
+    assert not list(tmp_path.glob(".*partial"))

@@ -181,6 +181,39 @@ def test_a_constant_branch_is_refused() -> None:
         mm.CCA().decompose(count_moments(still, plain_spaces(still)))
 
 
+HOSTILE_DATA = {
+    "one sample number less than rows": (lambda d: _samples(d, d.samples["b"][:-1]), "samples"),
+    "no rows": (
+        lambda d: PairedRows({**d.rows, "b": d.rows["b"][:0]}, {**d.samples, "b": []}),
+        "has no rows",
+    ),
+    "infinity": (lambda d: _rows(d, np.where(d.rows["b"] > 5, np.inf, d.rows["b"])), "not finite"),
+    "all NaN": (lambda d: _rows(d, np.full_like(d.rows["b"], np.nan)), "not finite"),
+}
+
+
+def _samples(data: PairedRows, samples: list[list[int]]) -> PairedRows:
+    return PairedRows(data.rows, {**data.samples, "b": samples})  # type: ignore[dict-item]
+
+
+def _rows(data: PairedRows, rows: np.ndarray) -> PairedRows:
+    return PairedRows({**data.rows, "b": rows.astype(np.float32)}, data.samples)
+
+
+@pytest.mark.parametrize("case", HOSTILE_DATA)
+def test_rows_that_cannot_be_counted_are_refused_in_words(case: str) -> None:
+    broken, message = HOSTILE_DATA[case]
+    with pytest.raises(InvalidValueError, match=message):
+        data = broken(correlated(40))
+        count_moments(data, plain_spaces(data))
+
+
+def test_a_width_above_the_rank_gives_as_many_axes_as_there_are() -> None:
+    axes = mm.CCA(width=10_000)
+    solution = axes.heads(axes.decompose(count_moments(correlated(40), plain_spaces(correlated(40)))))
+    assert solution.branches["a"][0].matrix.shape == (12, 9)
+
+
 def test_a_killed_solve_continues_to_the_heads_of_an_uninterrupted_one(
     shards: str, held_out: str, tmp_path: Path
 ) -> None:

@@ -28,12 +28,14 @@ def collect_run(
     """The report of one run: its files, what was scored, and a diagnosis of both."""
     log = read_log(folder) if (folder / LOG).is_file() else []
     events, counts = _lines(folder / EVENTS), _object(folder / COUNTS)
+    environment = _object(folder / "environment.json")
     descriptions = {name: each.description for name, each in splits.items() if each.description is not None}
     return RunReport(
         name=folder.name,
         note=f"{log[-1]['step']:,} steps, {len(log):,} log lines." if log else "",
+        facts=facts_of(config, environment),
         config=config,
-        environment=_object(folder / "environment.json"),
+        environment=environment,
         log=log,
         events=events,
         counts=counts,
@@ -47,6 +49,45 @@ def collect_run(
             counts=counts,
         ),
     )
+
+
+def facts_of(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
+    """What was run, in a few lines: objective, branches, data, size, date and machine; what is unknown is left out."""
+    objective = config.get("objective", {})
+    alignments = [f"{_short(each)} of {pair}" for pair, each in objective.get("alignments", {}).items()]
+    regularizers = [f"{_short(each)} on {name}" for name, each in objective.get("regularizers", {}).items()]
+    branches = {
+        name: f"{each['encoder']}{' (frozen)' if each.get('frozen') else ''}"
+        for name, each in config.items()
+        if isinstance(each, Mapping) and isinstance(each.get("encoder"), str)
+    }
+    found = {
+        "objective": ", ".join([*alignments, *regularizers]),
+        **{f"{name} branch": text for name, text in branches.items()},
+        "training shards": str(config.get("train", "")),
+        "batch size": str(config.get("batch_size", "")),
+        "epochs": f"{config['epochs']:g}" if isinstance(config.get("epochs"), int | float) else "",
+        "seed": str(config.get("seed", "")),
+        "begun": str(environment.get("time", "")).replace("T", " "),
+        "command": " ".join(map(str, environment.get("command", []))),
+        "machine": ", ".join(map(str, environment.get("gpus", []))) or _cpus(environment),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _short(described: Any) -> str:
+    """The class of a part of an objective with its weights: ``VICReg (variance 25, covariance 1)``."""
+    if not isinstance(described, Mapping):
+        return str(described)
+    name = str(described.get("class", "")).rpartition(":")[2]
+    weights = [
+        f"{key} {value:g}" for key, value in described.items() if isinstance(value, float) and value >= 0.01
+    ]
+    return f"{name} ({', '.join(weights)})" if weights else name
+
+
+def _cpus(environment: Mapping[str, Any]) -> str:
+    return f"{environment['cpus']} CPU cores" if environment.get("cpus") else ""
 
 
 def compare(runs: Sequence[RunReport]) -> Report:

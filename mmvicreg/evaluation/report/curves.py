@@ -40,6 +40,36 @@ def panels(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[np.nda
     return {kind: lines for kind, lines in finite.items() if lines}
 
 
+def history(
+    log: Sequence[Mapping[str, Any]], part: str
+) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What to draw of "validation" or "embeddings" of a log, as :func:`panels` gives it: a panel for each kind of
+    score or statistic, a line for each direction, view or pair. Kinds with a single step are left out."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in log:
+        for name, value in record.get(part, {}).items():
+            line, _, kind = name.partition("/")
+            for each, number in value.items() if isinstance(value, Mapping) else [(kind, value)]:
+                found.setdefault(each, {}).setdefault(line, []).append((record["step"], float(number)))
+    arrays = {
+        kind: {line: np.array(points).T for line, points in lines.items() if np.isfinite(points).all()}
+        for kind, lines in found.items()
+    }
+    return {
+        kind: drawn
+        for kind, lines in arrays.items()
+        if (drawn := {line: (x, y) for line, (x, y) in lines.items() if len(x) > 1})
+    }
+
+
+def history_figures(log: Sequence[Mapping[str, Any]], part: str) -> dict[str, Figure]:
+    """One small figure per panel of :func:`history`."""
+    return {
+        kind: single(partial(draw_lines, kind=kind, lines=lines))
+        for kind, lines in history(log, part).items()
+    }
+
+
 def loss_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """One small figure per kind of term, for pages that reflow."""
     return {kind: single(partial(draw_lines, kind=kind, lines=lines)) for kind, lines in panels(log).items()}

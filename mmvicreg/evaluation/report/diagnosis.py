@@ -49,7 +49,7 @@ def diagnose(
 
 def _branches(split: str, description: Description) -> Iterator[Finding]:
     for branch, z in description.geometry.items():
-        fraction = z.effective_rank / max(1, min(z.dimensions, z.rows - 1))
+        largest = max(1, min(z.dimensions, z.rows - 1))
         if z.std_unit < SPREAD:
             yield Finding(
                 "problem",
@@ -57,17 +57,17 @@ def _branches(split: str, description: Description) -> Iterator[Finding]:
                 f"{z.std_unit:.3f}, healthy is near 1). Raise the weight of that branch's variance term, or lower "
                 "the learning rate.",
             )
-        elif fraction < RANK:
+        elif z.effective_rank / largest < RANK:
             yield Finding(
                 "problem",
-                f"The {branch} embeddings of {split} use {z.effective_rank:.0f} of {z.dimensions} directions. Raise "
-                "the weight of that branch's covariance, shape or SIGReg term.",
+                f"The {branch} embeddings of {split} use {z.effective_rank:.0f} of {largest} possible directions. "
+                "Raise the weight of that branch's covariance, shape or SIGReg term.",
             )
         else:
             yield Finding(
                 "good",
                 f"The {branch} embeddings of {split} have not collapsed: effective rank {z.effective_rank:.0f} of "
-                f"{z.dimensions}, spread {z.std_unit:.2f}.",
+                f"{largest} possible, spread {z.std_unit:.2f}.",
             )
     for pair, gap in description.gaps.items():
         if gap.centroid_accuracy > MIXED:

@@ -1,8 +1,8 @@
-"""Queries of a split with what they found, as a person sees it: pictures, or captions."""
+"""Queries of a split with what they found, as a person sees it: images, captions or recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,12 @@ import torch
 from mmvicreg.errors import UserError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import Ranks
-from mmvicreg.evaluation.report import figures as pictures
+from mmvicreg.evaluation.report.content import Content, SampleContent
+from mmvicreg.evaluation.report.figures import Example, Result
 from mmvicreg.evaluation.report.hubs import Hub, largest, occurrences
 from mmvicreg.evaluation.store import EmbeddedItems, Store
-from mmvicreg.modalities.decoding import pixels
 from mmvicreg.shards.index import ShardIndex, open_index
-from mmvicreg.stream.fetcher import Fetcher
-from mmvicreg.stream.reader import BadSampleError, Reader, Sample
+from mmvicreg.stream.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class _Found:
 
 def examples_of(
     direction: Direction, store: Store, readers: Mapping[str, Reader], index: ShardIndex, *, count: int
-) -> list[pictures.Example]:
+) -> list[Example]:
     """``count`` queries spread evenly over the split, whatever their rank: failures are shown too."""
     return _draw(_best(direction, count=count), direction.ends, store, readers, index)
 
@@ -61,8 +60,8 @@ def hubs_of(
     ]
 
 
-def training_samples(shards: str, readers: Mapping[str, Reader], *, count: int) -> list[pictures.Example]:
-    """The first items of ``count`` training samples, evenly spread: pictures and texts that belong together.
+def training_samples(shards: str, readers: Mapping[str, Reader], *, count: int) -> list[Example]:
+    """The first items of ``count`` training samples, evenly spread: images and texts that belong together.
 
     An empty list where the shards are not there any more.
     """
@@ -70,54 +69,18 @@ def training_samples(shards: str, readers: Mapping[str, Reader], *, count: int) 
         index = open_index(shards)
     except UserError:
         return []
-    fetch, found = Fetcher(index), []
-    for number in np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)):
-        members = tuple(member for reader in readers.values() for member in reader.members)
-        sample = fetch(*index.place(int(number)), members)
-        shown = [part for reader in readers.values() if (part := _shown(sample, reader)) is not None]
+    chosen = np.linspace(0, len(index) - 1, count).round().astype(int)
+    return samples_of(SampleContent(readers, index), chosen)
+
+
+def samples_of(content: SampleContent, numbers: np.ndarray) -> list[Example]:
+    """The samples of these numbers, each once: its first item, and what belongs to it."""
+    found = []
+    for number in np.unique(numbers):
+        shown = content.items(int(number))
         if shown:
-            found.append(
-                pictures.Example(
-                    shown[0], tuple(pictures.Result(part, False, 0.0) for part in shown[1:]), 0.0
-                )
-            )
+            found.append(Example(shown[0], tuple(Result(part, False, 0.0) for part in shown[1:]), 0.0))
     return found
-
-
-def _shown(sample: Sample, reader: Reader) -> np.ndarray | str | None:
-    try:
-        items = reader.items(sample)
-    except BadSampleError as error:
-        return f"rejected: {error}"
-    if not items:
-        return None
-    return (
-        _picture(sample, reader.members)
-        if _picture(sample, reader.members) is not None
-        else items[0].identity
-    )
-
-
-def _picture(sample: Sample, members: Collection[str]) -> np.ndarray | None:
-    for suffix, data in sample.members.items():
-        if suffix in members and suffix in ("jpg", "jpeg", "png", "webp"):
-            return pixels.decode(data, max_pixels=100_000_000).array
-    return None
-
-
-class Content:
-    """What a person sees of an embedded item: the picture of its sample, or its text."""
-
-    def __init__(self, store: Store, readers: Mapping[str, Reader], index: ShardIndex) -> None:
-        self._store, self._readers, self._index = store, readers, index
-        self._fetch = Fetcher(index)
-
-    def __call__(self, view: str, row: int) -> np.ndarray | str:
-        """uint8 picture (H, W, 3), or the item's text; the key of its sample where it has neither."""
-        found = self._store.items(view)
-        sample = self._fetch(*self._index.place(found.samples[row][0]), self._readers[view].members)
-        picture = _picture(sample, self._readers[view].members)
-        return picture if picture is not None else found.identities[row] or sample.key
 
 
 def _best(direction: Direction, *, count: int, best: int = 5) -> list[_Found]:
@@ -146,14 +109,14 @@ def _draw(
     store: Store,
     readers: Mapping[str, Reader],
     index: ShardIndex,
-) -> list[pictures.Example]:
+) -> list[Example]:
     """The queries and their best items, as a person sees them."""
     show = Content(store, readers, index)
     return [
-        pictures.Example(
+        Example(
             show(pair[0], one.query),
             tuple(
-                pictures.Result(show(pair[1], item), right, cosine)
+                Result(show(pair[1], item), right, cosine)
                 for item, right, cosine in zip(one.items, one.right, one.cosine, strict=True)
             ),
             one.rank,

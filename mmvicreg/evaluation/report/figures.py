@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.evaluation.report.content import Shown
 from mmvicreg.evaluation.report.fonts import legible, wrap
 
 INK, LINE, PAPER = "#1f2328", "#d8dee4", "#ffffff"
@@ -38,9 +39,9 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Result:
-    """One retrieved item: an image, uint8 (H, W, 3), or a caption; whether it matches; its cosine."""
+    """One retrieved item, whether it matches, and its cosine."""
 
-    item: np.ndarray | str
+    item: Shown
     right: bool
     score: float
 
@@ -49,7 +50,7 @@ class Result:
 class Example:
     """A query, its best items first, and the expected rank of its best match."""
 
-    query: np.ndarray | str
+    query: Shown
     results: tuple[Result, ...]
     rank: float
 
@@ -125,9 +126,9 @@ def examples_figure(examples: Sequence[Example]) -> Figure:
     if not examples:
         raise InvalidValueError("no retrieval examples to draw")
     columns = 1 + max(len(example.results) for example in examples)
-    text_only = all(isinstance(r.item, str) for e in examples for r in e.results)
+    text_only = all(isinstance(r.item.content, str) for e in examples for r in e.results)
     widths = [1.0] + [1.5 if text_only else 1.0] * (columns - 1)
-    if any(isinstance(example.query, str) for example in examples):
+    if any(isinstance(example.query.content, str) for example in examples):
         widths[0] = 1.7
     with matplotlib.rc_context(STYLE):
         figure = Figure(
@@ -182,15 +183,15 @@ def masks_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], *, classes:
     return figure
 
 
-def _cell(axes: Axes, item: np.ndarray | str, colour: str, note: str) -> None:
+def _cell(axes: Axes, item: Shown, colour: str, note: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(color=colour, linewidth=2.0 if colour == RIGHT else 0.8)
     axes.set_xlabel(note, fontsize=7, labelpad=2, color=RIGHT if colour == RIGHT else INK)
-    if isinstance(item, str):
-        text, family = legible(wrap(item))
+    if not isinstance(item.content, np.ndarray):
+        text, family = legible(wrap(item.content if isinstance(item.content, str) else item.name))
         axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7.5, family=family,
                   transform=axes.transAxes, parse_math=False)  # fmt: skip
     else:
-        axes.imshow(item, aspect="equal", interpolation="lanczos")
+        axes.imshow(item.content, aspect="equal", interpolation="lanczos")
         axes.set_anchor("C")

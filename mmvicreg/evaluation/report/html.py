@@ -22,10 +22,11 @@ from PIL import Image
 
 from mmvicreg.evaluation.description import Description
 from mmvicreg.evaluation.geometry import Geometry
-from mmvicreg.evaluation.report.curves import loss_figures
+from mmvicreg.evaluation.report.curves import history_figures, loss_figures
 from mmvicreg.evaluation.report.figures import inline_svg, spectrum_figure
 from mmvicreg.evaluation.report.page import Report
 from mmvicreg.files import write_text
+from mmvicreg.stream.reader import Recording
 
 THUMBNAIL = 128
 """Longest side of a picture in the page, in pixels."""
@@ -49,14 +50,15 @@ def write_report(report: Report, path: str | Path) -> Path:
 
 def render(report: Report) -> str:
     """The whole page as text."""
-    return _environment().get_template("report.html").render(
-        report=report, style=_style(), columns=[*COLUMNS, "HSIC of two dimensions", "dHSIC of four"],
+    return environment().get_template("report.html").render(
+        report=report, style=page_style(), columns=[*COLUMNS, "HSIC of two dimensions", "dHSIC of four"],
         recalls=_recalls(report),
     )  # fmt: skip
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The template engine of every page, with its filters; everything that a template inserts is escaped."""
     made = Environment(
         loader=PackageLoader("mmvicreg.evaluation.report", "templates"),
         autoescape=True,
@@ -67,8 +69,10 @@ def _environment() -> Environment:
         "percent": percent,
         "times": lambda ratio: f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}",
         "thumbnail": thumbnail,
+        "recording": recording,
         "speed": _speed,
         "charts": lambda log: {name: Markup(inline_svg(each)) for name, each in loss_figures(log).items()},
+        "histories": _histories,
         "spectrum": _spectrum,
         "cells": _cells,
         "value": value_text,
@@ -76,7 +80,8 @@ def _environment() -> Environment:
     return made
 
 
-def _style() -> Markup:
+def page_style() -> Markup:
+    """The style sheet of every page."""
     return Markup((Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8"))
 
 
@@ -107,6 +112,34 @@ def thumbnail(picture: np.ndarray) -> Thumbnail:
     image.save(buffer, format="WEBP", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(f"data:image/webp;base64,{data}", image.width, image.height)
+
+
+def recording(found: Recording) -> str:
+    """A recording as an Ogg Vorbis data address (about 8 kB a second)."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, found.wave, found.rate, format="OGG", subtype="VORBIS")
+    return f"data:audio/ogg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _histories(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, dict[str, Markup]]]:
+    """(title, note, charts) of what was measured beside the loss, where any was."""
+    parts = {
+        "validation": ("Validation while training", "Scores of held-out samples."),
+        "embeddings": (
+            "Embeddings while training",
+            "Of the embeddings of a step: std of a dimension; spread (1 is isotropic, 0 is one direction); effective "
+            "rank as a fraction of the largest possible; correlation of two dimensions; SIGReg statistic; margin "
+            "(cosine of matched minus that of shuffled pairs).",
+        ),
+    }
+    drawn = {part: history_figures(log, part) for part in parts}
+    return [
+        (*parts[part], {plain(name): Markup(inline_svg(each)) for name, each in figures.items()})
+        for part, figures in drawn.items()
+        if figures
+    ]
 
 
 def _speed(log: Sequence[Mapping[str, Any]]) -> str:

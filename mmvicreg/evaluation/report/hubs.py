@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from mmvicreg.evaluation.report.content import Shown
+
 BLOCK = 1024
 
 
@@ -20,8 +22,7 @@ BLOCK = 1024
 class Hub:
     """An item and how often it was retrieved."""
 
-    item: np.ndarray | str
-    """uint8 picture (H, W, 3), or a caption"""
+    item: Shown
     count: int
     """queries that have it among their first k"""
     expected: float

@@ -29,6 +29,8 @@ class RunReport:
 
     name: str
     note: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """what was run, on what data, when and where, in a few lines"""
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
@@ -38,7 +40,7 @@ class RunReport:
     counts: Mapping[str, Any] = field(default_factory=dict)
     """sample counts of training, as data.json holds them"""
     samples: Sequence[Example] = ()
-    """training samples: a picture or text, and what belongs to it"""
+    """training samples: an image or text, and what belongs to it"""
     splits: Mapping[str, SplitReport] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
 

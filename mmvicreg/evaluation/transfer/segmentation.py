@@ -28,7 +28,7 @@ from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.embed import store_name
 from mmvicreg.evaluation.store import move_folder, work_folder
 from mmvicreg.evaluation.transfer.feature_maps import feature_map
-from mmvicreg.modalities.decoding import pixels
+from mmvicreg.modalities.decoding import crops, pixels
 from mmvicreg.modalities.image import ImageReader
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import ShardIndex
@@ -75,12 +75,12 @@ class MaskedReader(Reader):
             raise BadSampleError(
                 f"mask: {mask.shape[1]} x {mask.shape[0]} pixels, its picture has {width} x {height}"
             )
-        box, size = pixels.centre_box(width, height), self.image.size
+        box, size = crops.centre_box(width, height), self.image.size
         nearest = ((np.arange(size) + 0.5) * box.width / size).astype(np.int64)
         cut = torch.from_numpy(mask[np.ix_(box.top + nearest, box.left + nearest)].copy())
         return [
             Item(
-                torch.cat([pixels.resize_crop(picture.array, box, size), cut[None]]),
+                torch.cat([crops.resize_crop(picture.array, box, size), cut[None]]),
                 recovered=picture.recovered,
             )
         ]

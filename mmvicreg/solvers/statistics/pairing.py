@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mmvicreg import distributed
-from mmvicreg.errors import UnknownNameError
+from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.solvers.statistics.feature_maps import blocks
 from mmvicreg.solvers.statistics.moments import Moments, MomentSums, Pair
@@ -33,6 +33,14 @@ class PairedRows:
 
     rows: Mapping[str, np.ndarray]
     samples: Mapping[str, Sequence[Sequence[int]]]
+
+    def __post_init__(self) -> None:
+        for name, rows in self.rows.items():
+            if len(rows) != len(self.samples.get(name, ())):
+                raise InvalidValueError(
+                    f"branch {name!r} has {len(rows)} rows and the samples of {len(self.samples.get(name, ()))}: every "
+                    "row needs the numbers of its samples"
+                )
 
     def branch(self, name: str) -> np.ndarray:
         """Rows of one branch; KeyError with the branches there are."""

@@ -45,10 +45,13 @@ class SpaceFeatures:
         first = self._compute(slice(0, BLOCK))
         self.width = first.shape[1]
         self.kept: dict[int, Tensor] | None = None
+        self.dtype = torch.float32
+        if not len(space.features):
+            return  # the rows themselves, which are not worth a copy
         if 4 * len(rows_ME) * self.width <= KEPT_BYTES:
             self.kept = {0: first}
         else:
-            self.features = deepcopy(space.features).double()
+            self.features, self.dtype = deepcopy(space.features).double(), torch.float64
 
     @torch.no_grad()
     def _compute(self, rows: slice | np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -63,7 +66,7 @@ class SpaceFeatures:
         """The features (n, F) of these rows; a row that occurs several times is computed once."""
         distinct, place = np.unique(rows_n, return_inverse=True)
         if self.kept is None:
-            found = self._compute(distinct, torch.float64)
+            found = self._compute(distinct, self.dtype)
         else:
             found = self._kept(distinct)
         if len(distinct) == len(rows_n) and bool((place == np.arange(len(place))).all()):

@@ -12,13 +12,14 @@ from torch import nn
 
 from mmvicreg.solvers.config import AnySolver
 from mmvicreg.solvers.grid import Grid
+from mmvicreg.solvers.leave_one_out import leave_one_out
 from mmvicreg.solvers.ridge import TARGET, Ridge
 from mmvicreg.solvers.scoring import Scorer
 from mmvicreg.solvers.solution import Solution
-from mmvicreg.solvers.statistics.feature_maps import FeatureMap, fit_feature_map
+from mmvicreg.solvers.statistics.feature_maps import FeatureMap, blocks, fit_feature_map
 from mmvicreg.solvers.statistics.moments import Moments, Pair
 from mmvicreg.solvers.statistics.pairing import PairedRows, PairingConfig, count_moments
-from mmvicreg.solvers.statistics.space_features import Space
+from mmvicreg.solvers.statistics.space_features import Space, SpaceFeatures
 
 SPECTRUM = 512
 """Strengths of axes that a solved run records."""
@@ -207,13 +208,21 @@ class Choice:
 
 def choose(problem: Problem, validation: PairedRows | None, solver: AnySolver, grid: Grid) -> Choice:
     """Compare the settings of the grid on the validation data and solve the best; without validation data, solve
-    ``solver`` as it is. Every process calls this.
+    ``solver`` as it is, but for the ridges of a regression, which leave-one-out errors choose. Every process calls
+    this.
 
     Bandwidths are compared with fewer features; then the ridges, powers and widths with all of them.
     """
     if validation is None:
         spaces = spaces_of(problem, solver)
-        solution = solve_setting(solver, moments_of(problem, solver, spaces))
+        moments = moments_of(problem, solver, spaces)
+        if (
+            isinstance(solver, Ridge)
+            and grid.ridge
+            and not (problem.pairing.concept_power or problem.pairing.unpaired)
+        ):
+            solver = ridges_left_out(problem, solver, grid, moments, spaces)
+        solution = solve_setting(solver, moments)
         score = float(solution.strengths.mean()) if len(solution.strengths) else 0.0
         maps = {name: space.features for name, space in spaces.items()}
         only = [Candidate(solver, problem.features, score)]
@@ -232,6 +241,26 @@ def choose(problem: Problem, validation: PairedRows | None, solver: AnySolver, g
     maps = {name: space.features for name, space in final.prepared.spaces.items()}
     candidates[0] = Candidate(chosen, problem.features, score)
     return Choice(chosen, problem.features, solution, maps, score, candidates + compared)
+
+
+def ridges_left_out(
+    problem: Problem, solver: Ridge, grid: Grid, moments: Moments, spaces: Mapping[str, Space]
+) -> Ridge:
+    """``solver`` with the ridge of each branch of least leave-one-out error among those of the grid."""
+    branches = tuple(problem.data.rows)
+    found = {
+        name: SpaceFeatures(name, space, problem.data.branch(space.branch), problem.device)
+        for name, space in spaces.items()
+    }
+    chosen = {}
+    for source, other in (branches, branches[::-1]):
+        target = _target(spaces, other)
+        rows = problem.data.positives(source, other).pairs()
+        parts = (slice(part.start, part.stop) for part in blocks(len(rows[0])))
+        pairs = ((found[source].take(rows[0][part]), found[target].take(rows[1][part])) for part in parts)
+        errors = leave_one_out(pairs, moments, (source, target), ridges=grid.ridge)
+        chosen[source] = grid.ridge[int(errors.argmin())]
+    return replace(solver, branches={**solver.branches, **chosen})
 
 
 def solve_setting(solver: AnySolver, moments: Moments) -> Solution:

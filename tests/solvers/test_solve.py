@@ -82,6 +82,15 @@ def test_a_descent_over_ridges_finds_what_the_whole_grid_finds(
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
+def test_ridges_of_a_regression_are_chosen_without_validation_data(shards: str, tmp_path: Path) -> None:
+    settings = replace(
+        config(shards, "", tmp_path / "run"), solver=mm.Ridge(), grid=mm.Grid(ridge=(1e-3, 1e6))
+    )
+    mm.solve(settings)
+    result = json.loads((tmp_path / "run" / RESULT).read_text())
+    assert result["solver"]["branches"] == {"a": 1e-3, "b": 1e-3}
+
+
 def test_a_finished_run_is_not_solved_again_and_another_configuration_is_refused(
     shards: str, held_out: str, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ class Config:
     """rows and widths of both branches"""
     tiny: bool = False
     """very small matrices, to see that everything runs"""
-    components: int = 4
+    components: int = 16
     """axes that scikit-learn is asked for"""
     peers: tuple[str, ...] = PEERS
     """which are run; ours and svd are needed for the error"""

@@ -1,16 +1,20 @@
 """``mmvicreg solve`` and ``mmvicreg diagnose`` on a small trained run, and every command on what was solved."""
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy
 from paired_features import correlated
+from PIL import Image
 
 import mmvicreg as mm
 from mmvicreg.cli.main import main
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.runs.run import Run
 from mmvicreg.solvers.diagnosis import diagnose_pair
 from mmvicreg.solvers.statistics.pairing import PairedRows
 
@@ -54,6 +58,32 @@ def test_solve_writes_a_run_that_evaluate_embed_compare_report_and_diagnose_take
     diagnosed = run_json(capsys, "diagnose", solved, *own, "--data", shards, "--permutations", "5")
     assert Path(diagnosed["written"]).read_bytes().startswith(b"\x89PNG")
     assert diagnosed["pairs"]["a and b"]["shared_dimensions"] > 0
+
+
+@pytest.mark.parametrize("solver", [mm.CCA(), mm.Ridge()], ids=["CCA", "Ridge"])
+def test_search_classify_export_and_open_clip_take_a_solved_run(
+    solver: mm.CCA | mm.Ridge, small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = str(mm.demo_data() / "concepts-*.tar")
+    out = str(tmp_path / "solved")
+    run = mm.solve_run(mm.SolveConfig(train=shards, out=out, solver=solver, cpu=True), small_run)
+    found = run_json(capsys, "search", out, shards, "a red bird", "--device", "cpu")
+    assert found
+    pictures = tmp_path / "pictures"
+    random = np.random.default_rng(0)
+    for name, place in itertools.product(("dark", "bright"), range(6)):
+        (pictures / name).mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 60, (64, 64, 3)) + (150 if name == "bright" else 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(pictures / name / f"{place}.png")
+    labelled = ("--test", str(pictures), "--train", str(pictures), "--k", "3", "--device", "cpu")
+    run_json(capsys, "classify", out, *labelled)
+    run_json(capsys, "export", out, str(tmp_path / "exported"))
+    x = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    again = mm.load(tmp_path / "exported")
+    torch.testing.assert_close(again.model.branch("image")(x).z, run.model.branch("image")(x).z)
+    model, preprocess, tokenizer = run.to_open_clip()
+    pixels = preprocess(Image.new("RGB", (80, 70)))[None]
+    assert model.encode_image(pixels).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
 
 
 def test_solve_without_shards_says_what_is_missing(

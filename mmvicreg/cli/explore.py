@@ -44,7 +44,7 @@ class ExploreConfig(ModelOptions):
 
 def explore(config: ExploreConfig) -> Output:
     """Embed the shards, serve the page, and wait for Ctrl-C."""
-    from mmvicreg.exploration import explorer
+    from mmvicreg.exploration import explorer, server
 
     if not 1 <= len(config.runs) <= 2:
         raise InvalidValueError(
@@ -54,14 +54,14 @@ def explore(config: ExploreConfig) -> Output:
         raise InvalidValueError("no shards to search in; give --data 'folder/test-*.tar'")
     if config.k < 1:
         raise InvalidValueError(f"--k {config.k}: expected 1 or more")
-    explorer.check_port(config.port)  # before anything is computed
+    server.check_port(config.port)  # before anything is computed
     sides = _searchers(config)
     options = explorer.ExplorerOptions(config.k, config.projection, config.label)
     page = explorer.build(sides, options)
     if config.embeddings:
         _write_embeddings(config, sides)
-    explorer.serve(page, config.port)
-    address = f"http://{explorer.HOST}:{config.port}"
+    server.serve(page, config.port)
+    address = f"http://{server.HOST}:{config.port}"
     Output({}, (f"open {address} in a browser; Ctrl-C ends it",)).show(as_json=False)
     try:
         while True:

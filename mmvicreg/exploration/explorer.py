@@ -6,9 +6,7 @@ off, and a policy in the header of every answer forbids the browser other hosts.
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,10 @@ from PIL import Image
 from mmvicreg.errors import InvalidValueError, UserError, printable
 from mmvicreg.exploration.projection import Projection, project
 from mmvicreg.exploration.searcher import Found, Searcher
+from mmvicreg.exploration.server import load_gradio
 
-HOST = "127.0.0.1"
-MAX_UPLOAD = "32mb"
 MAP_ITEMS = 4000
 """Items on the map, evenly spread over the views."""
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "connect-src 'self'; frame-ancestors 'self'"
-)
-CSS = """footer{display:none!important}
-.results{min-height:120px}
-.results .grid-wrap{max-height:none!important;overflow:visible!important;height:auto!important}
-.results .caption-label{left:0!important;right:0!important;max-width:100%!important;
-  white-space:normal!important;text-align:left}
-#message{min-height:1.5em}"""
 
 
 @dataclass(frozen=True)
@@ -64,22 +50,9 @@ class Side:
         return [*self.galleries.values(), *self.tables.values()]
 
 
-def check_port(port: int) -> None:
-    """Raise InvalidValueError where another program listens on ``port``."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise InvalidValueError(
-                f"port {port} of {HOST} cannot be used ({error}): another program has it, such as an explorer that "
-                f"still runs; end that one, or give another with --port {port + 1 if port < 65535 else 7860}"
-            ) from None
-
-
 def build(sides: dict[str, Searcher], options: ExplorerOptions) -> Any:
     """The page as gradio Blocks. Raises InvalidValueError where gradio is not installed."""
-    gradio = _gradio()
+    gradio = load_gradio()
     with gradio.Blocks(analytics_enabled=False, title="mmvicreg explore", fill_width=True) as page:
         gradio.Markdown("# " + " and ".join(_plain(name) for name in sides))
         with gradio.Row():
@@ -105,60 +78,6 @@ def build(sides: dict[str, Searcher], options: ExplorerOptions) -> Any:
         with gradio.Accordion("Map of all items", open=False):
             _map(gradio, shown, options)
     return page
-
-
-def serve(page: Any, port: int) -> None:
-    """Serve the page on this machine until Ctrl-C."""
-    from fastapi.middleware import Middleware
-
-    gradio = _gradio()
-    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.queue(default_concurrency_limit=1, max_size=32)
-    page.launch(
-        server_name=HOST,
-        server_port=port,
-        share=False,
-        quiet=True,
-        show_error=True,
-        ssr_mode=False,
-        footer_links=[],
-        enable_monitoring=False,
-        max_file_size=MAX_UPLOAD,
-        prevent_thread_lock=True,
-        theme=theme,
-        css=CSS,
-        app_kwargs={"middleware": [Middleware(OwnHostOnly)], "docs_url": None, "redoc_url": None},
-    )
-
-
-class OwnHostOnly:
-    """ASGI middleware: every answer tells the browser to load nothing from other hosts."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def answer(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-            await send(message)
-
-        await self.app(scope, receive, answer if scope["type"] == "http" else send)
-
-
-def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = (
-        "False"  # read when gradio is imported: no request for its newest version
-    )
-    try:
-        import gradio
-    except ImportError:
-        raise InvalidValueError('the explorer needs gradio: pip install "mmvicreg[explore]"') from None
-    return gradio
 
 
 def _plain(name: str) -> str:
@@ -258,7 +177,7 @@ class _Answer:
         return self._results(f"Neighbours of {_plain(title)}", embed, (view, item.row))
 
     def _nothing(self, message: str) -> list[Any]:
-        gradio = _gradio()
+        gradio = load_gradio()
         return [message, gradio.skip(), *(gradio.skip() for side in self.sides for _ in side.outputs())]
 
     def _results(

@@ -20,18 +20,9 @@ from torch import Tensor
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.store import (
-    EmbeddedBlock,
-    Store,
-    check_names,
-    join,
-    keep_parts,
-    open_store,
-    resume_part,
-    work_folder,
-    write_block,
-)
+from mmvicreg.evaluation.store import EmbeddedBlock, Store, check_names, join, open_store, write_block
 from mmvicreg.evaluation.transfer.prompts import image_branches
+from mmvicreg.evaluation.work_folder import keep_parts, resume_part, work_folder
 from mmvicreg.progress import bar
 from mmvicreg.runs.run import CHECKPOINTS, Run
 from mmvicreg.shards.index import ShardIndex
@@ -184,11 +175,8 @@ def embed_samples(
     if rank == 0:
         keep_parts(work, parts)
     distributed.barrier()
-    blocks = -(-len(index) // block_size)
-    start = min(len(index), block_size * (blocks * rank // size))
-    stop = min(len(index), block_size * (blocks * (rank + 1) // size))
-    first = start
-    start = min(stop, start + block_size * resume_part(parts[rank]))
+    first, stop = _own_range(len(index), block_size)
+    start = min(stop, first + block_size * resume_part(parts[rank]))
     items = evaluation_items(index, readers, start=start, stop=stop, threads=threads)
     model = model.eval().to(device)
     with bar(title, stop - first, show=rank == 0) as advance:
@@ -203,6 +191,13 @@ def embed_samples(
         shutil.rmtree(work, ignore_errors=True)
     distributed.barrier()
     return open_store(target)
+
+
+def _own_range(samples: int, block_size: int) -> tuple[int, int]:
+    """The first sample of this process, and the one after its last: whole blocks."""
+    blocks, rank, size = -(-samples // block_size), distributed.rank(), distributed.world_size()
+    first, after = (block_size * (blocks * each // size) for each in (rank, rank + 1))
+    return min(samples, first), min(samples, after)
 
 
 def _by_block(

@@ -16,10 +16,10 @@ import torch
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.embed import store_name
-from mmvicreg.evaluation.store import move_folder, work_folder
 from mmvicreg.evaluation.transfer.dense.feature_map import feature_map
 from mmvicreg.evaluation.transfer.dense.masks import MaskedReader
 from mmvicreg.evaluation.unit_rows import require_finite
+from mmvicreg.evaluation.work_folder import move_folder, work_folder
 from mmvicreg.files import write_json
 from mmvicreg.progress import bar
 from mmvicreg.shards.index import ShardIndex

@@ -12,7 +12,6 @@ The folder is a Hugging Face repository as it stands; :mod:`mmvicreg.interop.exp
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from mmvicreg.branches import head as heads
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.summary import read_summary
-from mmvicreg.files import write_json, write_tensors, write_text, write_with
+from mmvicreg.files import partial_beside, write_json, write_tensors, write_text, write_with
 from mmvicreg.interop.exported import (
     CONFIG,
     FORMAT,
@@ -53,7 +52,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
         raise InvalidValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = partial_beside(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -16,7 +16,7 @@ from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Reader
 from mmvicreg.stream.sample_reader import SampleReader, check_members
-from mmvicreg.stream.stream import default_threads, start_threads
+from mmvicreg.stream.threads import default_threads, start_threads
 
 
 @dataclass(frozen=True)

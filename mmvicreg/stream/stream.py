@@ -9,12 +9,11 @@ in step order. Do not give this loader to ``accelerator.prepare``: it is divided
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +30,7 @@ from mmvicreg.stream.reader import Reader
 from mmvicreg.stream.sample_counts import Budget, SampleCounts
 from mmvicreg.stream.sample_reader import Location, ReadSample, Remark, check_members
 from mmvicreg.stream.shard_prefetch import ShardPrefetcher
+from mmvicreg.stream.threads import default_threads, start_threads
 from mmvicreg.stream.workers import Workers, WorkerSetup
 
 REQUEST_EVERY, REQUEST_AHEAD = 16, 256
@@ -272,30 +272,3 @@ def _check(index: ShardIndex, plan: Plan, *, rank: int, world: int) -> None:
             f"rank {rank} of {world} with a global batch of {plan.global_batch}: the rank must be below the "
             "number of ranks, and the global batch a multiple of it"
         )
-
-
-def default_threads() -> int:
-    """Threads of a process: the cores divided by LOCAL_WORLD_SIZE, at least 1, at most 32."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(32, len(os.sched_getaffinity(0)) // processes))
-
-
-def start_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads run torch operators on one core each.
-
-    ``torch.set_num_threads`` sets the calling thread and the default of later threads; the default is restored, so
-    that only the pool's threads are limited.
-    """
-    before = torch.get_num_threads()
-    ready = threading.Barrier(count + 1)
-
-    def limit_to_one_core() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=limit_to_one_core)
-    for _ in range(count):
-        pool.submit(time.sleep, 0)
-    ready.wait()
-    torch.set_num_threads(before)
-    return pool

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def test_a_pattern_that_the_shell_expanded_gets_a_hint(command, trained, capsys)
         main(command.format(run=run, tars=tars, folder=run.parent).split())
     shown = " ".join(capsys.readouterr().err.split())
     assert "3 shards were given where one pattern is expected" in shown
-    assert shards.replace("train-*", "train-00*") in shown
+    assert shards.replace("train-*", "*") in shown.replace(" ", "")
 
 
 def test_paths_with_a_tilde_brackets_and_an_equals_sign_work_in_every_command(trained, tmp_path, monkeypatch):
@@ -224,14 +225,18 @@ def test_a_read_only_run_directory_is_evaluated_and_embedded_elsewhere(trained, 
     probe = ["unshare", "--mount", "true"]
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("needs the right to mount")
-    command = f"{sys.executable} -m mmvicreg.cli.main"
+    recipe = ["--recipe", toy.__file__, "--device", "cpu"]
+    calls = [
+        ["evaluate", run, "--data", f"test={shards}", "--out", f"{tmp_path}/e.json", *recipe],
+        ["embed", run, shards, f"{tmp_path}/rows.npz", *recipe],
+        ["report", run, "--data", f"test={shards}", "--out", f"{tmp_path}/page.html", *recipe],
+    ]
+    code = f"from mmvicreg.cli.main import main\nassert [main(each) for each in {calls!r}] == [0, 0, 0]"
     script = f"""
 set -e
 mount --bind {run} {run}; mount -o remount,bind,ro {run}
 ! touch {run}/x 2>/dev/null
-{command} evaluate {run} --recipe {toy.__file__} --data test='{shards}' --out {tmp_path}/e.json
-{command} embed {run} '{shards}' {tmp_path}/rows.npz --recipe {toy.__file__}
-{command} report {run} --recipe {toy.__file__} --data test='{shards}' --out {tmp_path}/page.html
+{sys.executable} -c {shlex.quote(code)}
 """
     variables = os.environ | {"MMVICREG_CACHE": f"{tmp_path}/cache", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

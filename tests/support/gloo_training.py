@@ -1,7 +1,6 @@
 """Train the toy recipe on the gloo processes of a pool, and compare two runs within rounding."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,15 @@ import mmvicreg as mm
 from mmvicreg.runs.run import read_log
 
 
-def train(
-    config: toy.Config,
-    stop: int | None = None,
-    objective: Callable[[Any], mm.Objective] = toy.objective,
-) -> int:
+def train(config: toy.Config, stop: int | None = None) -> int:
     """On every process: a run, whole or interrupted at a step; the steps done, or -1."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     if stop is None:
-        return mm.train(config, objective).step
+        return mm.train(config, toy.objective).step
     try:
-        mm.train(config, lambda config: interrupt_at(objective(config), stop, unplug))
+        mm.train(config, lambda config: interrupt_at(toy.objective(config), stop, unplug))
     except Interrupted:
         return -1
     return 0

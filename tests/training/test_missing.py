@@ -1,11 +1,13 @@
 """Modalities that are missing, and readers that are wrong, through the whole path on real processes."""
 
 import json
-from dataclasses import dataclass, replace
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gloo_training
 import numpy as np
 import pytest
 import torch
@@ -17,24 +19,22 @@ from towers_small import text_folder
 import mmvicreg as mm
 from mmvicreg.stream.reader import Item, Sample
 from mmvicreg.stream.sample_reader import ReaderError
-from mmvicreg.testing.processes import pool
+
+ROOT = Path(__file__).parents[2]
 
 
-def train(folder: Path, out: str, processes: int) -> Path:
-    """The toy run in this process, or on the gloo processes of a pool."""
-    config = toy_missing.Config(
-        train=str(folder / "train-*.tar"),
-        out=str(folder / out),
-        words=replace(toy_missing.Config.words, encoder=f"transformers/{text_folder()}"),
-        batch_size=16,
-        epochs=2.0,
-        checkpoint_every=1,
-        keep_checkpoints=99,
-    )
-    if processes == 1:
-        mm.train(config, toy_missing.objective)
-    else:
-        pool(processes).run(gloo_training.train, config, None, toy_missing.objective)
+def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
+    """The toy run as a user starts it."""
+    launcher = (sys.executable,)
+    if processes > 1:
+        launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
+                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
+    command = (*launcher, toy_missing.__file__, "--train", str(folder / "train-*.tar"),
+               "--words.encoder", f"transformers/{text_folder()}", "--out", str(folder / out), *options)  # fmt: skip
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
     states = [json.loads(path.read_text()) for path in (folder / out).glob("checkpoints/*/state.json")]
     assert {state["processes"] for state in states} == {processes}
     return folder / out
@@ -50,7 +50,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same run on one process and on two."""
     folder = tmp_path_factory.mktemp("missing")
     toy_missing.write_shards(folder)
-    return train(folder, "one", 1), train(folder, "two", 2)
+    options = ("--batch-size", "16", "--epochs", "2", "--checkpoint-every", "1", "--keep-checkpoints", "99")
+    return train(folder, "one", *options), train(folder, "two", *options, processes=2)
 
 
 def test_with_a_third_of_everything_missing_two_processes_equal_one(runs: tuple[Path, Path]) -> None:

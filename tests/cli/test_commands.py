@@ -1,9 +1,6 @@
 """Every command: help with examples and named positionals, ``--json``, and bad input answered in words."""
 
 import json
-import os
-import shlex
-import shutil
 import subprocess
 import sys
 
@@ -162,92 +159,6 @@ def test_a_pattern_that_the_shell_expanded_gets_a_hint(command, trained, capsys)
     shown = " ".join(capsys.readouterr().err.split())
     assert "3 shards were given where one pattern is expected" in shown
     assert shards.replace("train-*", "*") in shown.replace(" ", "")
-
-
-def test_paths_with_a_tilde_brackets_and_an_equals_sign_work_in_every_command(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    run, _ = trained
-    odd = tmp_path / "dir[1]=x"
-    shutil.copytree(run.parent, odd)
-    shutil.copy(toy.__file__, odd / "recipe.py")
-    model, shards = "~/dir[1]=x/run", "~/dir[1]=x/data/train-*.tar"
-    recipe = ["--recipe", "~/dir[1]=x/recipe.py", "--device", "cpu"]
-    for arguments in (
-        ["check", shards, "--report=~/out/check.json", "--quarantine", "~/out/q.json", "--processes", "1"],
-        ["evaluate", model, "--data", shards, "--out", "~/out/e.json", *recipe],
-        ["evaluate", model, "--data", f"test={shards}", "--out", "~/out/named.json", *recipe],
-        ["embed", model, shards, "~/out/rows.npz", *recipe],
-        ["report", model, "--data", shards, "--out", "~/out/page.html", *recipe],
-        ["compare", model, model, "--out", "~/out/curves.png"],
-        ["export", model, "~/out/a.onnx", "--format", "onnx", "--branch", "a", *recipe],
-    ):
-        (tmp_path / "out").mkdir(exist_ok=True)
-        assert main(arguments) == 0, arguments
-    made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made >= {
-        "check.json",
-        "q.json",
-        "e.json",
-        "named.json",
-        "rows.npz",
-        "page.html",
-        "curves.png",
-        "a.onnx",
-    }
-    again = toy.Config(train=shards, out="~/again", init=model, epochs=0.2)
-    assert mm.train(again, toy.objective).folder == tmp_path / "again"
-    assert not (tmp_path / "~").exists()
-
-
-def test_files_that_commands_write_have_the_modes_that_the_umask_gives(pictured_run, tmp_path):
-    before = os.umask(0o027)
-    try:
-        for suffix in ("safetensors", "npz", "npy"):
-            assert (
-                main(["embed", str(pictured_run.folder), pictured_run.shards, f"{tmp_path}/rows.{suffix}"])
-                == 0
-            )
-        assert main(["export", str(pictured_run.folder), f"{tmp_path}/exported"]) == 0
-        toy.write_shards(tmp_path / "data", shards=1)
-        report = f"{tmp_path}/check.json"
-        assert main(["check", f"{tmp_path}/data/*.tar", "--report", report, "--processes", "1"]) == 0
-    finally:
-        os.umask(before)
-    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"rows.safetensors", "model.safetensors", "train.index", "check.json"} <= set(modes)
-    assert set(modes.values()) == {"0o640"}, modes
-
-
-def test_a_read_only_run_directory_is_evaluated_and_embedded_elsewhere(trained, tmp_path):
-    """A read-only mount: the superuser, whom modes do not hold back, cannot write there either."""
-    run, shards = map(str, trained)
-    probe = ["unshare", "--mount", "true"]
-    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    recipe = ["--recipe", toy.__file__, "--device", "cpu"]
-    calls = [
-        ["evaluate", run, "--data", f"test={shards}", "--out", f"{tmp_path}/e.json", *recipe],
-        ["embed", run, shards, f"{tmp_path}/rows.npz", *recipe],
-        ["report", run, "--data", f"test={shards}", "--out", f"{tmp_path}/page.html", *recipe],
-    ]
-    code = f"from mmvicreg.cli.main import main\nassert [main(each) for each in {calls!r}] == [0, 0, 0]"
-    script = f"""
-set -e
-mount --bind {run} {run}; mount -o remount,bind,ro {run}
-! touch {run}/x 2>/dev/null
-{sys.executable} -c {shlex.quote(code)}
-"""
-    variables = os.environ | {"MMVICREG_CACHE": f"{tmp_path}/cache", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", script],
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.name for path in tmp_path.iterdir()} >= {"e.json", "rows.npz", "page.html"}
 
 
 def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):

@@ -30,7 +30,11 @@ from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
 from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 from mmvicreg.testing.processes import pool
 
-ROWS = {1: [(64,)], 2: [(32, 32), (40, 0)], 4: [(16, 16, 16, 16), (20, 0, 13, 7)]}
+ROWS: dict[int, list[tuple[int, ...]]] = {
+    1: [(64,)],
+    2: [(32, 32), (40, 0)],
+    4: [(16, 16, 16, 16), (20, 0, 13, 7)],
+}
 WIDTH = 12
 Result = tuple[float, list[Tensor]]
 
@@ -66,9 +70,9 @@ def evaluate(name: str, views: list[Tensor], *, exact: bool) -> Result:
             alignment = case.make().to(wide)
             targets = None if alignment.momentum is None else goals(leaves)
             if exact:
-                terms = case.reference(alignment, *leaves, 3, targets)
+                terms = case.reference(alignment, leaves[0], leaves[1], 3, targets)
             else:
-                terms = alignment.terms(*leaves, PairContext(3, targets))
+                terms = alignment.terms(leaves[0], leaves[1], PairContext(3, targets))
             total = weighted_sum(terms, alignment.weights())
     total.backward()
     return total.item(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
@@ -112,7 +116,8 @@ def measure(names: list[str], most: int) -> dict[str, list[tuple[float, float]]]
             # bf16 inputs are what they are: the reference sees the same rounded rows.
             views = [torch.cat(view).to(dtype).double() for view in views_of(name, counts)]
             exact = evaluate(name, views, exact=True)
-            found.append(errors(pool(size).run(own, name, counts, dtype), exact))
+            results = pool(size).run(own, name, counts, dtype)
+            found.append(errors(results, exact))
         measured[name] = found
     return measured
 

@@ -63,6 +63,7 @@ class Campaign:
 def train(config: toy.Config, rank: int, world: int, port: int) -> None:
     """One process of a run."""
     sys.stderr = open(os.devnull, "w")
+    assert sys.__stdout__ is not None
     faulthandler.register(signal.SIGUSR2, file=sys.__stdout__)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -77,7 +78,9 @@ def start(config: toy.Config, world: int) -> list[BaseProcess]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    members = [context.Process(target=train, args=(config, rank, world, port)) for rank in range(world)]
+    members: list[BaseProcess] = [
+        context.Process(target=train, args=(config, rank, world, port)) for rank in range(world)
+    ]
     for member in members:
         member.start()
     return members

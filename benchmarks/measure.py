@@ -117,7 +117,7 @@ def _status(field: str) -> int:
     raise KeyError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")
 
 
-def forward_backward(function: Callable[[Tensor], Tensor], *inputs: Tensor) -> Step:
+def forward_backward(function: Callable[..., Tensor], *inputs: Tensor) -> Step:
     """A step that differentiates ``function(*inputs)`` and drops the gradients."""
 
     def step() -> None:

@@ -16,6 +16,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,17 +99,17 @@ class _Bytes:
     def __enter__(self) -> None:
         self.bytes = 0
         self.real = dist.all_reduce, dist.all_to_all_single
-        dist.all_reduce = self._all_reduce
-        dist.all_to_all_single = self._all_to_all
+        dist.all_reduce = self._all_reduce  # type: ignore[assignment]
+        dist.all_to_all_single = self._all_to_all  # type: ignore[assignment]
 
     def __exit__(self, *_: object) -> None:
         dist.all_reduce, dist.all_to_all_single = self.real
 
-    def _all_reduce(self, x: torch.Tensor, **settings: object) -> object:
+    def _all_reduce(self, x: torch.Tensor, **settings: Any) -> object:
         self.bytes += x.numel() * x.element_size()
         return self.real[0](x, **settings)
 
-    def _all_to_all(self, out: torch.Tensor, x: torch.Tensor, *splits: object) -> object:
+    def _all_to_all(self, out: torch.Tensor, x: torch.Tensor, *splits: Any) -> object:
         self.bytes += x.numel() * x.element_size()
         return self.real[1](out, x, *splits)
 

@@ -126,7 +126,7 @@ def scores(run: mm.Run, store: Store) -> dict[str, Ranks]:
     return result
 
 
-def pooled(ranks: list[Ranks], resamples: int) -> dict[str, object]:
+def pooled(ranks: list[Ranks], resamples: int) -> dict[str, Any]:
     """R@1 of the mean over seeds, of each seed, of chance, and the interval."""
     hits_SQ = np.stack([each.recall(1) for each in ranks])
     random = np.random.default_rng(0)

@@ -21,7 +21,7 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ import tyro
 from measure import apart, peak_bytes
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-
 
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 """OpenAI's normalisation of pixels, rounded; the same on both sides."""
@@ -114,41 +113,23 @@ def open_clip_side(clip: Any, batches: list[Any], options: Options, device: Any)
 def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal: Any) -> Callable[[], None]:
     """One call: the same number of steps of ours."""
     import numpy as np
-    import torch
 
-    from mmvicreg import Branch, Model, Plan, TrainConfig
-    from mmvicreg.branches.model import projector
-    from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
+    from mmvicreg import Plan, TrainConfig
     from mmvicreg.training.accelerator import make_accelerator
     from mmvicreg.training.loop import Loop
     from mmvicreg.training.monitoring.guards import Alarms, BufferCopies
     from mmvicreg.training.optimizer import make_optimizer, parameter_groups
     from mmvicreg.training.state import Training
-    from mmvicreg.training.step import Step
 
-    parts = copy.deepcopy(clip)
-    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual).to(
-        memory_format=torch.channels_last
-    )
-    branches = {"image": Branch(visual, projector(1, ())), "text": Branch(parts.text, projector(1, ()))}
-    inner = Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset()).to(device)
+    inner = _our_step(clip, goal).to(device)
     config = TrainConfig(
         batch_size=options.batch_size, precision=options.precision, cpu=device.type == "cpu", out="."
     )
     accelerator = make_accelerator(config)
     groups = parameter_groups(inner.model, goal, config.optimizer)
     plan = Plan(np.array([10**6]), seed=0, global_batch=options.batch_size)
-    absent = (
-        "parts",
-        "index",
-        "average",
-        "momentum",
-        "validation",
-        "logger",
-        "checkpoint_writer",
-        "sample_counts",
-    )
-    fields: Any = dict.fromkeys(absent)
+    absent = "parts index average momentum validation logger checkpoint_writer sample_counts"
+    fields: Any = dict.fromkeys(absent.split())
     training = Training(
         config=config,
         batch_size=options.batch_size,
@@ -174,6 +155,24 @@ def our_side(clip: Any, batches: list[Any], options: Options, device: Any, goal:
     return steps
 
 
+def _our_step(clip: Any, goal: Any) -> Any:
+    """The towers of ``clip`` without projectors as branches, and the objective: what a step runs."""
+    import torch
+
+    from mmvicreg import Branch, Model
+    from mmvicreg.branches.model import projector
+    from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
+    from mmvicreg.training.step import Step
+
+    parts = copy.deepcopy(clip)
+    visual = torch.nn.Sequential(PixelNormalization(MEAN, STD), parts.visual)
+    branches = {
+        "image": Branch(visual.to(memory_format=torch.channels_last), projector(1, ())),
+        "text": Branch(parts.text, projector(1, ())),
+    }
+    return Step(Model(branches, {"image": "image", "text": "text"}), goal, frozenset())
+
+
 def _as_batches(batches: list[Any], size: int) -> list[Any]:
     """What the stream would hand over: every row present."""
     import torch
@@ -191,7 +190,7 @@ def _as_batches(batches: list[Any], size: int) -> list[Any]:
 Side = Callable[[], None]
 
 
-def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
+def make_sides(options: Options, device: Any) -> Mapping[str, Callable[[], Side]]:
     """What builds each side: its own copy of the towers, the same batches."""
     import torch
 
@@ -219,9 +218,8 @@ def make_sides(options: Options, device: Any) -> dict[str, Callable[[], Side]]:
         "invariance alone": mm.Objective(mm.Invariance(25.0), {}),
     }
     sides = {"open_clip": partial(open_clip_side, clip, batches, options, device)}
-    return sides | {
-        name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()
-    }
+    ours = {name: partial(our_side, clip, batches, options, device, goal) for name, goal in goals.items()}
+    return {**sides, **ours}
 
 
 def peak(side: str, options: Options) -> int:

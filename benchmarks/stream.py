@@ -72,21 +72,26 @@ def measure(
         running[side] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
-        if running[side].stdout.readline() != "{}\n":
+        if answer(running[side]) != "{}\n":
             raise SystemExit(f"{side} did not start: {' '.join(command)}")
     best: dict[str, dict[str, float]] = {side: {} for side in pythons}
     for turn in range(rounds + 1):
         for side in random.Random(turn).sample(list(running), len(running)):
-            running[side].stdin.write("go\n")
-            row = json.loads(running[side].stdout.readline())
+            row = json.loads(answer(running[side], "go\n"))
             if turn:  # the first round warms caches
                 for clock in ("cpu", "wall"):
                     each = row[clock] / row["images"]
                     best[side][clock] = min(each, best[side].get(clock, each))
     for process in running.values():
-        process.stdin.close()
-        process.wait()
+        process.communicate()
     return best
+
+
+def answer(process: subprocess.Popen[str], text: str = "") -> str:
+    """The next line that a process writes after it was sent ``text``."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(text)
+    return process.stdout.readline()
 
 
 def main() -> None:

@@ -65,7 +65,8 @@ def floor_epoch(shards: list[str], images: int) -> Callable[[], int]:
     import numpy as np
 
     from mmvicreg import open_index
-    from mmvicreg.modalities.decoding.pixels import decode, random_box, resize_crop
+    from mmvicreg.modalities.decoding.crops import random_box, resize_crop
+    from mmvicreg.modalities.decoding.pixels import decode
     from mmvicreg.stream.fetcher import Fetcher
 
     index = open_index(shards)

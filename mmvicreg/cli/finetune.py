@@ -82,7 +82,7 @@ def finetune(config: FinetuneConfig) -> Output:
     )
     check_same_classes(train, test)
     truth = train.single()
-    chosen = balanced_subset(truth, share=config.fraction, seed=config.seed)
+    chosen = balanced_subset(truth, fraction=config.fraction, seed=config.seed)
     classes = max(len(train.names), 1 + max(int(truth.max()), int(test.single().max())))
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from mmvicreg.cli.model_options import WrongOptionError, check_ranges
-from mmvicreg.errors import UserError
+from mmvicreg.errors import UserError, printable
 from mmvicreg.runs.command_line import expand_home
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
@@ -42,7 +43,26 @@ COMMANDS = {
         "PackConfig",
         "pack",
         "make shards from a folder, a table or a caption file",
-        ("pictures/ shards/", "captions.csv shards/ --images pictures/ --prefix val"),
+        (
+            "photos/ shards/ --divide.validation 0.1",
+            "captions.csv shards/ --images photos/ --columns.label species --divide.test 0.2",
+        ),
+    ),
+    "look": Command(
+        "mmvicreg.cli.look",
+        "LookConfig",
+        "look",
+        "a contact sheet and statistics of shards",
+        ("'data/demo/train-*.tar'", "train.tar --run runs/demo --out train.html"),
+    ),
+    "new": Command(
+        "mmvicreg.cli.new",
+        "NewConfig",
+        "new",
+        "write a recipe for images and texts, to run and to edit",
+        (
+            "mine.py --train 'shards/train-*.tar' --validation 'shards/validation-*.tar' --image jpg --text txt",
+        ),
     ),
     "evaluate": Command(
         "mmvicreg.cli.evaluate",
@@ -101,7 +121,21 @@ COMMANDS = {
         "SearchConfig",
         "search",
         "find the nearest items of a text or a picture",
-        ("runs/demo 'data/demo/style-*.tar' 'a red apple'", "runs/demo shards.tar photo.jpg --among text"),
+        (
+            "runs/demo 'data/demo/style-*.tar' 'a red apple'",
+            "runs/demo shards.tar photo.jpg --among text",
+            "runs/demo shards.tar --interactive",
+        ),
+    ),
+    "explore": Command(
+        "mmvicreg.cli.explore",
+        "ExploreConfig",
+        "explore",
+        "a local page: search, compare runs, walk along neighbours, a map",
+        (
+            "runs/demo --data 'data/demo/style-*.tar'",
+            "runs/a runs/b --data shards.tar --port 7861 --label concept",
+        ),
     ),
     "export": Command(
         "mmvicreg.cli.export",
@@ -131,15 +165,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
         return USAGE
     except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
+        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
         return DATA
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        again = " ".join(["mmvicreg", *given])
         print(
-            f"\ninterrupted; finished work is kept, and the same command continues it:\n  {again}",
+            f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -158,7 +191,7 @@ def _run(name: str, arguments: list[str]) -> int:
         config = tyro.cli(
             vars(module)[command.config],
             prog=f"mmvicreg {name}",
-            description=_description(name, command),
+            description=_description(name, command, vars(module)[command.config]),
             args=[expand_home(argument) for argument in arguments if argument != "--json"],
         )
     except SystemExit as stopped:
@@ -183,13 +216,25 @@ def _hint_at_quotes(arguments: list[str]) -> None:
         )
 
 
-def _description(name: str, command: Command) -> str:
+def _again(given: list[str]) -> str:
+    """The command line that continues an interrupted command: the same, with ``--resume`` where it has that option."""
+    command = COMMANDS[given[0]]
+    config: Any = vars(import_module(command.module))[command.config]
+    continued = ["--resume"] if "resume" in config.__dataclass_fields__ and "--resume" not in given else []
+    return shlex.join(["mmvicreg", *given, *continued])
+
+
+def _description(name: str, command: Command, config: type) -> str:
+    """What the command does, what its options' docstring adds to that, examples, and what all commands share."""
+    about = [f"{command.line[0].upper()}{command.line[1:]}."]
+    about += (config.__doc__ or "").replace("``", "").split("\n\n")[1:]
     examples = "\n".join(f"  mmvicreg {name} {example}" for example in command.examples)
-    return (
-        f"{command.line[0].upper()}{command.line[1:]}.\n\nExamples:\n\n{examples}\n\n"
+    shared = (
         "--json prints the result as one JSON object instead. Exit status: 0, 1 for data that cannot be used, 2 for "
         "wrong options."
     )
+    paragraphs = [" ".join(paragraph.split()) for paragraph in about]
+    return "\n\n".join([*paragraphs, f"Examples:\n{examples}", shared])
 
 
 def _summary() -> str:

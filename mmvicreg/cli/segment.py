@@ -16,7 +16,8 @@ from mmvicreg.errors import InvalidValueError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmvicreg.evaluation.transfer.segmentation import DenseProbe, Maps
+    from mmvicreg.evaluation.transfer.dense.kept_features import Maps
+    from mmvicreg.evaluation.transfer.dense.probe import DenseProbe
     from mmvicreg.runs.run import Run
 
 
@@ -59,19 +60,21 @@ def segment(config: SegmentConfig) -> Output:
     import torch
 
     from mmvicreg.evaluation.summary import Summary, flatten, shown
-    from mmvicreg.evaluation.transfer import segmentation as dense
+    from mmvicreg.evaluation.transfer.dense.masks import check_classes
+    from mmvicreg.evaluation.transfer.dense.probe import predict_masks
+    from mmvicreg.evaluation.transfer.dense.scores import score_masks
     from mmvicreg.evaluation.transfer.label_files import read_lines
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     run, train, test = _maps(config, device)
-    dense.check_classes(np.asarray(test.masks))
+    check_classes(np.asarray(test.masks))
     names = read_lines(config.names) if config.names else []
     classes = max(len(names), _classes(train), _classes(test))
     if names and classes > len(names):
         raise InvalidValueError(f"a mask has the value {classes - 1}, and there are {len(names)} class names")
     probe, rate = _probe(config, train, classes, device)
-    called = dense.predict_masks(probe, test, np.arange(len(test.masks)), device=device).numpy()
-    scores = dense.score_masks(called, np.asarray(test.masks), classes=classes)
+    called = predict_masks(probe, test, np.arange(len(test.masks)), device=device).numpy()
+    scores = score_masks(called, np.asarray(test.masks), classes=classes)
     result: dict[str, Any] = scores.to_json() | {
         "learning_rate": rate,
         "pictures": len(test.masks),
@@ -90,7 +93,8 @@ def segment(config: SegmentConfig) -> Output:
 
 def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
     from mmvicreg.evaluation.embed import embeddings_folder
-    from mmvicreg.evaluation.transfer.segmentation import MaskedReader, feature_maps
+    from mmvicreg.evaluation.transfer.dense.kept_features import feature_maps
+    from mmvicreg.evaluation.transfer.dense.masks import MaskedReader
     from mmvicreg.modalities.image import ImageModality
     from mmvicreg.shards.index import open_index
 
@@ -110,7 +114,7 @@ def _maps(config: SegmentConfig, device: str) -> tuple[Run, Maps, Maps]:
 
 
 def _classes(maps: Maps) -> int:
-    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+    from mmvicreg.evaluation.transfer.dense.masks import IGNORED
 
     known = [int(value) for mask in maps.masks for value in (mask[mask != IGNORED].max(initial=0),)]
     return 1 + max(known)
@@ -120,7 +124,8 @@ def _probe(config: SegmentConfig, maps: Maps, classes: int, device: str) -> tupl
     """The best of the sweep on a fifth of the pictures, trained again on all of them."""
     import numpy as np
 
-    from mmvicreg.evaluation.transfer.segmentation import dense_probe, predict_masks, score_masks
+    from mmvicreg.evaluation.transfer.dense.probe import dense_probe, predict_masks
+    from mmvicreg.evaluation.transfer.dense.scores import score_masks
 
     def train(rows: np.ndarray, rates: tuple[float, ...]) -> list[DenseProbe]:
         options: dict[str, Any] = {
@@ -150,7 +155,7 @@ def _draw(path: Path, test: Maps, called: np.ndarray, classes: int) -> None:
     import numpy as np
 
     from mmvicreg.evaluation.report import figures
-    from mmvicreg.evaluation.transfer.segmentation import IGNORED
+    from mmvicreg.evaluation.transfer.dense.masks import IGNORED
 
     chosen = np.unique(np.linspace(0, len(called) - 1, 6).round().astype(int))
     rows = [(test.keys[n], np.asarray(test.masks[n]), called[n]) for n in chosen]

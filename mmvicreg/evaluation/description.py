@@ -1,4 +1,4 @@
-"""How the branches of a store fill their spaces, and how matching rows of two of them lie."""
+"""Geometry of the embeddings in a store: of each branch alone, and of matching rows of two branches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class PairGeometry:
 
 @dataclass(frozen=True)
 class Description:
-    """Embeddings by branch, representations by branch, and pairs of branches as "a_b"."""
+    """``geometry`` and ``independence`` of the embeddings of each branch, the same of its representations, ``gaps`` and
+    ``pairs`` of two branches under the name "a_b", and the ``spectra`` of the embeddings."""
 
     geometry: Mapping[str, Geometry]
     representations: Mapping[str, Geometry]

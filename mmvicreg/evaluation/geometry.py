@@ -97,9 +97,9 @@ def _entropy_rank(weights: np.ndarray, epsilon: float) -> float:
     total = weights.sum()
     if total <= 0:
         return 1.0
-    share = weights / total + epsilon
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum()))
+    fractions = weights / total + epsilon
+    fractions = fractions[fractions > 0]
+    return float(np.exp(-(fractions * np.log(fractions)).sum()))
 
 
 def effective_rank(z_ND: Tensor) -> float:
@@ -194,7 +194,7 @@ class ModalityGap:
     """Distance between two modalities on the unit sphere, of the mean and of what is left without it.
 
     ``centroid``: || mean a - mean b || (Liang et al. 2022); ``distribution``: energy distance between the
-    two after each is centred, so that a shift alone gives 0; ``centroid_accuracy``: share of rows nearer
+    two after each is centred, so that a shift alone gives 0; ``centroid_accuracy``: fraction of rows nearer
     to their own modality's centroid (0.5 when they mix, 1.0 when apart).
     """
 
@@ -254,5 +254,5 @@ def lidar(views_NQD: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-8) -> f
     eigenvalues = np.zeros(d)
     found = _singular_values(white_ND) ** 2 / (n - 1)
     eigenvalues[: len(found)] = found
-    share = (eigenvalues + epsilon) / (eigenvalues + epsilon).sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+    fractions = (eigenvalues + epsilon) / (eigenvalues + epsilon).sum()
+    return float(np.exp(-(fractions * np.log(fractions)).sum()))

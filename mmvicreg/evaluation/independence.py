@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.unit_rows import require_finite
+from mmvicreg.objectives.regularizers.sigreg import sigreg_statistic
 
 ROWS = 512
 PAIRS = 50
@@ -33,7 +34,7 @@ class Independence:
 
 
 def independence(z_ND: Tensor, *, rows: int = ROWS, pairs: int = PAIRS, seed: int = 0) -> Independence:
-    """All of this file on at most ``rows`` rows, evenly spread. nan where rows or dimensions are too few.
+    """Every measure of this file on at most ``rows`` rows, evenly spread. nan where rows or dimensions are too few.
 
     Each dimension has its own bandwidth, so scale does not matter to HSIC; it does to the SIGReg statistic.
     """
@@ -47,7 +48,7 @@ def independence(z_ND: Tensor, *, rows: int = ROWS, pairs: int = PAIRS, seed: in
         pairs=min(pairs, d * (d - 1) // 2),
         pairwise_hsic=pairwise_hsic(z_nD, pairs=pairs, seed=seed) if enough else float("nan"),
         dhsic=group_dhsic(z_nD, seed=seed) if enough else float("nan"),
-        sigreg=sigreg_statistic(z_nD, seed=seed),
+        sigreg=sigreg_statistic(z_nD.double(), seed=seed),
     )
 
 
@@ -121,20 +122,3 @@ def group_dhsic(z_ND: Tensor, *, size: int = 4, groups: int = GROUPS, seed: int 
     size = min(size, z_ND.shape[1])
     chosen = [random.permutation(z_ND.shape[1])[:size].copy() for _ in range(groups)]
     return float(np.mean([dhsic(z_ND[:, torch.from_numpy(group)]) for group in chosen]))
-
-
-def sigreg_statistic(z_ND: Tensor, *, slices: int = 256, knots: int = 17, seed: int = 0) -> float:
-    """Epps-Pulley statistic of random unit slices (LeJEPA, arXiv 2511.08544): about 1.06 for N(0, I) at any N.
-
-    N * integral over t in [-3, 3] of |mean exp(i t <z, a>) - exp(-t^2/2)|^2 exp(-t^2/2), trapezoid, averaged
-    over directions a.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(z_ND.shape[1], slices, generator=generator, dtype=torch.float64)
-    projected = z_ND.double() @ (direction / direction.norm(dim=0)).to(z_ND.device)
-    t = torch.linspace(-3, 3, knots, dtype=torch.float64)
-    gap = []
-    for knot in t.tolist():
-        real = torch.cos(knot * projected).mean(0) - np.exp(-(knot**2) / 2)
-        gap.append((real.square() + torch.sin(knot * projected).mean(0).square()) * np.exp(-(knot**2) / 2))
-    return float(len(z_ND) * torch.trapezoid(torch.stack(gap), t.to(projected.device), dim=0).mean())

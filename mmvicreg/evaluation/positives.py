@@ -1,4 +1,4 @@
-"""Which items match which queries, as compressed rows: any number of matches on either side."""
+"""Which items match which queries, as a compressed sparse matrix: any number of matches on either side."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What follows from where the matching items of each query stand: recall, ranks, mAP@R.
 
-Ties are counted honestly: items with the same score stand in random order, and every number here is the
-expectation over that order, in closed form. A collapsed model (all scores equal) therefore scores chance,
+Items with the same score stand in random order, and every number here is the expectation over that order, in closed
+form. A collapsed model (all scores equal) therefore scores chance,
 whatever the order of the rows.
 
 Shapes: Q queries, M items, D dimensions, P matching items of a query at most.
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.match_counts import count_matches
 from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.ranking.match_counts import count_matches
 
 GROUP = 4096
-"""Queries looked at together."""
+"""Queries that are processed together."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def rank_queries(
 
     ``skip_unmatched`` leaves out queries that match nothing (a sample that lacks a modality); items that no
     query matches stay, as distractors. Other parameters are those of
-    :func:`mmvicreg.evaluation.match_counts.count_matches`. Raises ValueError on shapes that do not fit, non-finite
-    embeddings, or (unless skipped) a query without a match.
+    :func:`mmvicreg.evaluation.ranking.match_counts.count_matches`. Raises ValueError on shapes that do not fit,
+    non-finite embeddings, or (unless skipped) a query without a match.
     """
     _check_matched(positives, skip_unmatched)
     counts = count_matches(

@@ -22,7 +22,7 @@ from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
 class RetrievalScores:
     """Scores of one direction, as fractions and ranks from 1.
 
-    ``recall[k]``: share of queries with a match among the first k; ``chance[k]``: the same for a random
+    ``recall[k]``: fraction of queries with a match among the first k; ``chance[k]``: the same for a random
     order; ``interval[k]``: 95% bootstrap interval of ``recall[k]`` over queries (equal ends if not asked
     for); ``mean_average_precision``: mAP@R.
     """
@@ -129,8 +129,8 @@ def bootstrap_interval(
     than a thousand.
     """
     distinct, counts = np.unique(values_Q, return_counts=True)
-    share = counts / counts.sum()
-    drawn = np.random.default_rng(seed).multinomial(len(values_Q), share, size=resamples)
+    fractions = counts / counts.sum()
+    drawn = np.random.default_rng(seed).multinomial(len(values_Q), fractions, size=resamples)
     low, high = np.quantile(drawn @ distinct / len(values_Q), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

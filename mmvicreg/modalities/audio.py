@@ -11,15 +11,20 @@ import numpy as np
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.decoding.arrays import first_member
 from mmvicreg.modalities.decoding.formats import RECORDINGS
-from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
+from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample, decoding
 
 if TYPE_CHECKING:
+    import soundfile
     import torch
     from torch import nn
 
     from mmvicreg.branches.model import Branch
 
 MAX_CHANNELS = 64
+LOUDEST = 1e6
+"""Largest sample of a recording, of which 1 is full scale; filters overflow near the largest float32."""
+BLOCK = 1 << 16
+"""Frames that are decoded at a time."""
 RATES = (1_000, 400_000)
 """Sample rates that are read (chosen: no real recording lies outside)."""
 
@@ -191,24 +196,30 @@ def decode(data: bytes, *, seconds: float, place: float) -> tuple[np.ndarray, in
     """
     import soundfile
 
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, total = file.samplerate, file.frames
-            if not RATES[0] <= rate <= RATES[1] or file.channels > MAX_CHANNELS:
-                raise BadSampleError(f"a recording of {file.channels} channels at {rate} Hz")
-            wanted = min(total, max(1, round(seconds * rate)))
-            if total > wanted:
-                file.seek(round((total - wanted) * place))
-            wave = file.read(wanted, dtype="float32", always_2d=True).mean(1)
-    except BadSampleError:
-        raise
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
-        raise BadSampleError(f"not a recording: {error}") from None
+    with decoding("not a recording"), soundfile.SoundFile(io.BytesIO(data)) as file:
+        rate, total = file.samplerate, file.frames
+        if not RATES[0] <= rate <= RATES[1] or file.channels > MAX_CHANNELS:
+            raise BadSampleError(f"unusual recording: {file.channels} channels at {rate} Hz")
+        wanted = min(total, max(1, round(seconds * rate)))
+        if total > wanted:
+            file.seek(round((total - wanted) * place))
+        wave = _mixed(file, wanted)
     if not len(wave):
-        raise BadSampleError("a recording without sound")
+        raise BadSampleError("no sound: a recording of 0 samples")
     if not np.isfinite(wave).all():
-        raise BadSampleError("a recording with samples that are not finite")
+        raise BadSampleError("not finite: samples of a recording")
+    if np.abs(wave).max() > LOUDEST:
+        raise BadSampleError(f"too loud: a recording with samples above {LOUDEST:g} times full scale")
     return wave, rate, "" if len(wave) == wanted else f"{len(wave)} of {wanted} samples"
+
+
+def _mixed(file: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next ``frames`` as the mean of the channels, float32 (T,): 64 channels take no more memory than one."""
+    blocks = []
+    while frames > 0 and len(block := file.read(min(frames, BLOCK), dtype="float32", always_2d=True)):
+        blocks.append(block.mean(1))
+        frames -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def resample(wave: np.ndarray, length: int) -> np.ndarray:

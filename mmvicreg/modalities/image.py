@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.decoding.arrays import first_member
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.modalities.decoding.formats import MAX_BYTES, PICTURES
 from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class ImageReader(Reader):
         return self.suffixes
 
     @property
+    def max_bytes(self) -> int:
+        return MAX_BYTES
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (3, self.size, self.size)
 
@@ -128,16 +132,16 @@ class ImageReader(Reader):
         return torch.uint8
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        from mmvicreg.modalities.decoding import pixels
+        from mmvicreg.modalities.decoding import crops
 
         picture = self._decode(sample)
         if picture is None:
             return None
         height, width = picture.array.shape[:2]
-        box = pixels.random_box(
+        box = crops.random_box(
             generator, width=width, height=height, scale=self.crop_scale, ratio=self.crop_ratio
         )
-        value = self._jitter(pixels.resize_crop(picture.array, box, size=self.size), generator)
+        value = self._jitter(crops.resize_crop(picture.array, box, size=self.size), generator)
         if generator.random() < self.flip:
             value = value.flip(-1)
         return Item(value, recovered=picture.recovered)
@@ -150,9 +154,9 @@ class ImageReader(Reader):
 
     def prepare(self, array: np.ndarray) -> Tensor:
         """The evaluation input, uint8 (3, size, size), of a decoded picture, uint8 (H, W, 3)."""
-        from mmvicreg.modalities.decoding import pixels
+        from mmvicreg.modalities.decoding import crops
 
-        return pixels.resize_centre(array, self.size)
+        return crops.resize_centre(array, self.size)
 
     def _decode(self, sample: Sample) -> Picture | None:
         from mmvicreg.modalities.decoding import pixels

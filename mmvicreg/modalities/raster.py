@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from mmvicreg.branches.model import Branch
-    from mmvicreg.modalities.decoding.pixels import Box
+    from mmvicreg.modalities.decoding.crops import Box
 
 
 @dataclass(frozen=True)
@@ -117,24 +117,24 @@ class RasterReader(Reader):
         return torch.float32
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        from mmvicreg.modalities.decoding import pixels
+        from mmvicreg.modalities.decoding import crops
 
         array = self._decode(sample)
         if array is None:
             return None
         height, width = array.shape[:2]
         ratio = (3 / 4, 4 / 3)
-        box = pixels.random_box(generator, width=width, height=height, scale=self.crop_scale, ratio=ratio)
+        box = crops.random_box(generator, width=width, height=height, scale=self.crop_scale, ratio=ratio)
         item = self._cut(array, box)
         return Item(item.value.flip(-1)) if generator.random() < self.flip else item
 
     def items(self, sample: Sample) -> list[Item]:
-        from mmvicreg.modalities.decoding import pixels
+        from mmvicreg.modalities.decoding import crops
 
         array = self._decode(sample)
         if array is None:
             return []
-        return [self._cut(array, pixels.centre_box(array.shape[1], array.shape[0]))]
+        return [self._cut(array, crops.centre_box(array.shape[1], array.shape[0]))]
 
     def _decode(self, sample: Sample) -> np.ndarray | None:
         """float32 (rows, columns, channels) in 0 to 1."""
@@ -145,10 +145,11 @@ class RasterReader(Reader):
         array = array[:, :, None] if array.ndim == 2 else array
         if array.ndim != 3 or array.shape[2] != self.channels or 0 in array.shape:
             raise BadSampleError(
-                f"a raster of shape {array.shape}; expected (rows, columns) or (rows, columns, {self.channels})"
+                f"wrong shape: a raster of {array.shape}; expected (rows, columns) or (rows, columns, {self.channels})"
             )
         low, high = self.clip
-        return ((array * np.float32(self.scale)).clip(low, high) - low) / (high - low)
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            return ((array * np.float32(self.scale)).clip(low, high) - low) / (high - low)
 
     def _cut(self, array: np.ndarray, box: Box) -> Item:
         import torch

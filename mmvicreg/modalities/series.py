@@ -94,9 +94,10 @@ class SeriesReader(Reader):
         array = read_array(found[1], found[0], max_elements=MAX_ELEMENTS)
         array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2 or array.shape[1] != self.channels or not len(array):
-            raise BadSampleError(f"a series of shape {array.shape}; expected (times, {self.channels})")
+            raise BadSampleError(f"wrong shape: a series of {array.shape}; expected (times, {self.channels})")
         if self.standardize:
-            array = (array - array.mean(0)) / (array.std(0) + 1e-6)
+            wide = array.astype(np.float64)  # squares of the largest float32 numbers overflow
+            array = ((wide - wide.mean(0)) / (wide.std(0) + 1e-6)).astype(np.float32)
         start = round(max(0, len(array) - self.length) * place)
         stretch = array[start : start + self.length].T
         value = np.zeros(self.shape, np.float32)

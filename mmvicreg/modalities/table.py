@@ -11,7 +11,7 @@ import numpy as np
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.decoding.formats import TABLES
-from mmvicreg.modalities.decoding.records import read_csv_record, read_record
+from mmvicreg.modalities.decoding.records import MAX_BYTES, read_csv_record, read_record
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class TableReader(Reader):
         return tuple(dict.fromkeys(place.partition(":")[0] for place in self.places))
 
     @property
+    def max_bytes(self) -> int:
+        return MAX_BYTES
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.numbers) + len(self.categories),)
 
@@ -120,7 +124,7 @@ class TableReader(Reader):
                 found = found.get(field) if field else found
             if found is not None:
                 if not isinstance(found, dict):
-                    raise BadSampleError(f"{place} holds {type(found).__name__}; expected one record")
+                    raise BadSampleError(f"not a record: {place} holds {type(found).__name__}")
                 return found
         return None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.decoding.records import captions_of
+from mmvicreg.modalities.decoding.records import MAX_BYTES, captions_of
 from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -134,6 +134,10 @@ class TextReader(Reader):
     @property
     def members(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(place.partition(":")[0] for place in self.places))
+
+    @property
+    def max_bytes(self) -> int:
+        return MAX_BYTES
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -92,6 +92,6 @@ class VectorReader(Reader):
         array = read_array(found[1], found[0], name=self.tensor, max_elements=MAX_ELEMENTS)
         if array.ndim not in (1, 2) or array.shape[-1] != self.width:
             raise BadSampleError(
-                f"features of shape {array.shape}; expected ({self.width},) or (.., {self.width})"
+                f"wrong shape: features of {array.shape}; expected ({self.width},) or (.., {self.width})"
             )
         return array.reshape(-1, self.width)

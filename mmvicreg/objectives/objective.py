@@ -100,10 +100,7 @@ class Objective(nn.Module):
             weights |= _named(_name(pair), alignment.weights())
         for each in different:
             each.end_step()
-        if values:
-            return LossTerms.of(values, weights)
-        # Without any term: zero, but connected to the embeddings, so that backward still runs.
-        return LossTerms(torch.stack([x.sum() * 0.0 for x in z.values()]).sum(), {})
+        return LossTerms.of(values, weights) if values else _without_terms(z)
 
     def alignments(self, views: Sequence[str]) -> dict[Pair, Alignment]:
         """The alignment of each pair: of the given pairs, or of all pairs of ``views`` where none were given."""
@@ -242,3 +239,8 @@ def _check_shapes(z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Non
             raise InvalidValueError(
                 f"view {view!r} has z {found}; expected (B, D) and (B,) bool, B of the views: {rows}"
             )
+
+
+def _without_terms(z: Mapping[str, Tensor]) -> LossTerms:
+    """Zero, but connected to the embeddings, so that backward still runs."""
+    return LossTerms(torch.stack([x.sum() * 0.0 for x in z.values()]).sum(), {})

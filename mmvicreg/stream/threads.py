@@ -1,4 +1,4 @@
-"""Threads that read and decode samples: how many, and a pool of them."""
+"""Threads that read and decode: how many, and a pool of them."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _next_commands(training: Training) -> str:
         f"finished: {training.step} steps, the run is in {run}. Next:\n"
         f"  mmvicreg evaluate {run} --data 'HELD_OUT-*.tar'    # scores with intervals, and a report\n"
         f"  mmvicreg compare {run} OTHER_RUN                  # what differs, and the scores side by side\n"
-        f"  mmvicreg export {run} --out FOLDER                # for Hugging Face, open_clip and timm"
+        f"  mmvicreg export {run} FOLDER                      # for Hugging Face, open_clip and timm"
     )
 
 

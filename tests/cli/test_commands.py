@@ -13,6 +13,8 @@ from mmvicreg.cli.main import COMMANDS, main
 POSITIONALS = {
     "check": "SHARDS",
     "pack": "SOURCE OUT",
+    "look": "SHARDS",
+    "new": "RECIPE",
     "evaluate": "MODEL",
     "compare": "RUN RUN [RUN ...]",
     "report": "RUN [RUN ...]",
@@ -21,6 +23,7 @@ POSITIONALS = {
     "segment": "MODEL",
     "embed": "MODEL SHARDS OUT",
     "search": "MODEL SHARDS QUERY",
+    "explore": "RUN [RUN]",
     "export": "MODEL OUT",
 }
 
@@ -48,7 +51,7 @@ def test_help_shows_examples_and_names_every_positional(name, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_arguments_or_unknown_options_are_usage_errors(name, capsys):
     for arguments in ([], ["--no-such-option"]):
-        if name in ("compare", "report") and not arguments:
+        if name in ("compare", "report", "explore") and not arguments:
             continue  # any number of runs parses; none at all is a message of ours
         with pytest.raises(SystemExit, match="2"):
             main([name, *arguments])
@@ -79,6 +82,13 @@ BAD = [
     ["embed", "{run}", "{shards}", "{folder}/rows.csv", "--recipe", "{toy}"],
     ["embed", "{folder}/none", "{shards}", "{folder}/rows.npz"],
     ["embed", "{run}", "pipe:cat x.tar", "{folder}/rows.npz", "--recipe", "{toy}"],
+    ["explore"],
+    ["explore", "{run}", "{run}", "{run}", "--data", "{shards}"],
+    ["explore", "{run}"],
+    ["explore", "{run}", "--data", "{shards}", "--k", "0"],
+    ["explore", "{folder}/none", "--data", "{shards}"],
+    ["search", "{run}", "{shards}"],
+    ["search", "{run}", "{shards}", "a word", "--k", "0"],
     ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}"],
     ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}", "--among", "sound"],
     ["classify", "{run}", "--recipe", "{toy}", "--test", "{shards}", "--branch", "sound"],
@@ -102,6 +112,12 @@ BAD = [
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["look", "{folder}/none-*.tar"],
+    ["look", "{shards}", "--run", "{folder}/none"],
+    ["look", "{shards}", "--samples", "0"],
+    ["new", "{toy}", "--train", "{shards}", "--validation", "{shards}"],
+    ["new", "{folder}/recipe.txt", "--train", "{shards}", "--validation", "{shards}"],
+    ["new", "{folder}/a.py", "--train", "{shards}", "--validation", "{shards}", "--image", "jpg"],
     ["pack", "{folder}/none", "{folder}/packed"],
     ["pack", "{toy}", "{folder}/packed"],
     ["pack", "{folder}/run", "{folder}/packed"],

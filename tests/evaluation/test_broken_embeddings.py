@@ -6,9 +6,10 @@ import torch
 
 from mmvicreg.evaluation.geometry import describe, uniformity
 from mmvicreg.evaluation.independence import independence
-from mmvicreg.evaluation.match_counts import count_matches
 from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.ranking import score_tiles
+from mmvicreg.evaluation.ranking.match_counts import count_matches
 from mmvicreg.evaluation.retrieval import cross_modal_metrics, retrieval_metrics
 from mmvicreg.evaluation.transfer import classification
 from mmvicreg.evaluation.transfer.multi_label import average_precision
@@ -108,6 +109,27 @@ def test_many_matches_of_one_query_are_counted_the_same_way():
     positives = Positives.from_pairs(query_n, item_n, num_queries=ROWS, num_items=ROWS)
     scores = retrieval_metrics(queries, items, positives)
     assert scores.recall == pytest.approx(scores.chance)
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.1, 1e-3])
+def test_doubtful_scores_settled_alone_and_by_products_are_counted_alike(monkeypatch, noise):
+    """Both ways of computing in fp64 what fp32 leaves open, beside a ranking in fp64 of the whole matrix."""
+    queries, items = collapsed(600, noise=noise, seed=7, spread=1.0)
+    label = np.arange(ROWS) % 70
+    query_n, item_n = np.nonzero(label[:, None] == label)
+    positives = Positives.from_pairs(query_n, item_n, num_queries=ROWS, num_items=ROWS)
+    unit = [
+        x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1)[:, None] for x in (queries, items)
+    ]
+    level = np.floor(unit[0] @ unit[1].T * 2.0**23 + 0.5)
+    own = level[query_n, item_n]
+    for sparse in (0.0, 1.0):
+        monkeypatch.setattr(score_tiles, "SPARSE", sparse)
+        found = count_matches(queries, items, positives, both=True, tile=64)
+        np.testing.assert_array_equal(found.above, (level[query_n] > own[:, None]).sum(1))
+        np.testing.assert_array_equal(found.tied, (level[query_n] == own[:, None]).sum(1))
+        np.testing.assert_array_equal(found.queries_above, (level[:, item_n] > own).sum(0))
+        np.testing.assert_array_equal(found.queries_tied, (level[:, item_n] == own).sum(0))
 
 
 def test_reduced_matrix_precision_changes_nothing():

@@ -60,18 +60,18 @@ def command(digits, out, *options):
     return ["finetune", f"{digits}/export", str(out), *shards, "--device", "cpu", *options]
 
 
-def test_a_share_of_every_class_is_chosen_and_at_least_one(digits):
+def test_a_fraction_of_every_class_is_chosen_and_at_least_one(digits):
     labels = np.repeat([0, 1, 2, -1, 3], [1000, 300, 1, 50, 40])
     labels = labels[np.random.default_rng(0).permutation(len(labels))]
-    one, ten = (balanced_subset(labels, share=share, seed=5) for share in (0.01, 0.1))
+    one, ten = (balanced_subset(labels, fraction=share, seed=5) for share in (0.01, 0.1))
     assert np.bincount(labels[one]).tolist() == [10, 3, 1, 1]
     assert np.bincount(labels[ten]).tolist() == [100, 30, 1, 4]
     assert set(one) < set(ten) and (labels[ten] >= 0).all()
-    assert balanced_subset(labels, share=0.01, seed=5).tolist() == one.tolist()
-    assert balanced_subset(labels, share=0.01, seed=6).tolist() != one.tolist()
-    assert len(balanced_subset(labels, share=1.0)) == (labels >= 0).sum()
-    with pytest.raises(ValueError, match=r"share is 10; expected .*0\.01 for 1%"):
-        balanced_subset(labels, share=10)
+    assert balanced_subset(labels, fraction=0.01, seed=5).tolist() == one.tolist()
+    assert balanced_subset(labels, fraction=0.01, seed=6).tolist() != one.tolist()
+    assert len(balanced_subset(labels, fraction=1.0)) == (labels >= 0).sum()
+    with pytest.raises(ValueError, match=r"fraction is 10; expected .*0\.01 for 1%"):
+        balanced_subset(labels, fraction=10)
 
 
 def test_schedules_are_the_papers():

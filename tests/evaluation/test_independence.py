@@ -8,6 +8,8 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel as sklearn_rbf
 
 from mmvicreg.evaluation import independence as ind
+from mmvicreg.objectives.regularizers.directions import directions
+from mmvicreg.objectives.regularizers.sigreg import SIGReg, sigreg_statistic
 
 
 def normal(n, d, seed=0):
@@ -56,13 +58,34 @@ def test_pairwise_hsic_of_all_pairs_is_their_mean():
     assert ind.pairwise_hsic(z) == pytest.approx(expected)
 
 
+def slow_statistic(z, slices, knots, seed):
+    """The definition, with the cosine and sine of every knot in [-3, 3] computed anew (LeJEPA, arXiv 2511.08544)."""
+    projected = z @ directions(z, slices=slices, seed=seed).double().T
+    t = torch.linspace(-3, 3, 2 * knots - 1, dtype=torch.float64)
+    gap = []
+    for knot in t:
+        real = torch.cos(knot * projected).mean(0) - torch.exp(-(knot**2) / 2)
+        square = real.square() + torch.sin(knot * projected).mean(0).square()
+        gap.append(square * torch.exp(-(knot**2) / 2))
+    return float(len(z) * torch.trapezoid(torch.stack(gap), t, dim=0).mean())
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_the_sigreg_statistic_is_its_definition_and_the_term_of_the_objective(scale):
+    z = scale * normal(70, 12)
+    found = sigreg_statistic(z, slices=40, knots=9, seed=3)
+    assert found == pytest.approx(slow_statistic(z, 40, 9, 3), rel=1e-9)
+    term = SIGReg(slices=40, knots=9).terms(z, seed=3)["sigreg"]
+    assert found == pytest.approx(float(term), rel=1e-12)
+
+
 def test_the_sigreg_statistic_has_its_known_limits():
-    healthy = [ind.sigreg_statistic(normal(500, 32, seed=s)) for s in range(3)]
+    healthy = [sigreg_statistic(normal(500, 32, seed=s)) for s in range(3)]
     assert np.mean(healthy) == pytest.approx(1.06, abs=0.1)
-    assert ind.sigreg_statistic(torch.zeros(500, 32)) == pytest.approx(0.41 * 500, rel=0.05)
+    assert sigreg_statistic(torch.zeros(500, 32)) == pytest.approx(0.41 * 500, rel=0.05)
 
 
-def test_one_look_has_all_of_them_and_small_inputs_have_what_can_be_had():
+def test_one_call_has_all_of_them_and_small_inputs_have_what_can_be_had():
     z = normal(600, 8)
     found = ind.independence(z, rows=300)
     rows = z[torch.linspace(0, 599, 300).round().long()]

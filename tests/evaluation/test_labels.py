@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
+from mmvicreg.evaluation.transfer.dense.masks import check_classes
 from mmvicreg.evaluation.transfer.label_files import pack_folder, read_lines
 from mmvicreg.evaluation.transfer.labels import LabelReader, labels_of
-from mmvicreg.evaluation.transfer.segmentation import check_classes
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.reader import BadSampleError, Sample
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmvicreg.evaluation import match_counts as counts_module
 from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.ranking import score_tiles
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
 from mmvicreg.evaluation.retrieval import bootstrap_interval, folded_metrics, retrieval_metrics, summarize
 
@@ -34,7 +34,7 @@ def random_problem(seed, num_queries=40, num_items=60, most=6):
 
 @pytest.mark.parametrize("columns", [16, 0], ids=["compared", "sorted"])
 def test_ties_and_several_matches_equal_the_average_over_all_orders(monkeypatch, columns):
-    monkeypatch.setattr(counts_module, "COMPARED", columns)
+    monkeypatch.setattr(score_tiles, "COMPARED", columns)
     generator = np.random.default_rng(0)
     choices = generator.normal(size=(2, 4))
     items = choices[generator.integers(2, size=6)]  # six items, two distinct embeddings: many ties

@@ -17,8 +17,9 @@ from webdataset import TarWriter
 import mmvicreg as mm
 from mmvicreg.cli.main import main
 from mmvicreg.evaluation.summary import read_summary
-from mmvicreg.evaluation.transfer.feature_maps import feature_map
-from mmvicreg.evaluation.transfer.segmentation import MaskedReader, decode_mask, score_masks
+from mmvicreg.evaluation.transfer.dense.feature_map import feature_map
+from mmvicreg.evaluation.transfer.dense.masks import MaskedReader, decode_mask
+from mmvicreg.evaluation.transfer.dense.scores import score_masks
 from mmvicreg.interop.export import save_pretrained
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher

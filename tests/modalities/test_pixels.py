@@ -14,14 +14,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from mmvicreg import BadSampleError
-from mmvicreg.modalities.decoding.pixels import (
-    Box,
-    centre_box,
-    decode,
-    random_box,
-    resize_centre,
-    resize_crop,
-)
+from mmvicreg.modalities.decoding.crops import Box, centre_box, random_box, resize_centre, resize_crop
+from mmvicreg.modalities.decoding.pixels import decode
 
 
 def saved(image, format, **options):

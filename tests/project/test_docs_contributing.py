@@ -60,4 +60,4 @@ def test_the_linter_is_pinned_to_one_version_everywhere() -> None:
     (pin,) = [name for name in extras["test"] if name.startswith("ruff==")]
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert [hook["additional_dependencies"] for hook in hooks if "ruff" in hook["id"]] == [[pin], [pin]]
-    assert f'"{pin}"' in (ROOT / ".ci/run").read_text()
+    assert "pyproject.toml" in (ROOT / ".ci/run").read_text(), "which reads the pin there"

@@ -26,6 +26,8 @@ LAYERS = [
     {"training"},
     {"solvers"},
     {"preparation"},
+    {"studies"},
+    {"exploration"},
     {"cli"},
 ]
 """A folder imports only from itself and from the layers before it."""

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from photographs import encoded
+from small_shards import small_shard
 from webdataset import TarWriter
 
 import mmvicreg as mm
@@ -29,11 +29,7 @@ SMALL_IMAGE = ("--image.encoder", "timm/test_resnet", "--image.weights", "")
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The first 64 samples of the demo's shards."""
-    path = tmp_path_factory.mktemp("small") / "small-000.tar"
-    with tarfile.open(ROOT / "data/demo/train-000000.tar") as whole, tarfile.open(path, "w") as small:
-        for member in whole.getmembers()[: 3 * 64]:
-            small.addfile(member, whole.extractfile(member))
-    return str(path)
+    return small_shard(tmp_path_factory.mktemp("small") / "small-000.tar")
 
 
 def start(recipe: str, *options: str, cwd: Path) -> mm.Summary:

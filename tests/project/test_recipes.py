@@ -1,20 +1,20 @@
-"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises."""
+"""Every recipe runs as a user runs it, at toy size; the demo reaches what it promises.
+
+The commands are those of README.md and docs/first-run.md.
+"""
 
 import json
-import os
-import re
 import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_run import ROOT, blocks, commands, start
 
 from mmvicreg.evaluation.summary import read_summary
 
-ROOT = Path(__file__).parents[2]
 TOY = [
     *("--batch-size", "32", "--epochs", "0.1", "--log-every", "1", "--optimizer.warmup-epochs", "0"),
     *("--image.encoder", "timm/test_resnet", "--image.weights", "", "--image.size", "32"),
@@ -38,42 +38,8 @@ TOY_TEXT = [
 ]
 
 
-def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment in ``cwd``; its output is shown where it fails."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo as README's first command runs it, once installed."""
-    folder = tmp_path_factory.mktemp("demo")
-    for name in ("recipes", "data"):
-        (folder / name).symlink_to(ROOT / name)
-    install, _, command = commands("bash")[0].partition(" && ")
-    assert install == 'pip install -e ".[demo]"'
-    start(*shlex.split(command), cwd=folder)
-    return folder / "runs/demo"
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of README in one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-
-
-def commands(language: str) -> list[str]:
-    """Every command line of README's blocks, comments left out."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(language) for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:

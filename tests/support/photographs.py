@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from mmvicreg import BadSampleError, Item, Reader, Sample
-from mmvicreg.modalities.decoding.pixels import decode, random_box, resize_crop
+from mmvicreg.modalities.decoding.crops import random_box, resize_crop
+from mmvicreg.modalities.decoding.pixels import decode
 
 
 @cache

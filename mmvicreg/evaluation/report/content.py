@@ -17,7 +17,7 @@ from mmvicreg.modalities import audio
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.modalities.decoding.arrays import first_member
 from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
-from mmvicreg.modalities.decoding.records import captions_of, read_record
+from mmvicreg.modalities.decoding.records import captions_of, read_record, read_text
 from mmvicreg.modalities.text import TextReader
 from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetcher import Fetcher
@@ -77,6 +77,24 @@ class SampleContent:
             if items:
                 found.append(self.show(view, number, items[0].identity))
         return found
+
+    def describe(self, view: str, number: int, identity: str) -> tuple[str, str]:
+        """(source, text) of the item ``identity`` of sample ``number`` without decoding it: of a text the text itself,
+        of others the caption of their sample."""
+        sample = self.sample(view, number)
+        is_text = isinstance(self._readers[view], TextReader)
+        return source_of(sample), identity if is_text else self.caption(sample) or identity
+
+    def label(self, number: int, name: str) -> str:
+        """The field ``name`` of the json member of a sample, or its cls member where ``name`` is empty; empty if it has
+        none."""
+        sample = self._fetch(*self._index.place(number), ("json", "cls"))
+        try:
+            if name:
+                return str(read_record(sample.members.get("json", b"{}"), "json").get(name, ""))
+            return read_text(sample.members.get("cls", b""), "cls").strip()
+        except BadSampleError:
+            return ""
 
     def caption(self, sample: Sample) -> str:
         """The first caption of a sample, or empty."""

@@ -69,8 +69,14 @@ def training_samples(shards: str, readers: Mapping[str, Reader], *, count: int) 
         index = open_index(shards)
     except UserError:
         return []
-    content, found = SampleContent(readers, index), []
-    for number in np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)):
+    chosen = np.linspace(0, len(index) - 1, count).round().astype(int)
+    return samples_of(SampleContent(readers, index), chosen)
+
+
+def samples_of(content: SampleContent, numbers: np.ndarray) -> list[Example]:
+    """The samples of these numbers, each once: its first item, and what belongs to it."""
+    found = []
+    for number in np.unique(numbers):
         shown = content.items(int(number))
         if shown:
             found.append(Example(shown[0], tuple(Result(part, False, 0.0) for part in shown[1:]), 0.0))

@@ -50,14 +50,15 @@ def write_report(report: Report, path: str | Path) -> Path:
 
 def render(report: Report) -> str:
     """The whole page as text."""
-    return _environment().get_template("report.html").render(
-        report=report, style=_style(), columns=[*COLUMNS, "HSIC of two dimensions", "dHSIC of four"],
+    return environment().get_template("report.html").render(
+        report=report, style=page_style(), columns=[*COLUMNS, "HSIC of two dimensions", "dHSIC of four"],
         recalls=_recalls(report),
     )  # fmt: skip
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The template engine of every page, with its filters; everything that a template inserts is escaped."""
     made = Environment(
         loader=PackageLoader("mmvicreg.evaluation.report", "templates"),
         autoescape=True,
@@ -79,7 +80,8 @@ def _environment() -> Environment:
     return made
 
 
-def _style() -> Markup:
+def page_style() -> Markup:
+    """The style sheet of every page."""
     return Markup((Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8"))
 
 

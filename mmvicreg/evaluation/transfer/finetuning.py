@@ -1,9 +1,10 @@
-"""Fine-tuning an encoder and a linear classifier on a small share of the labels: the semi-supervised protocol.
+"""Fine-tuning an encoder and a linear classifier on a small fraction of the labels: the semi-supervised protocol.
 
 VICReg (arXiv 2105.04906, appendix; the authors' evaluate.py): 20 epochs of SGD, momentum 0.9, batch 256, no weight
-decay, cosine to 0 by epoch; encoder and classifier at 0.03 and 0.08 with 1% of the labels, 0.01 and 0.1 with 10%.
-SwAV (arXiv 2006.09882): 0.02 and 5, or 0.01 and 0.2, times 0.2 after 60% and 80% of the epochs. Scores are those of
-the last epoch; these two codes report the best epoch on the test set, which is a little higher.
+decay, learning rates to 0 by a cosine of the epoch; encoder and classifier begin at 0.03 and 0.08 with 1% of the
+labels, 0.01 and 0.1 with 10%. SwAV (arXiv 2006.09882): 0.02 and 5, or 0.01 and 0.2, multiplied by 0.2 after 60% and 80%
+of the epochs. Scores are those of the last epoch; the code of both papers reports the best epoch on the test set, which
+is a little higher.
 """
 
 from __future__ import annotations
@@ -44,27 +45,27 @@ class FineTuning:
     seed: int = 0
 
     def factor(self, epoch: int) -> float:
-        """What an epoch multiplies the learning rates with."""
+        """The factor of both learning rates in an epoch."""
         if self.schedule == "cosine":
             return (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return 0.2 ** sum(epoch >= share * self.epochs for share in (0.6, 0.8))
+        return 0.2 ** sum(epoch >= part * self.epochs for part in (0.6, 0.8))
 
 
-def balanced_subset(labels_N: np.ndarray, *, share: float, seed: int = 0) -> np.ndarray:
-    """Sample numbers of ``share`` of every class, at least one of each, ascending.
+def balanced_subset(labels_N: np.ndarray, *, fraction: float, seed: int = 0) -> np.ndarray:
+    """Sample numbers of ``fraction`` of every class, at least one of each, ascending.
 
-    ``labels_N``: class numbers, below 0 for none. A smaller share of the same seed is part of a larger one. Raises
-    ValueError for a share outside 0 to 1, or no labels.
+    ``labels_N``: class numbers, below 0 for none. A smaller fraction with the same seed is part of a larger one. Raises
+    ValueError for a fraction outside 0 to 1, or no labels.
     """
-    if not 0 < share <= 1:
+    if not 0 < fraction <= 1:
         raise InvalidValueError(
-            f"share is {share}; expected more than 0 and at most 1 (0.01 for 1% of the labels)"
+            f"fraction is {fraction}; expected more than 0 and at most 1 (0.01 for 1% of the labels)"
         )
     chosen = []
     for label in np.unique(labels_N[labels_N >= 0]).tolist():
         numbers = np.flatnonzero(labels_N == label)
         order = generator(seed, "subset", label).permutation(len(numbers))
-        chosen.append(numbers[order[: max(1, round(share * len(numbers)))]])
+        chosen.append(numbers[order[: max(1, round(fraction * len(numbers)))]])
     if not chosen:
         raise InvalidValueError("no sample has a label; nothing to choose from")
     return np.sort(np.concatenate(chosen))
@@ -161,7 +162,7 @@ def _step(model: Classifier, optimizer: torch.optim.SGD, batch: Batch, device: s
 
 
 def _name(model: Classifier, index: ShardIndex, readers: dict[str, Reader], how: FineTuning) -> str:
-    """Changes with the data, the protocol, and the weights it begins from."""
+    """A digest of the data, the protocol and the initial weights."""
     digest = hashlib.sha256(f"{index.cache_key} {how} {readers}".encode())
     for name, value in tensors.tensors_of(model).items():
         digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -179,7 +180,7 @@ def _save(model: Classifier, optimizer: torch.optim.SGD, folder: Path, step: int
 
 
 def _restore(model: Classifier, optimizer: torch.optim.SGD, folder: Path, name: str) -> int:
-    """Fill in the newest checkpoint; the step it is of, 0 where there is none."""
+    """Load the newest checkpoint and give its step, 0 where there is none."""
     path, _ = checkpoint.newest_whole(folder) if folder.is_dir() else (None, [])
     checkpoint.set_aside(folder, path)
     if path is None:

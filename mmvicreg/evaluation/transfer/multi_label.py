@@ -1,6 +1,6 @@
-"""Several labels a row: average precision as scikit-learn's and as PASCAL VOC 2007's own.
+"""Several labels for each item: average precision as scikit-learn defines it, and as PASCAL VOC 2007 does.
 
-Shapes: M test rows, C classes.
+Shapes: M test items, C classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmvicreg.evaluation.unit_rows import require_finite
 class MultiLabelled:
     """Scores of one classifier; classes without a positive are left out of the means, and nan in the arrays.
 
-    ``chance``: the mean share of positives, which is the average precision of constant scores.
+    ``chance``: the mean fraction of positives, which is the average precision of constant scores.
     """
 
     mean_average_precision: float
@@ -44,13 +44,13 @@ def score_labels(scores_MC: Tensor | np.ndarray, targets_MC: np.ndarray) -> Mult
         average_precision(scores, targets),
         average_precision(scores, targets, eleven_point=True),
     )
-    share = targets.mean(0)[targets.any(0)]
+    fractions = targets.mean(0)[targets.any(0)]
     return MultiLabelled(
         mean_average_precision=float(np.nanmean(by_class)),
         mean_eleven_point=float(np.nanmean(eleven)),
         average_precision=by_class,
         eleven_point=eleven,
-        chance=float(share.mean()),
+        chance=float(fractions.mean()),
         classes=targets.shape[1],
         rows=len(targets),
     )

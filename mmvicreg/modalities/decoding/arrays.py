@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.stream.reader import BadSampleError
+from mmvicreg.stream.reader import BadSampleError, decoding
+
+NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+"""Readers of an npy header by version; numpy bounds its length at 10,000 bytes."""
 
 
 def first_member(members: Mapping[str, bytes], suffixes: tuple[str, ...]) -> tuple[str, bytes] | None:
@@ -39,63 +44,67 @@ def read_array(data: bytes, suffix: str, *, name: str = "", max_elements: int) -
     else:
         raise InvalidValueError(f"member {suffix!r}: expected a suffix ending in npy, safetensors or png")
     _check_elements(array.shape, max_elements)
-    if array.dtype.kind not in "fiub":
-        raise BadSampleError(f"an array of {array.dtype}; expected real numbers")
+    _check_numbers(array.dtype)
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
     if not np.isfinite(values).all():
-        raise BadSampleError(f"an array with {int((~np.isfinite(values)).sum())} values that are not finite")
+        raise BadSampleError(f"not finite: {int((~np.isfinite(values)).sum())} values of an array")
     return values
 
 
 def _check_elements(shape: tuple[int, ...], limit: int) -> None:
     if math.prod(shape) > limit:
-        raise BadSampleError(f"an array of shape {shape}; at most {limit} elements are read")
+        raise BadSampleError(
+            f"too many elements: an array of shape {str(shape)[:80]}; at most {limit} are read"
+        )
+
+
+def _check_numbers(dtype: np.dtype) -> None:
+    if dtype.kind not in "fiub" or dtype.shape:
+        raise BadSampleError(f"not numbers: an array of {str(dtype)[:80]}; expected real numbers")
 
 
 def _read_npy(data: bytes, limit: int) -> np.ndarray:
+    """The array, without a copy of its numbers: what the header promises is compared with the bytes that follow."""
     file = io.BytesIO(data)
-    try:
+    with decoding("not an npy array of numbers"):
         version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise BadSampleError(f"npy version {version}; expected 1.0 or 2.0")
-        shape, _, _ = readers[version](file)
+        if version not in NPY_HEADERS:
+            raise BadSampleError(f"npy version: {version}; expected 1.0 or 2.0")
+        shape, columns_first, dtype = NPY_HEADERS[version](file)
         _check_elements(shape, limit)
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
-    except BadSampleError:
-        raise
-    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
-        raise BadSampleError(f"not an npy array of numbers: {error}") from None
+        _check_numbers(dtype)
+        count = math.prod(shape)
+        if min(shape, default=1) < 0 or count * dtype.itemsize > len(data) - file.tell():
+            raise BadSampleError(
+                f"cut npy array: shape {str(shape)[:80]} with {len(data) - file.tell()} bytes behind it; expected "
+                f"{count * dtype.itemsize}"
+            )
+        array = np.frombuffer(data, dtype, count, file.tell())
+        return array.reshape(shape, order="F" if columns_first else "C")
 
 
 def _read_safetensors(data: bytes, name: str) -> np.ndarray:
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    with decoding("not a safetensors file"):
         tensors = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise BadSampleError(f"not a safetensors file: {error}") from None
     if name in tensors:
         return tensors[name]
     if name or len(tensors) != 1:
-        raise BadSampleError(f"no tensor {name!r}; the member has {', '.join(sorted(tensors)) or 'none'}")
+        names = ", ".join(sorted(tensors)) or "none"
+        raise BadSampleError(f"no such tensor: {name!r}; the member has {names[:200]}")
     return next(iter(tensors.values()))
 
 
 def _read_png(data: bytes, limit: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            _check_elements((picture.height, picture.width, len(picture.getbands())), limit)
-            if data[24] == 16 and not picture.mode.startswith("I"):
-                # Pillow would cut them to 8 bits without a word.
-                raise BadSampleError(f"a 16-bit PNG of mode {picture.mode}; only grey ones are read, use npy")
-            return np.asarray(picture)
-    except BadSampleError:
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise BadSampleError(f"not a PNG: {error}") from None
+    with decoding("not a PNG"), Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        _check_elements((picture.height, picture.width, len(picture.getbands())), limit)
+        if data[24] == 16 and not picture.mode.startswith("I"):
+            # Pillow would cut them to 8 bits without a word.
+            raise BadSampleError(
+                f"16-bit PNG in colour: mode {picture.mode}; only grey ones are read, use npy"
+            )
+        return np.asarray(picture)

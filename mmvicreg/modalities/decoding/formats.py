@@ -17,6 +17,10 @@ ARRAYS = ("npy", "safetensors")
 """Suffixes of members that hold one array of numbers."""
 
 
+MAX_BYTES = 64_000_000
+"""Bytes of the largest picture that is read."""
+
+
 def is_picture(suffix: str) -> bool:
     """Whether a file or member suffix, with or without a leading dot, in any case, is of a picture we decode."""
     return suffix.lower().removeprefix(".") in PICTURES

@@ -1,4 +1,4 @@
-"""Bytes of a picture -> uint8 (H, W, 3) by documented rules, and the crop that a training step takes of it.
+"""Bytes of a picture to uint8 (H, W, 3), by documented rules.
 
 JPEG is decoded by simplejpeg in its strict mode, which notices damage that Pillow, torchvision and OpenCV
 paint over; what it refuses is tried once with Pillow and, where that succeeds, marked as recovered. All
@@ -6,17 +6,15 @@ other formats go through Pillow. Rules, each with a test on a real file:
 
 =====================  ===============================================================================
 formats                JPEG, PNG, WebP, TIFF, AVIF, GIF, BMP; everything else is rejected
-size                   checked in the header, before any pixel is decoded: at most ``max_pixels``
+size                   checked in the header, before any pixel is decoded: at most ``max_pixels``, half of it for
+                       WebP and AVIF; decoding takes at most 12 bytes of memory for each pixel of that limit
 transparency           composited on white (alpha channel, palette or colour-key)
 16 bits a channel      the high byte is kept (Pillow's own conversion would saturate to white)
 grey, CMYK, palette    converted to RGB (CMYK by Pillow)
-EXIF orientation       applied: the picture stands upright (open_clip ignores the tag)
+EXIF orientation       applied: the picture stands upright (open_clip ignores the tag); an unreadable EXIF block
+                       leaves the picture as it is, recovered
 animated, paged        the first frame or page
 =====================  ===============================================================================
-
-Pixels agree with open_clip's, in training and evaluation, within 1 of 255 wherever a crop shrinks: full decode,
-then antialiased bicubic on uint8. Where it grows, about one value in a thousand differs by up to 5 (Pillow
-rounds between passes).
 """
 
 from __future__ import annotations
@@ -24,21 +22,26 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import simplejpeg
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from mmvicreg.modalities.decoding.formats import PILLOW_FORMATS
-from mmvicreg.stream.reader import BadSampleError
+from mmvicreg.modalities.decoding.formats import MAX_BYTES, PILLOW_FORMATS
+from mmvicreg.stream.reader import BadSampleError, decoding
 
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 64_000_000
 ORIENTATION = 0x0112
-LONGEST = 16
-"""Sides of a picture differ by at most this factor when it is resized whole."""
+COPIES = {"WEBP": 2, "AVIF": 2}
+"""Formats whose libraries hold several copies of the pixels: the limit of pixels is divided by this number."""
+STRIP = 1 << 20
+"""Pixels that are converted at a time."""
+TILE_SIDES = (322, 323)
+"""TIFF tags of the width and height of a tile."""
+LARGEST_TILE = 1 << 22
+"""Pixels of a TIFF tile that any picture may have."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,6 @@ class Picture:
 
     array: np.ndarray
     recovered: str = ""
-
-
-class Box(NamedTuple):
-    """A crop in pixels."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 def decode(
@@ -85,55 +79,111 @@ def decode(
             )
     except BadSampleError:
         raise
-    except (ValueError, KeyError) as error:  # KeyError: a header whose colour space has no number
+    except Exception as error:  # such as KeyError: a header whose colour space has no number
         return Picture(_by_pillow(data, max_pixels=max_pixels).array, f"damaged JPEG: {error}")
     return Picture(_upright(array, data))
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise BadSampleError(f"too many pixels: {width} x {height}, the limit is {max_pixels}")
+def _check_size(width: int, height: int, max_pixels: int, *, of: str = "") -> None:
+    limit = max_pixels // COPIES.get(of, 1)
+    if width * height > limit:
+        half = f", half of max_pixels for {of}" if of in COPIES else ""
+        raise BadSampleError(f"too many pixels: {width} x {height}, the limit is {limit}{half}")
     if width < 1 or height < 1:
         raise BadSampleError(f"no pixels: {width} x {height}")
 
 
 def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
     try:
-        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
-            _check_size(*image.size, max_pixels)
-            image.load()
-            return Picture(np.asarray(_rgb(ImageOps.exif_transpose(image))))
-    except UnidentifiedImageError:
-        raise BadSampleError(
-            f"not a picture: none of {', '.join(PILLOW_FORMATS)}; it begins {data[:12]!r}"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadSampleError(f"too many pixels: {error}") from None
-    except BadSampleError:
+        with decoding("damaged picture"):
+            if canvas := webp_canvas(data[:30]):
+                _check_size(*canvas, max_pixels, of="WEBP")
+            with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+                _check_size(*image.size, max_pixels, of=image.format or "")
+                _check_tile(image)
+                image.load()
+                turn, fault = _orientation(image)
+                return Picture(_oriented(rgb_array(image), turn), fault)
+    except BadSampleError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise BadSampleError(
+                f"not a picture: none of {', '.join(PILLOW_FORMATS)}; it begins {data[:12]!r}"
+            ) from None
+        if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise BadSampleError(f"too many pixels: {error.__cause__}") from None
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's plugins raise anything on damaged bytes: OSError, SyntaxError, struct...
-        raise BadSampleError(f"damaged picture: {type(error).__name__}: {error}") from None
+
+
+def webp_canvas(start: bytes) -> tuple[int, int] | None:
+    """Width and height that the first 30 bytes of a WebP declare, None for other files.
+
+    libwebp fills a canvas of this size while the file is opened: the check comes before that.
+    """
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP" or len(start) < 30:
+        return None
+    kind, head = start[12:16], start[20:30]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (4, 7))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width, height
+
+
+def _check_tile(image: Image.Image) -> None:
+    """Refuse a TIFF whose tiles, each decoded whole, are far larger than the picture."""
+    if not isinstance(image, TiffImageFile):
+        return
+    sides: Any = [image.tag_v2.get(tag) for tag in TILE_SIDES]
+    if all(isinstance(side, int) for side in sides):
+        tile, most = math.prod(sides), max(2 * math.prod(image.size), LARGEST_TILE)
+        if tile > most:
+            raise BadSampleError(f"too many pixels: a tile of {sides[0]} x {sides[1]}, the limit is {most}")
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
     """uint8 (H, W, 3) of an opened picture, by the rules of this module: upright, on white, 8 bits a channel."""
-    return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    image.load()
+    return _oriented(rgb_array(image), _orientation(image)[0])
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        wide = np.asarray(image)
-        low = wide.max(initial=0) <= 255 and not image.mode.startswith("I;16")
-        return Image.fromarray(
-            (wide if low else wide.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+def _orientation(image: Image.Image) -> tuple[int, str]:
+    """The EXIF orientation, and what is wrong with it: an unreadable tag says nothing about the pixels."""
+    try:
+        turn = image.getexif().get(ORIENTATION, 1)
+    except Exception as error:  # Pillow's parsers raise anything
+        return 1, f"unreadable EXIF: {type(error).__name__}: {str(error)[:200]}"
+    return (turn, "") if turn in range(1, 9) else (1, "")
+
+
+def rgb_array(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture, converted in strips, which take little memory."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    wide = image.mode.startswith(("I", "F"))
+    extrema: Any = image.getextrema() if wide else None
+    low = wide and not image.mode.startswith("I;16") and extrema[1] <= 255
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        if wide:
+            numbers = np.asarray(strip)
+            numbers = numbers if low else numbers.astype(np.int64) >> 8
+            array[top : top + rows] = numbers.clip(0, 255).astype(np.uint8)[..., None]
+        else:
+            array[top : top + rows] = np.asarray(_on_white(strip))
+    return array
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
 def _upright(array: np.ndarray, data: bytes) -> np.ndarray:
@@ -142,8 +192,15 @@ def _upright(array: np.ndarray, data: bytes) -> np.ndarray:
         return array
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            turn = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # an unreadable tag says nothing about the pixels, which were decoded strictly
+            turn, _ = _orientation(image)
+    except Exception:  # a header that only Pillow refuses; the pixels were decoded strictly
+        return array
+    return _oriented(array, turn)
+
+
+def _oriented(array: np.ndarray, turn: int) -> np.ndarray:
+    """uint8 (H, W, 3) turned by an EXIF orientation, 1 to 8."""
+    if turn == 1:
         return array
     if turn in (5, 6, 7, 8):
         array = array.transpose(1, 0, 2)
@@ -162,75 +219,3 @@ def _has_exif(data: bytes) -> bool:
             return True
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
-
-
-def random_box(
-    generator: np.random.Generator,
-    width: int,
-    height: int,
-    *,
-    scale: tuple[float, float] = (0.9, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Box:
-    """The crop of torchvision's RandomResizedCrop: uniform area and log aspect, ten tries, else centre."""
-    area, log_ratio = width * height, (math.log(ratio[0]), math.log(ratio[1]))
-    for _ in range(10):
-        u = generator.random(4).tolist()
-        target = area * (scale[0] + (scale[1] - scale[0]) * u[0])
-        aspect = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * u[1])
-        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(u[2] * (width - w + 1)), int(u[3] * (height - h + 1)), w, h)
-    w = min(width, round(height * ratio[1])) if width / height > ratio[1] else width
-    h = min(height, round(width / ratio[0])) if width / height < ratio[0] else height
-    return Box((width - w) // 2, (height - h) // 2, w, h)
-
-
-def centre_box(width: int, height: int) -> Box:
-    """The largest square in the middle."""
-    side = min(width, height)
-    return Box((width - side) // 2, (height - side) // 2, side, side)
-
-
-def resize_crop(array: np.ndarray, box: Box, size: int) -> torch.Tensor:
-    """Crop ``box`` of uint8 (H, W, 3) and resize to uint8 (3, size, size), bicubic with antialiasing.
-
-    Same pixels as torchvision's ``v2`` resize on uint8.
-    """
-    left, top, width, height = box
-    crop = array[top : top + height, left : left + width]
-    if (width, height) == (size, size):
-        return torch.tensor(crop).permute(2, 0, 1)
-    return _resize(crop, (size, size))
-
-
-def resize_centre(array: np.ndarray, size: int) -> torch.Tensor:
-    """Resize uint8 (H, W, 3) so that its shorter side is ``size``, then cut the middle: uint8 (3, size, size).
-
-    What open_clip evaluates on, with its rounding: pixels at the cut see what lies beyond it. Of a strip longer than
-    16 times its width only the middle is resized.
-    """
-    height, width = array.shape[:2]
-    longest = LONGEST * min(height, width)
-    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    array = array[top : top + longest, left : left + longest]
-    height, width = array.shape[:2]
-    if height < width:
-        height, width = size, int(size * width / height)
-    else:
-        height, width = int(size * height / width), size
-    whole = torch.tensor(array).permute(2, 0, 1)
-    if (height, width) != array.shape[:2]:
-        whole = _resize(array, (height, width))
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return whole[:, top : top + size, left : left + size]
-
-
-def _resize(crop: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    if not crop.flags.writeable:  # Pillow lends its buffer read-only, torch only takes what it may write
-        crop = crop.copy()
-    # [None] first: then torch sees channels-last strides and takes its interleaved path, 1.6 times faster
-    pixels = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
-    return torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)[
-        0
-    ]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmvicreg.stream.reader import BadSampleError
+from mmvicreg.stream.reader import BadSampleError, decoding
 
 MAX_BYTES = 1_000_000
 """A larger member is rejected before it is decoded (chosen; captions and records are below 10 kB)."""
@@ -19,11 +19,11 @@ MAX_DIGITS = 400
 def read_text(data: bytes, suffix: str) -> str:
     """UTF-8 text, a byte-order mark left out. Raises BadSampleError for other bytes and above MAX_BYTES."""
     if len(data) > MAX_BYTES:
-        raise BadSampleError(f"member {suffix!r} has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
-    try:
+        raise BadSampleError(
+            f"member too large: {suffix} has {len(data):,} bytes, at most {MAX_BYTES:,} are read"
+        )
+    with decoding(f"member {suffix!r} is not UTF-8 text"):
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadSampleError(f"member {suffix!r} is not UTF-8 text: {error}") from None
 
 
 def read_record(data: bytes, suffix: str) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def read_record(data: bytes, suffix: str) -> dict[str, Any]:
     tokenizer or file can hold.
     """
     text = read_text(data, suffix)
-    try:
+    with decoding(f"member {suffix!r} is not JSON"):
         found = json.loads(text, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        raise BadSampleError(f"member {suffix!r} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise BadSampleError(f"member {suffix!r} holds {type(found).__name__}; expected a JSON object")
+        raise BadSampleError(
+            f"not a record: member {suffix!r} holds {type(found).__name__}, expected a JSON object"
+        )
     # Only an escape can make a surrogate: the bytes themselves are valid UTF-8.
     if "\\ud" in text or "\\uD" in text:
         _refuse_surrogates(found, suffix)
@@ -48,10 +48,8 @@ def read_record(data: bytes, suffix: str) -> dict[str, Any]:
 def read_csv_record(data: bytes, suffix: str) -> dict[str, Any] | None:
     """The first record below a header line; None where there is none. Raises BadSampleError."""
     text = read_text(data, suffix)
-    try:
+    with decoding(f"member {suffix!r} is not a CSV table"):
         return next(csv.DictReader(io.StringIO(text, newline="")), None)
-    except csv.Error as error:
-        raise BadSampleError(f"member {suffix!r} is not a CSV table: {error}") from None
 
 
 def _integer(digits: str) -> int | float:
@@ -60,12 +58,8 @@ def _integer(digits: str) -> int | float:
 
 
 def _refuse_surrogates(found: dict[str, Any], suffix: str) -> None:
-    try:
+    with decoding(f"member {suffix!r} holds a lone surrogate, which is not text"):
         json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except (UnicodeEncodeError, RecursionError) as error:
-        raise BadSampleError(
-            f"member {suffix!r} holds a lone surrogate, which is not text: {error}"
-        ) from None
 
 
 def captions_of(

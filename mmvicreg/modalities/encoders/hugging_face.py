@@ -58,12 +58,12 @@ def read_config(folder: str, *, encoder: str) -> Any:
 
     Raises ValueError where there is none, and for an attention implementation that would be downloaded as code.
     """
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError, StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, HTTPError, ValueError) as error:
+    except (OSError, HTTPError, ValueError, StrictDataclassError) as error:
         raise InvalidValueError(
             f"encoder {encoder!r}: transformers finds no model there; expected a folder with config.json (and "
             f"model.safetensors), or a model name that can be downloaded ({error})"

@@ -1,0 +1,263 @@
+"""The methods of the comparison: how each is fitted and scored, and what is tuned about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pair_features import Division, divide, parse_regime
+from pair_heads import HeadSettings, make_heads, train_heads
+from pair_scores import Embedder, Ensemble, score_model
+from pair_solutions import SolvedHeads, solve_heads
+from safetensors.torch import load_file
+
+import mmvicreg as mm
+from mmvicreg.evaluation.summary import Summary
+from mmvicreg.files import write_tensors
+from mmvicreg.studies.space import Choice, Space, Uniform, Value
+from mmvicreg.studies.study import Trial
+
+FEATURES = Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
+HEADS: Space = {
+    "learning_rate": Uniform(1e-4, 1e-2, log=True),
+    "weight_decay": Uniform(1e-4, 1.0, log=True),
+    "batch": Choice((64, 128, 256, 512)),
+    "steps": Choice((100, 200, 400)),
+    "width": Choice((128, 256, 384)),
+    "hidden": Choice((0, 512)),
+    "image_map": Choice(("root", "unit")),
+    "augment": Choice((True, False)),
+}
+MAPS: Space = {
+    "image_map": Choice(("root", "unit")),
+    "augment": Choice((True, False)),
+    "concept_power": Choice((0.0, 0.5, 1.0)),
+}
+KERNELS: Space = {
+    "landmarks": Choice((500, 1000, 1500)),
+    "image_bandwidth": Uniform(0.3, 3.0, log=True),
+    "text_bandwidth": Uniform(0.3, 3.0, log=True),
+}
+AXES: Space = {
+    "image_ridge": Uniform(1e-3, 10.0, log=True),
+    "text_ridge": Uniform(1e-3, 10.0, log=True),
+    "axis_power": Uniform(0.0, 1.5),
+    "width": Choice((128, 256, 384)),
+}
+RIDGES: Space = {
+    "image_ridge": Uniform(1e-3, 10.0, log=True),
+    "text_ridge": Uniform(1e-3, 10.0, log=True),
+    "target_ridge": Uniform(1e-3, 10.0, log=True),
+    "target_power": Uniform(0.0, 1.0),
+}
+
+Settings = Mapping[str, Value]
+
+
+def _division(trial: Trial) -> Division:
+    return divide(FEATURES, parse_regime(trial.regime), seed=trial.seed)
+
+
+def _finish(trial: Trial, model: Embedder) -> None:
+    division = _division(trial)
+    found = score_model(model, division.validation, division.train)
+    named = {f"validation.{name}": value for name, value in found.to_json().items()}
+    Summary("studies/pairs.py", str(trial.out), 0, named, settings=dict(trial.settings)).write(
+        trial.out / "summary.json"
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Heads trained by gradient."""
+
+    objective: Callable[[Settings], mm.Objective]
+    """from all settings of a trial"""
+    predict: bool = False
+    """score with predictions both ways"""
+    identities: bool = False
+    """tell the objective which pairs have the same caption"""
+    members: int = 1
+    """models trained with different seeds, whose cosines are added"""
+
+    def train(self, trial: Trial) -> None:
+        """Train, keep the heads, and score validation pairs."""
+        division, settings = _division(trial), _head_settings(trial)
+        found = [
+            train_heads(
+                division,
+                settings,
+                self.objective(trial.settings),
+                predict=self.predict,
+                identities=self.identities,
+                seed=1000 * trial.seed + member,
+            )
+            for member in range(self.members)
+        ]
+        for number, heads in enumerate(found):
+            state = {name: value.contiguous() for name, value in heads.state_dict().items()}
+            trial.out.mkdir(parents=True, exist_ok=True)
+            write_tensors(trial.out / f"heads-{number}.safetensors", state)
+        _finish(trial, Ensemble(found) if len(found) > 1 else found[0])
+
+    def test(self, trial: Trial) -> dict[str, float]:
+        """Scores of the kept heads on test pairs."""
+        division, settings = _division(trial), _head_settings(trial)
+        found = []
+        for number in range(self.members):
+            heads = make_heads(division, settings, self.objective(trial.settings), predict=self.predict)
+            heads.load_state_dict(load_file(trial.out / f"heads-{number}.safetensors"))
+            found.append(heads.eval())
+        model: Embedder = Ensemble(found) if len(found) > 1 else found[0]
+        return score_model(model, division.test, division.train).to_json()
+
+
+def _head_settings(trial: Trial) -> HeadSettings:
+    return HeadSettings(**{each.name: trial.settings[each.name] for each in fields(HeadSettings)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Heads in closed form."""
+
+    solver: Callable[[Settings], mm.CCA | mm.Ridge]
+    kernel: bool = False
+    """behind a Gaussian kernel of each branch, by Nyström landmarks"""
+
+    def fit(self, trial: Trial) -> SolvedHeads:
+        """The heads."""
+        solver = self.solver(trial.settings)
+        return solve_heads(_division(trial), trial.settings, solver, kernel=self.kernel, seed=trial.seed)
+
+    def train(self, trial: Trial) -> None:
+        """Solve and score validation pairs."""
+        _finish(trial, self.fit(trial))
+
+    def test(self, trial: Trial) -> dict[str, float]:
+        """Solve as the trial did, and score test pairs."""
+        division = _division(trial)
+        return score_model(self.fit(trial), division.test, division.train).to_json()
+
+
+def regularized(alignment: mm.Alignment, regularizer: Callable[[], mm.Regularizer]) -> mm.Objective:
+    """One regularizer a branch, of the same kind."""
+    return mm.Objective(alignment, {"image": regularizer(), "text": regularizer()})
+
+
+def vicreg(s: Settings) -> mm.Objective:
+    """Invariance and VICReg."""
+    return regularized(mm.Invariance(25.0), lambda: mm.VICReg(float(s["variance"]), float(s["covariance"])))
+
+
+def visreg(s: Settings) -> mm.Objective:
+    """Invariance and VISReg."""
+    return regularized(
+        mm.Invariance(float(s["invariance"])), lambda: mm.VISReg(1.0, float(s["shape"]), 1.0, slices=256)
+    )
+
+
+def sigreg(s: Settings) -> mm.Objective:
+    """Invariance and SIGReg."""
+    return regularized(
+        mm.Invariance(float(s["invariance"])), lambda: mm.SIGReg(float(s["sigreg"]), slices=256)
+    )
+
+
+def prediction(s: Settings) -> mm.Prediction:
+    """Linear predictors into the other branch, behind a stop-gradient."""
+    width = int(s["width"])
+    return mm.Prediction(widths=(width, width), hidden=())
+
+
+CONTRASTIVE, REGULARIZED, CLOSED = "contrastive", "per-branch regularized", "closed form"
+TEMPERATURE: Space = {"temperature": Uniform(0.02, 0.2, log=True)}
+VICREG: Space = {"variance": Uniform(5.0, 100.0, log=True), "covariance": Uniform(0.2, 30.0, log=True)}
+INVARIANCE: Space = {"invariance": Uniform(0.3, 100.0, log=True)}
+SIGREG: Space = {"sigreg": Uniform(1e-3, 1.0, log=True)}
+
+WAYS: dict[str, tuple[str, Trained | Solved, Space]] = {
+    "infonce": (
+        CONTRASTIVE,
+        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"])))),
+        TEMPERATURE,
+    ),
+    "infonce_two_models": (
+        CONTRASTIVE,
+        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"]))), members=2),
+        TEMPERATURE,
+    ),
+    "infonce_identities": (
+        CONTRASTIVE,
+        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"]))), identities=True),
+        TEMPERATURE,
+    ),
+    "siglip": (CONTRASTIVE, Trained(lambda s: mm.Objective(mm.Sigmoid())), {}),
+    "vse++": (
+        CONTRASTIVE,
+        Trained(lambda s: mm.Objective(mm.MaxHinge(margin=float(s["margin"])))),
+        {"margin": Uniform(0.05, 0.5)},
+    ),
+    "vicreg": (REGULARIZED, Trained(vicreg), VICREG),
+    "visreg": (REGULARIZED, Trained(visreg), {**INVARIANCE, "shape": Uniform(0.3, 30.0, log=True)}),
+    "sigreg": (REGULARIZED, Trained(sigreg), {**INVARIANCE, **SIGREG}),
+    "barlow": (
+        REGULARIZED,
+        Trained(lambda s: mm.Objective(mm.BarlowTwins(redundancy=float(s["redundancy"])))),
+        {"redundancy": Uniform(5e-4, 0.1, log=True)},
+    ),
+    "wmse": (REGULARIZED, Trained(lambda s: mm.Objective(mm.WhitenedMSE(size=512))), {}),
+    "prediction+sigreg": (
+        REGULARIZED,
+        Trained(
+            lambda s: regularized(prediction(s), lambda: mm.SIGReg(float(s["sigreg"]), slices=256)),
+            predict=True,
+        ),
+        SIGREG,
+    ),
+    "prediction+vicreg": (
+        REGULARIZED,
+        Trained(
+            lambda s: regularized(
+                prediction(s), lambda: mm.VICReg(float(s["variance"]), float(s["covariance"]))
+            ),
+            predict=True,
+        ),
+        VICREG,
+    ),
+    "vicreg+infonce": (
+        REGULARIZED,
+        Trained(
+            lambda s: regularized(
+                mm.SumAlignment(mm.Invariance(25.0), mm.InfoNCE(float(s["infonce"]))),
+                lambda: mm.VICReg(float(s["variance"]), float(s["covariance"])),
+            )
+        ),
+        {**VICREG, "infonce": Uniform(0.1, 10.0, log=True)},
+    ),
+    "cca": (CLOSED, Solved(lambda s: cca(s)), {**MAPS, **AXES}),
+    "kernel_cca": (CLOSED, Solved(lambda s: cca(s), kernel=True), {**MAPS, **KERNELS, **AXES}),
+    "ridge_into_text": (CLOSED, Solved(lambda s: ridge(s, "first")), {**MAPS, **RIDGES}),
+    "two_way_ridge": (CLOSED, Solved(lambda s: ridge(s, "both")), {**MAPS, **RIDGES}),
+    "two_way_kernel_ridge": (
+        CLOSED,
+        Solved(lambda s: ridge(s, "both"), kernel=True),
+        {**MAPS, **KERNELS, **RIDGES},
+    ),
+}
+"""Family, how it is fitted, and what is tuned about it alone."""
+
+
+def cca(s: Settings) -> mm.CCA:
+    """Canonical correlation analysis with its own ridge for each branch."""
+    branches = {name: mm.Whitening(ridge=float(s[f"{name}_ridge"])) for name in ("image", "text")}
+    return mm.CCA(branches=branches, axis_power=float(s["axis_power"]), width=int(s["width"]))
+
+
+def ridge(s: Settings, direction: Literal["both", "first"]) -> mm.Ridge:
+    """Ridge regression into the whitened other branch; "first": of the text from the image alone."""
+    target = mm.Whitening(ridge=float(s["target_ridge"]), power=float(s["target_power"]))
+    ridges = {name: float(s[f"{name}_ridge"]) for name in ("image", "text")}
+    return mm.Ridge(branches=ridges, target=target, direction=direction)

@@ -1,0 +1,56 @@
+"""Which objective aligns two frozen towers best on retrieval: contrastive, per-branch regularized, or closed form.
+
+    python studies/encode_pairs.py --pairs "PAIRS/*.tar" --out studies/features.npz
+    python studies/pairs.py search --workers 2
+    python studies/pairs.py choose
+    python studies/pairs.py repeat --workers 2
+    python studies/pairs.py score
+    python studies/pairs.py results
+
+or ``python studies/pairs.py all``. Every method gets the same features, feature maps, augmented crops, captions,
+heads and number of trials, on three divisions by concept. Selection is by validation pairs alone; ``score`` refuses to
+start before the choice is written down, and counts every scoring of test pairs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pair_methods import HEADS, WAYS, Trained
+
+from mmvicreg.studies.command import main
+from mmvicreg.studies.study import Method, Study, Trial
+
+TRIALS = int(os.environ.get("MMVICREG_TRIALS", "8"))
+"""Search budget of each method in each regime, for closed forms and trained heads alike."""
+
+
+def train(trial: Trial) -> None:
+    """Train a trial by its method."""
+    WAYS[trial.method][1].train(trial)
+
+
+def test(trial: Trial) -> dict[str, float]:
+    """Score a repeated run on test pairs."""
+    return WAYS[trial.method][1].test(trial)
+
+
+def method(name: str) -> Method:
+    """A method of the study: heads share their search space, closed forms have their own."""
+    family, way, space = WAYS[name]
+    return Method(train, {**HEADS, **space} if isinstance(way, Trained) else space, TRIALS, family)
+
+
+STUDY = Study(
+    name="pairs",
+    description="Which objective aligns two frozen towers best on retrieval, each tuned alike.",
+    methods={name: method(name) for name in WAYS},
+    regimes=tuple(f"pairs-{pairs}-split-{split}" for pairs in ("1000", "all") for split in range(3)),
+    metrics=("validation.mean_recall",),
+    test=test,
+    test_metrics=("mean_recall",),
+    baseline="infonce",
+)
+
+if __name__ == "__main__":
+    main(STUDY, out="studies/pairs")

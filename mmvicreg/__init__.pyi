@@ -52,7 +52,7 @@ from .objectives.terms import LossTerms as LossTerms
 from .plan.mixture import Mixture as Mixture
 from .plan.plan import Cursor as Cursor
 from .plan.plan import Plan as Plan
-from .runs.command_line import cli as cli
+from .runs.command_line import parse_command_line as parse_command_line
 from .runs.config import BatchSize as BatchSize
 from .runs.config import Precision as Precision
 from .runs.config import TrainConfig as TrainConfig

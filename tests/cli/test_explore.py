@@ -10,7 +10,6 @@ import urllib.request
 
 import pytest
 from browser import WIDTHS, Visit
-from PIL import Image
 
 from mmvicreg.cli.main import main
 from mmvicreg.shards.index import open_index
@@ -100,15 +99,6 @@ def test_an_uploaded_image_finds_itself(browser, served, pictured_run, tmp_path)
 def index_key(pictured_run, number):
     index = open_index(pictured_run.shards)
     return Fetcher(index)(*index.place(number), ()).key
-
-
-def test_an_upload_with_too_many_pixels_is_refused(browser, served, tmp_path):
-    Image.new("1", (13_000, 13_000)).save(tmp_path / "huge.png")
-    with Visit(browser) as visit:
-        page = opened(visit, served)
-        page.set_input_files("#image-query input[type=file]", tmp_path / "huge.png")
-        page.wait_for_selector("#message :text('too many pixels')")
-        assert page.locator("#image-items-0 img").count() == 0
 
 
 def test_the_map_shows_both_modalities(browser, served):

@@ -17,7 +17,7 @@ def test_files_that_are_too_large_are_refused_before_they_are_decoded(searcher, 
     Image.new("1", (13_000, 13_000)).save(tmp_path / "pixels.png")
     with open(tmp_path / "bytes.png", "wb") as file:
         file.truncate(MAX_FILE + 1)
-    for name, message in (("pixels.png", "too many pixels: 13000 x 13000"), ("bytes.png", "at most 34 MB")):
+    for name, message in (("pixels.png", "too many pixels"), ("bytes.png", "at most 34 MB")):
         with pytest.raises(InvalidValueError, match=message):
             searcher.embed_file(tmp_path / name)
     with pytest.raises(MissingFileError, match=r"none\.png: no such file"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +36,7 @@ class RateColumn(ProgressColumn):
 def bar(
     title: str, total: int, *, unit: str = "samples", show: bool = True, lines_every: float = 30.0
 ) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error; yields ``advance(amount, note)``.
+    """A bar on standard error; yields ``advance(amount, note)``. In a notebook with ipywidgets it is a widget.
 
     Where standard error is no terminal (a log file, a job scheduler) it prints a line every ``lines_every``
     seconds instead. ``show`` False draws nothing: every process but one.
@@ -44,7 +45,8 @@ def bar(
     if not show:
         yield lambda amount, note: None
         return
-    if not console.is_terminal:
+    widget = console.is_jupyter and find_spec("ipywidgets") is not None
+    if not (console.is_terminal or widget):
         yield _lines(console, title, total, unit, lines_every)
         return
     columns = (

@@ -1,12 +1,12 @@
-"""Pictures alone: two crops of one picture are two views of one branch, and no label or caption is read.
+"""Images alone: two crops of an image are two views of one branch, and no label or caption is read in training.
 
     python recipes/image_ssl.py
     python recipes/image_ssl.py --loss barlow --out runs/image-ssl-barlow
     python recipes/image_ssl.py --small-crops 2 --out runs/image-ssl-multi-crop
 
-A small ResNet is trained from nothing on data/demo, then each picture of a style never trained on looks for the
-concept it shows among the training pictures, by cosine of representations; so does the same net untrained. About one
-minute of CPU time. R@1 in percent of 400 queries among 1,850 pictures, chance 1.6, seeds 0 and 1; a query's 95%
+A small ResNet is trained from random weights on data/demo. Each image of a style never trained on then retrieves the
+training images of the concept it shows, by cosine of representations; so does the untrained network. About one minute
+of CPU time. R@1 in percent of 400 queries among 1,850 pictures, chance 1.6, seeds 0 and 1; a query's 95%
 interval is 4 points either way:
 
     untrained 14.5 8.2    vicreg 24.2 17.8    visreg 24.0 20.0    sigreg 24.0 18.0    barlow 23.2 17.5
@@ -39,7 +39,7 @@ LARGE = mm.ImageModality(
 
 @dataclass(frozen=True)
 class Config(mm.TrainConfig):
-    """One branch, two views; every field can be set from the command line."""
+    """Two views of one image branch; every field can be set from the command line."""
 
     train: str = str(mm.demo_data() / "train-*.tar")
     held_out: str = str(mm.demo_data() / "style-*.tar")
@@ -53,7 +53,7 @@ class Config(mm.TrainConfig):
         learning_rate=2e-3, weight_decay=1e-4, warmup_epochs=2.0
     )
     small_crops: int = 0
-    """small crops of each picture; each meets both large ones (multi-crop, arXiv 2006.09882)"""
+    """small crops of each image; each is aligned with both large ones (multi-crop, arXiv 2006.09882)"""
     image: mm.ImageModality = LARGE
     small: mm.ImageModality = replace(LARGE, size=32, crop_scale=(0.05, 0.3))
     """how small crops are read; the image branch encodes them"""
@@ -136,4 +136,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(mm.cli(Config))
+    main(mm.parse_command_line(Config))

@@ -60,7 +60,7 @@ class Config(mm.TrainConfig):
 
 
 def objective(config: Config) -> mm.Objective:
-    """VICReg over the chosen graph: a branch in several pairs gives each its share of one pair's weight."""
+    """VICReg over the chosen graph: the weight of one pair is divided among the pairs of a branch."""
     languages = ("english", "german", "spanish", "french")
     pairs = None if config.pairs == "all" else mm.star_pairs("image", languages)
     regularizer = mm.VICReg(variance=25.0, covariance=1.0)
@@ -75,4 +75,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(mm.cli(Config))
+    main(mm.parse_command_line(Config))

@@ -3,9 +3,9 @@
     python recipes/slip_like.py
     python recipes/slip_like.py --ssl 0 --out runs/slip-like-names-only
 
-A small ResNet is trained from nothing on data/demo. Two strong crops are two views of the image branch; the
-first also meets the name, which a frozen MiniLM has encoded once. About two minutes of CPU time. R@1 in percent of
-400 pictures of a style never trained on, seed 0 (95% interval over queries; chance 0.25):
+A small ResNet is trained from random weights on data/demo. Two strong crops are two views of the image branch; the
+first is also aligned with the name, which a frozen MiniLM has encoded once. About two minutes of CPU time. R@1 in
+percent of 400 pictures of a style never trained on, seed 0 (95% interval over queries; chance 0.25):
 
                        image -> text          text -> image
     both tasks         10.5 (7.5 to 13.8)     11.5 (8.2 to 14.8)
@@ -66,7 +66,7 @@ class Config(mm.TrainConfig):
 
 
 def objective(config: Config) -> mm.Objective:
-    """VICReg on both pairs, which share one pair's weight; the second crop does not meet the name, as in SLIP."""
+    """VICReg on both pairs, whose weights sum to 25; the second crop is not aligned with the name, as in SLIP."""
     names = mm.Invariance(25.0 - config.ssl)
     pairs: dict[tuple[str, str], mm.Alignment] = {("image", "text"): names}
     if config.ssl:
@@ -82,4 +82,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(mm.cli(Config))
+    main(mm.parse_command_line(Config))

@@ -78,7 +78,7 @@ class Config(mm.TrainConfig):
 
 
 def objective(config: Config) -> mm.Objective:
-    """VICReg: picture, text and speech share one pair's weight; the effect, in few samples, only meets pictures."""
+    """VICReg on the pairs of image, text and speech; the effect, in few samples, is aligned with images alone."""
     both, few = mm.Invariance(12.5), mm.Invariance(3.0)
     pairs: dict[tuple[str, str], mm.Alignment] = {
         ("image", "text"): both,
@@ -97,4 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(mm.cli(Config))
+    main(mm.parse_command_line(Config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,7 +41,10 @@ COMMANDS = {
         "PackConfig",
         "pack",
         "make shards from a folder, a table or a caption file",
-        ("pictures/ shards/", "captions.csv shards/ --images pictures/ --prefix val"),
+        (
+            "photos/ shards/ --divide.validation 0.1",
+            "captions.csv shards/ --images photos/ --columns.label species --divide.test 0.2",
+        ),
     ),
     "look": Command(
         "mmvicreg.cli.look",
@@ -67,6 +71,23 @@ COMMANDS = {
             "runs/demo --data 'data/demo/concepts-*.tar'",
             "open_clip/ViT-B-32:openai --data coco=coco-val.tar --folds 5",
         ),
+    ),
+    "solve": Command(
+        "mmvicreg.cli.solve",
+        "SolveOptions",
+        "solve",
+        "heads in closed form: CCA, ridge, ... on frozen encoders",
+        (
+            "runs/demo runs/solved --train 'data/demo/train-*.tar' --validation 'data/demo/style-*.tar'",
+            "open_clip/ViT-B-32:openai runs/solved --train coco-train.tar --validation coco-val.tar --kernel nystrom",
+        ),
+    ),
+    "diagnose": Command(
+        "mmvicreg.cli.diagnose",
+        "DiagnoseConfig",
+        "diagnose",
+        "what two branches share, and what more pairs would give",
+        ("runs/demo --data 'data/demo/train-*.tar'",),
     ),
     "compare": Command(
         "mmvicreg.cli.compare",
@@ -162,9 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        again = " ".join(["mmvicreg", *given])
         print(
-            f"\ninterrupted; finished work is kept, and the same command continues it:\n  {again}",
+            f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -182,12 +202,20 @@ def _run(name: str, arguments: list[str]) -> int:
     config = tyro.cli(
         vars(module)[command.config],
         prog=f"mmvicreg {name}",
-        description=_description(name, command),
+        description=_description(name, command, vars(module)[command.config]),
         args=[_home(argument) for argument in arguments if argument != "--json"],
     )
     output = vars(module)[command.function](config)
     output.show(as_json=as_json)
     return int(output.status)
+
+
+def _again(given: list[str]) -> str:
+    """The command line that continues an interrupted command: the same, with ``--resume`` where it has that option."""
+    command = COMMANDS[given[0]]
+    config: Any = vars(import_module(command.module))[command.config]
+    continued = ["--resume"] if "resume" in config.__dataclass_fields__ and "--resume" not in given else []
+    return shlex.join(["mmvicreg", *given, *continued])
 
 
 def _home(argument: str) -> str:
@@ -198,13 +226,17 @@ def _home(argument: str) -> str:
     return os.path.expanduser(argument) if argument.startswith("~/") else argument
 
 
-def _description(name: str, command: Command) -> str:
+def _description(name: str, command: Command, config: type) -> str:
+    """What the command does, what its options' docstring adds to that, examples, and what all commands share."""
+    about = [f"{command.line[0].upper()}{command.line[1:]}."]
+    about += (config.__doc__ or "").replace("``", "").split("\n\n")[1:]
     examples = "\n".join(f"  mmvicreg {name} {example}" for example in command.examples)
-    return (
-        f"{command.line[0].upper()}{command.line[1:]}.\n\nExamples:\n\n{examples}\n\n"
+    shared = (
         "--json prints the result as one JSON object instead. Exit status: 0, 1 for data that cannot be used, 2 for "
         "wrong options."
     )
+    paragraphs = [" ".join(paragraph.split()) for paragraph in about]
+    return "\n\n".join([*paragraphs, f"Examples:\n{examples}", shared])
 
 
 def _summary() -> str:

@@ -1,1 +1,4 @@
-"""Pictures, tables and tar files go in; shards and a report of what is wrong with them come out."""
+"""Packing images and captions into shards, and checking shards.
+
+Images, tables and tar files go in; shards and a report of everything that is wrong with them come out.
+"""

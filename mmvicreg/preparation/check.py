@@ -1,9 +1,9 @@
-"""``mmvicreg check``: everything that is wrong with shards, before a run meets it; and their sidecar index.
+"""``mmvicreg check``: report everything that is wrong with shards, and write their index files.
 
-Exit status: 0 clean, 1 something makes a shard or a sample unusable, 2 the command cannot be run. Shards that
-did not change since the last check with the same limits are not looked at again, so a check that was
-interrupted goes on where it was: report and member table of a shard are kept in the user's cache folder as soon as
-they are there, and the index files, which hold all shards of a folder, are written once, at the end.
+Exit status: 0 where nothing is wrong, 1 where a shard or a sample cannot be used, 2 where the command cannot be run.
+The report and the member table of each shard are kept in the user's cache folder as soon as they are made. A shard
+that did not change since a check with the same limits is not read again, so an interrupted check continues where it
+was. The index files, which hold all shards of a folder, are written once, at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mmvicreg.preparation.check_members import (
     Limits,
     ShardReport,
     ShardTask,
-    look,
+    check_shard,
 )
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.progress import bar
@@ -46,7 +46,7 @@ class CheckConfig:
     shards: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
     """pattern of tar files: braces, globs, and :: between patterns"""
     depth: Depth = "content"
-    """headers: the tar structure; content: also captions and picture headers; decode: every pixel"""
+    """headers: the tar structure; content: also captions and the headers of images; decode: every pixel"""
     require: tuple[str, ...] = ()
     """what every sample must have, alternatives with commas: --require jpg,png,webp txt,json"""
     report: str = ""
@@ -54,11 +54,11 @@ class CheckConfig:
     quarantine: str = ""
     """write what to leave out here: the exclusion list that a run takes"""
     max_pixels: int = 64_000_000
-    """larger pictures are findings"""
+    """images with more pixels are reported"""
     min_side: int = 8
-    """pictures with a shorter side are findings"""
+    """images with a shorter side, in pixels, are reported"""
     max_caption: int = 100_000
-    """longer captions (bytes) are findings"""
+    """captions of more bytes are reported"""
     processes: int = 0
     """worker processes; 0 for all cores"""
     cluster: str = ""
@@ -89,9 +89,9 @@ class Report:
 
 
 def check(config: CheckConfig) -> Report:
-    """Look at all shards of ``config``, in parallel; save the sidecar of the usable ones as they finish.
+    """Check all shards of ``config``, in parallel, and write the index files of the usable ones.
 
-    A pattern with braces may name shards that are not there: they are findings, not an exception.
+    Shards that a pattern with braces names and that are not there are part of the report; no exception is raised.
     """
     paths = expand(config.shards)
     limits = Limits(config.depth, config.require, config.max_pixels, config.min_side, config.max_caption)
@@ -101,7 +101,7 @@ def check(config: CheckConfig) -> Report:
         advance(len(reports), "")
         tasks = [ShardTask(path, limits) for path in todo]
         for number, (report, block) in run_all(
-            look, tasks, processes=config.processes, cluster=config.cluster
+            check_shard, tasks, processes=config.processes, cluster=config.cluster
         ):
             _keep(report, block, limits)
             reports[todo[number]] = report

@@ -1,4 +1,4 @@
-"""What is inside the members of a shard: captions, and the headers of pictures (or every pixel of them)."""
+"""The check of one shard: its tar structure, captions, and the headers or all pixels of its images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONTENT_KINDS = {
     "tiny picture": "a picture with a side below --min-side",
     "damaged picture": "a picture whose bytes cannot be decoded, or only in part (--depth decode)",
 }
-"""Kinds of finding that make one sample unusable; the rest of its shard is not touched by it."""
+"""Kinds of finding that make one sample unusable, and no other sample of its shard."""
 
 NOTES = {
     "dots in keys": "suffixes such as v2.jpg: webdataset cuts names at the first dot, so the key was cut too",
@@ -46,7 +46,7 @@ NOTES = {
     "another format": "a picture whose bytes are of another format than its suffix says",
     "key in two shards": "a key that appears in more than one shard",
 }
-"""Kinds of finding that are worth a look but cost nothing: they do not change the exit status."""
+"""Kinds of finding that make nothing unusable; they do not change the exit status."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,14 @@ class ShardReport:
 
 @dataclass(frozen=True)
 class ShardTask:
+    """A shard to check, and the limits."""
+
     path: str
     limits: Limits
 
 
-class _Look:
-    """Collects findings of one shard."""
+class _Findings:
+    """Collects the findings and statistics of one shard."""
 
     def __init__(self, report: ShardReport) -> None:
         self.report, self.totals, self.statistics = report, Counter[str](), Counter[str]()
@@ -95,8 +97,8 @@ class _Look:
             self.report.bad.append(where)
 
 
-def look(task: ShardTask) -> tuple[ShardReport, bytes]:
-    """Report of one shard, and its packed sidecar block (empty where the shard is unusable)."""
+def check_shard(task: ShardTask) -> tuple[ShardReport, bytes]:
+    """The report of one shard, and its member table for the index file (empty where the shard is unusable)."""
     local = task.path
     if is_remote(task.path):
         try:
@@ -110,7 +112,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     if found.problems:
         report.totals = dict(Counter(p.kind for p in found.problems))
         return report, b""
-    collect = _Look(report)
+    collect = _Findings(report)
     for name in found.skipped:
         collect.find("no suffix", name, "skipped")
     for name in found.links:
@@ -134,7 +136,7 @@ def look(task: ShardTask) -> tuple[ShardReport, bytes]:
     return report, pack_table(found)
 
 
-def _dots(found: Scan, collect: _Look) -> None:
+def _dots(found: Scan, collect: _Findings) -> None:
     for key, suffixes in zip(found.keys, found.suffixes, strict=True):
         for suffix in suffixes:
             collect.statistics[f"member {suffix}"] += 1
@@ -143,13 +145,15 @@ def _dots(found: Scan, collect: _Look) -> None:
                 collect.find("dots in keys", key, f"suffix {suffix!r}")
 
 
-def _required(key: str, members: dict[str, tuple[int, int]], limits: Limits, collect: _Look) -> None:
+def _required(key: str, members: dict[str, tuple[int, int]], limits: Limits, collect: _Findings) -> None:
     for group in limits.require:
         if not any(suffix in members for suffix in group.split(",")):
             collect.find("missing member", key, f"none of {group}; it has {', '.join(members)}")
 
 
-def _member(name: tuple[str, str], place: tuple[int, int, int], limits: Limits, *, collect: _Look) -> None:
+def _member(
+    name: tuple[str, str], place: tuple[int, int, int], limits: Limits, *, collect: _Findings
+) -> None:
     (key, suffix), (fd, offset, length) = name, place
     kind = suffix.rpartition(".")[2]
     if kind in PICTURES:
@@ -170,7 +174,7 @@ def _member(name: tuple[str, str], place: tuple[int, int, int], limits: Limits, 
             collect.find("json not readable", key, str(error))
 
 
-def _caption(key: str, data: bytes, collect: _Look) -> None:
+def _caption(key: str, data: bytes, collect: _Findings) -> None:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -207,7 +211,7 @@ class _Window(io.RawIOBase):
         return data
 
 
-def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect: _Look) -> None:
+def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect: _Findings) -> None:
     from mmvicreg.modalities.decoding.pixels import webp_canvas
 
     canvas = webp_canvas(window.read(30))
@@ -241,7 +245,7 @@ def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect:
         collect.find("tiny picture", key, f"{width} x {height}, the shorter side must have {limits.min_side}")
 
 
-def _decode(key: str, data: bytes, limits: Limits, *, collect: _Look) -> None:
+def _decode(key: str, data: bytes, limits: Limits, *, collect: _Findings) -> None:
     from mmvicreg.modalities.decoding.pixels import decode
     from mmvicreg.stream.reader import BadSampleError
 

@@ -12,14 +12,14 @@ from mmvicreg.preparation.records import Record
 
 @dataclass(frozen=True)
 class Fractions:
-    """Fractions of the groups that are held out; the rest is for training."""
+    """Fractions of the groups (images, or values of --columns.group) that are held out; the rest is for training."""
 
     validation: float = 0.0
-    """fraction for validation-*.tar"""
+    """fraction of the groups for validation-*.tar, between 0 and 1"""
     test: float = 0.0
-    """fraction for test-*.tar"""
+    """fraction of the groups for test-*.tar, between 0 and 1"""
     seed: int = 0
-    """decides which groups"""
+    """seed of the choice of groups"""
 
     def check(self) -> None:
         """Raise InvalidValueError unless both lie in [0, 1) and something is left to train on."""

@@ -1,8 +1,8 @@
-"""``mmvicreg pack``: pictures and captions into webdataset shards.
+"""``mmvicreg pack``: write images and captions as webdataset shards.
 
-Shards are written in parallel by webdataset's own TarWriter, each under another name until it is whole. Everything
-that the source holds is a sample of a shard or a line of ``PREFIX-skipped.jsonl`` with its row and the reason. A pack
-that was interrupted or left samples out goes on with ``--resume``.
+Shards are written in parallel by webdataset's own TarWriter, each under a temporary name until it is whole. Everything
+that the source holds becomes a sample of a shard or a line of ``PREFIX-skipped.jsonl`` with the reason. A packing that
+was interrupted, or that left samples out, is continued with ``--resume``.
 """
 
 from __future__ import annotations
@@ -37,10 +37,17 @@ from mmvicreg.progress import bar
 
 @dataclass(frozen=True)
 class PackConfig:
-    """Write pictures and captions as webdataset shards.
+    """Write images and captions as webdataset shards.
 
-    A folder: ``x.jpg`` with ``x.txt`` (captions, one a line), ``x.json`` (fields), ``x.cls`` (class number) and
-    ``x.mask.png`` (mask) beside it. A table: rows of one picture become one sample with all their captions.
+    A folder: every image ``x.jpg`` (or png, webp, ...) is a sample, with the files of its name beside it: ``x.txt``
+    (captions, one a line), ``x.json`` (fields), ``x.cls`` (a class number) and ``x.mask.png`` (a mask).
+
+    A table: a line is a caption of an image; lines that name one image are one sample with all their captions. Columns
+    besides image and caption are kept in the json member.
+
+    Each sample's json member remembers where it came from: ``file`` and, of a table, ``row`` or ``rows``.
+    --divide.validation 0.1 holds a tenth of the images out as validation-*.tar, chosen by --divide.seed; all images of
+    one value of --columns.group go to the same part.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -52,31 +59,31 @@ class PackConfig:
     divide: Fractions = Fractions()
     """fractions that are held out, as shards validation-*.tar and test-*.tar"""
     images: str = ""
-    """folder that the paths in a table or json begin at; the table's own folder if empty"""
+    """folder that the paths in a table or json are relative to; the table's own folder if empty"""
     outside: bool = False
-    """also read pictures outside that folder: absolute paths, ../ and symbolic links"""
+    """also read images outside that folder: absolute paths, ../ and symbolic links"""
     split: str = ""
     """of a Karpathy json, the split to take; all if empty"""
     columns: Columns = Columns()
     """names of a table's columns"""
     encoding: str = "utf-8"
-    """of the text of a table"""
+    """text encoding of a table"""
     samples: int = 1000
-    """samples a shard"""
+    """samples of a shard"""
     megabytes: float = 0.0
-    """begin a new shard above this size too; 0 for no limit"""
+    """largest size of a shard, in megabytes; 0 for no limit"""
     resize: int = 0
-    """shrink pictures to this shorter side (re-encodes); 0 keeps the bytes"""
+    """shrink images to this shorter side, in pixels (they are encoded again); 0 keeps the bytes"""
     encode: Literal["keep", "jpg", "webp", "png"] = "keep"
-    """format to re-encode to"""
+    """format that images are encoded in; keep leaves them as they are"""
     quality: int = 90
-    """of re-encoded pictures"""
+    """JPEG or WebP quality of images that are encoded again, 1 to 100"""
     processes: int = 0
     """worker processes; 0 for all cores"""
     cluster: str = ""
     """address of a Dask scheduler to run on instead"""
     resume: bool = False
-    """continue: keep the shards that are whole, write those again in which samples were left out"""
+    """continue an earlier packing: keep the shards that are whole, and write those again that left samples out"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.decoding.formats import is_picture
-from mmvicreg.preparation.records import Content, LeftOut, PictureFolder, Record, split_lines, suffix_of
+from mmvicreg.preparation.records import Content, ImageFolder, LeftOut, Record, split_lines, suffix_of
 
 SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Files and folders of operating systems, left out silently beside all that begin with a dot (``._x.jpg``)."""
@@ -24,11 +24,11 @@ def from_folder(root: Path, *, outside: bool) -> Iterator[Record | LeftOut]:
     ``x.txt`` holds the captions of ``x.jpg``, one a line, ``x.json`` its fields, ``x.cls`` its class, ``x.mask.png``
     its mask. Linked folders are followed where they stay inside ``root`` or ``outside`` is True.
     """
-    pictures = PictureFolder(root, outside=outside)
+    pictures = ImageFolder(root, outside=outside)
     yield from _walk(root, pictures, frozenset())
 
 
-def _walk(folder: Path, pictures: PictureFolder, above: frozenset[Path]) -> Iterator[Record | LeftOut]:
+def _walk(folder: Path, pictures: ImageFolder, above: frozenset[Path]) -> Iterator[Record | LeftOut]:
     real = folder.resolve()
     shown = str(folder.relative_to(pictures.root))
     if real in above:
@@ -50,7 +50,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
 
-def _files(paths: list[Path], pictures: PictureFolder) -> Iterator[Record | LeftOut]:
+def _files(paths: list[Path], pictures: ImageFolder) -> Iterator[Record | LeftOut]:
     found: list[tuple[Path, str]] = []
     beside: dict[str, dict[str, Path]] = {}
     for path in paths:
@@ -80,7 +80,7 @@ def _files(paths: list[Path], pictures: PictureFolder) -> Iterator[Record | Left
             yield LeftOut(str(path.relative_to(pictures.root)), "no picture beside it has its name")
 
 
-def _suffix(path: Path, pictures: PictureFolder) -> str:
+def _suffix(path: Path, pictures: ImageFolder) -> str:
     if not pictures.contains(path):
         raise InvalidValueError(f"a link out of {pictures.root}; --outside allows it")
     if not path.is_file():
@@ -89,7 +89,7 @@ def _suffix(path: Path, pictures: PictureFolder) -> str:
 
 
 def _record(
-    path: Path, suffix: str, name: str, beside: dict[str, dict[str, Path]], pictures: PictureFolder
+    path: Path, suffix: str, name: str, beside: dict[str, dict[str, Path]], pictures: ImageFolder
 ) -> Iterator[Record | LeftOut]:
     file = str(path.relative_to(pictures.root))
     stem = os.path.splitext(path.name)[0] if is_picture(path.suffix) else path.name

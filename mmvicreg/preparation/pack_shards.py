@@ -15,7 +15,7 @@ from PIL import Image
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.files import write_json
 from mmvicreg.modalities.decoding.formats import is_picture
-from mmvicreg.preparation.records import Content, LeftOut, Record, picture_format
+from mmvicreg.preparation.records import Content, LeftOut, Record, image_format
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _member(suffix: str, content: Content, encoding: Encoding) -> tuple[str, byt
     if not data:
         raise InvalidValueError("an empty picture")
     try:
-        picture_format(data)
+        image_format(data)
     except (OSError, ValueError, SyntaxError):
         raise InvalidValueError(f"not a picture: its bytes begin {data[:12]!r}") from None
     if encoding.encode == "keep" and not encoding.resize:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.preparation.pack_folder import from_folder
-from mmvicreg.preparation.records import Columns, Content, LeftOut, PictureFolder, Record, split_lines
+from mmvicreg.preparation.records import Columns, Content, ImageFolder, LeftOut, Record, split_lines
 from mmvicreg.preparation.tables import TABLES, Row, read_lines, read_table
 
 KNOWN = "a folder; a csv, tsv, jsonl or parquet table; or the captions json of COCO, Karpathy or Flickr30k"
@@ -37,7 +37,7 @@ def read_source(
         raise MissingFileError(f"--images {images}: no such folder; give the folder that the paths begin at")
     if path.is_dir():
         return from_folder(path, outside=outside)
-    pictures = PictureFolder(Path(images) if images else path.parent, outside=outside)
+    pictures = ImageFolder(Path(images) if images else path.parent, outside=outside)
     columns = columns or Columns()
     if path.suffix.lower() in TABLES:
         return from_table(read_table(path, encoding=encoding), pictures, columns)
@@ -63,7 +63,7 @@ def _listed(content: list[Any]) -> Iterator[Row | LeftOut]:
 
 
 def from_table(
-    rows: Iterable[Row | LeftOut], pictures: PictureFolder, columns: Columns
+    rows: Iterable[Row | LeftOut], pictures: ImageFolder, columns: Columns
 ) -> Iterator[Record | LeftOut]:
     """A record for each picture, with the captions of all its rows, in the order of first appearance."""
     groups: dict[str, list[Row]] = {}
@@ -124,7 +124,7 @@ def _of_rows(found: list[Row], columns: Columns, file: str, members: dict[str, C
 
 
 def from_captions_json(
-    content: Any, pictures: PictureFolder, split: str, path: Path
+    content: Any, pictures: ImageFolder, split: str, path: Path
 ) -> Iterator[Record | LeftOut]:
     """COCO's captions_*.json, or Karpathy's dataset_coco.json, dataset_flickr30k.json and dataset_flickr8k.json."""
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -153,7 +153,7 @@ def from_captions_json(
             yield _of_image(pictures, file, captions, about, number)
 
 
-def _coco(content: dict[str, Any], pictures: PictureFolder, path: Path) -> Iterator[Record | LeftOut]:
+def _coco(content: dict[str, Any], pictures: ImageFolder, path: Path) -> Iterator[Record | LeftOut]:
     annotations = content["annotations"]
     if annotations and not any("caption" in annotation for annotation in annotations):
         raise InvalidValueError(
@@ -177,7 +177,7 @@ def _coco(content: dict[str, Any], pictures: PictureFolder, path: Path) -> Itera
 
 
 def _of_image(
-    pictures: PictureFolder, file: str, captions: list[str], about: dict[str, Any], number: int
+    pictures: ImageFolder, file: str, captions: list[str], about: dict[str, Any], number: int
 ) -> Record | LeftOut:
     try:
         suffix, _, content = pictures.member(file)

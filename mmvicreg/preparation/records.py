@@ -55,17 +55,17 @@ class Columns:
     """Names of a table's columns; the others go into the json member."""
 
     image: str = "image"
-    """column with the path of a picture, or its bytes"""
+    """column with the path of an image, or its bytes"""
     caption: str = "caption"
     """column with a caption, or a list of them"""
     label: str = ""
     """column with a class: digits are class numbers, other texts are numbered by a file of class names that is written
     beside the shards; empty for none"""
     group: str = ""
-    """column whose equal values stay together when data is divided, such as a patient; empty for the picture"""
+    """column whose equal values stay together when data is divided, such as a patient; empty for the image"""
 
 
-class PictureFolder:
+class ImageFolder:
     """The folder that pictures may come from. Paths that lead out of it are refused unless ``outside`` is True."""
 
     def __init__(self, root: Path, *, outside: bool) -> None:
@@ -109,7 +109,7 @@ def suffix_of(content: Content, name: str = "") -> str:
     if is_picture(suffix):
         return suffix
     try:
-        return SUFFIX_OF[picture_format(content)]
+        return SUFFIX_OF[image_format(content)]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise InvalidValueError(
             f"{name or 'the picture'} is not a picture in a format that is read ({', '.join(PICTURES)}); "
@@ -117,7 +117,7 @@ def suffix_of(content: Content, name: str = "") -> str:
         ) from None
 
 
-def picture_format(content: Content) -> str:
+def image_format(content: Content) -> str:
     """Pillow's name of the format, from the header. Raises OSError or ValueError for what is no picture."""
     with Image.open(
         io.BytesIO(content) if isinstance(content, bytes) else content, formats=PILLOW_FORMATS

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -319,3 +320,35 @@ def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source)
         s.members for s in samples(source, "whole/*.tar")
     ]
     assert not list((source.parent / "killed").glob("*.part"))
+
+
+def test_an_interrupted_packing_says_what_to_type_and_that_continues_it(source):
+    for i in range(200):
+        (source / f"x {i:03d}.jpg").write_bytes(encoded(i))
+    out = source.parent / "out"
+    options = ["pack", str(source), str(out), "--samples", "3", "--resize", "20", "--processes", "1"]
+    packing = subprocess.Popen(
+        [sys.executable, "-m", "mmvicreg.cli.main", *options], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.glob("*.tar")):
+        assert packing.poll() is None
+        time.sleep(0.05)
+    packing.send_signal(signal.SIGINT)
+    errors = packing.communicate(timeout=60)[1]
+    assert packing.returncode == 130 and "Traceback" not in errors
+    hint = shlex.split(errors.splitlines()[-1])
+    assert hint == ["mmvicreg", *options, "--resume"]
+    first = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert len(first) < 69 and main(hint[1:]) == 0
+    assert len(samples(source)) == 206
+    assert all((out / name).stat().st_mtime_ns == written for name, written in first.items())
+
+
+def test_help_says_what_may_lie_beside_an_image_and_how_data_is_divided(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["pack", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("x.txt (captions, one a line)", "x.mask.png (a mask)", "x.cls (a class number)",
+                  "--divide.validation", "--divide.seed", "digits are class numbers", "--columns.group",
+                  "row or rows"):  # fmt: skip
+        assert words in shown, words

@@ -4,9 +4,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import WIDTHS, Visit
 
 import mmvicreg as mm
 
@@ -41,8 +47,45 @@ def test_every_public_name_has_an_entry_of_its_own(site: Path) -> None:
     assert ":class:<code>" not in page and ":func:<code>" not in page
 
 
-def test_every_page_of_the_documentation_is_in_the_navigation() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
-    missing = {page for page in pages if page not in navigation and not page.startswith("solvers/")}
-    assert not missing
+def test_every_page_is_reached_from_the_first_one(site: Path) -> None:
+    links = set(re.findall(r'href="([^"#]+)', (site / "index.html").read_text()))
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix("")
+        place = name.parent if name.name in ("README", "index") else name
+        assert f"{place}/" in links or place == Path(), page
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that prints nothing."""
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def served(site: Path) -> Iterator[str]:
+    """The address of the site on loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served: str) -> None:
+    for width in WIDTHS:
+        with Visit(browser, width) as visit:
+            visit.page.set_default_timeout(180_000)
+            for page in ("own-folder/", "api/") if width == WIDTHS[0] else ("",):
+                visit.page.goto(f"{served}/{page}", wait_until="load")
+                assert visit.overflow() <= 0, (page, width)
+            assert not visit.errors and not visit.outside()
+
+
+def test_the_search_of_the_site_finds_an_objective(browser: Any, served: str) -> None:
+    with Visit(browser) as visit:
+        visit.page.set_default_timeout(180_000)
+        visit.page.goto(served, wait_until="load")
+        visit.page.locator("input[name=query]").first.fill("SIGReg")
+        visit.page.locator(".md-search-result__item").first.wait_for()
+        assert "SIGReg" in visit.page.locator(".md-search-result__list").inner_text()
+        assert not visit.errors and not visit.outside()

@@ -11,6 +11,17 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[2]
 
 
+BAR = """
+import time
+from mmvicreg.progress import bar
+
+with bar("train", 10) as advance:
+    for step in range(10):
+        time.sleep(0.1)
+        advance(1, f"step {step}")
+"""
+
+
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """What the cells printed and showed, in order."""
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -32,3 +43,16 @@ def test_the_tour_runs_and_shows_its_pictures(tmp_path: Path, monkeypatch: pytes
     assert "image_to_text: R@1" in text
     if "TOUR_OUT" in os.environ:  # to write the outputs that the page shows
         nbformat.write(notebook, os.environ["TOUR_OUT"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_progress_in_a_notebook_is_a_widget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ipywidgets")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BAR)])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert any(
+        "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs(notebook)
+    )
+    shown = str(notebook.metadata["widgets"])
+    assert "train" in shown and "/10" in shown and "samples/s" in shown

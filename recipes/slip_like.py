@@ -82,4 +82,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(mm.cli(Config))
+    main(mm.parse_command_line(Config))

@@ -63,7 +63,7 @@ def objective(config: Config) -> mm.Objective:
 
 
 if __name__ == "__main__":
-    config = mm.cli(Config)
+    config = mm.parse_command_line(Config)
     run = mm.train(config, objective)
     mm.evaluate(run, {"validation": config.validation.data})  # scores, and the report in RUN/report.html
 ''')

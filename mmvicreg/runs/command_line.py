@@ -51,7 +51,7 @@ GROUPS = (
 RECIPE = Group("recipe", "Options of this recipe.", ())
 
 
-def cli(config: type[Config], *, args: Sequence[str] | None = None) -> Config:
+def parse_command_line(config: type[Config], *, args: Sequence[str] | None = None) -> Config:
     """An instance of the dataclass ``config`` from the command line, or from ``args``.
 
     Every field is an option: ``batch_size`` is ``--batch-size``, and field x of a nested dataclass y is ``--y.x``.

@@ -63,8 +63,26 @@ def test_a_users_file_is_checked_against_the_public_names(checker: str, python: 
     assert errors(checker, file, python) == list(range(first, first + len(WRONG)))
 
 
+def test_an_installed_package_brings_the_demonstrations_shards(python: str, tmp_path: Path) -> None:
+    folder = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    # The environment has no dependencies: its package is imported by an interpreter that has them.
+    code = f"import site, sys; own = list(sys.path); site.addsitedir({folder!r}); "
+    code += "sys.path[:] = [path for path in sys.path if path not in own] + own; import mmvicreg as mm"
+    find = "print(mm.__file__, mm.demo_data(), sep=chr(10))"
+    package, shards = run(sys.executable, "-I", "-c", f"{code}; {find}", cwd=tmp_path).splitlines()
+    installed = Path(folder) in Path(package).parents
+    assert Path(shards) == (Path(package).parent / "demo/data" if installed else ROOT / "data/demo")
+    names = {path.name for path in Path(shards).glob("*.tar")}
+    assert names == {path.name for path in (ROOT / "data/demo").glob("*.tar")}
+
+
 def test_every_public_name_can_be_imported() -> None:
     for name in mm.__all__:
         assert getattr(mm, name) is not None
     with pytest.raises(AttributeError, match="this_does_not_exist"):
         mm.this_does_not_exist  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    modules = {path.stem for path in (ROOT / "mmvicreg").iterdir() if not path.name.startswith("_")}
+    assert not modules & set(mm.__all__)  # importing mmvicreg.x replaces the attribute x of mmvicreg

@@ -3,15 +3,19 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 
 import mmvicreg as mm
+from mmvicreg.cli.main import COMMANDS
 from mmvicreg.runs.command_line import GROUPS
 from mmvicreg.runs.config import import_recipe
 
@@ -101,7 +105,7 @@ def test_wrong_values_end_with_status_2(
 ) -> None:
     config = import_recipe(ROOT / f"recipes/{recipe}.py").Config
     with pytest.raises(SystemExit, match="2"):
-        mm.cli(config, args=arguments)
+        mm.parse_command_line(config, args=arguments)
     captured = capsys.readouterr()
     assert all(word in captured.err for word in words) and "Traceback" not in captured.err
 
@@ -122,10 +126,10 @@ def test_values_from_the_command_line_reach_their_fields() -> None:
     config = import_recipe(ROOT / "recipes/demo.py").Config
     given = ["--batch-size", "64", "--epochs", "2", "--image.size", "96", "--optimizer.name", "lars", "--cpu",
              "--style", "held.tar", "--text.members", "txt", "json:name"]  # fmt: skip
-    found = mm.cli(config, args=given)
+    found = mm.parse_command_line(config, args=given)
     assert (found.batch_size, found.epochs, found.image.size, found.optimizer.name) == (64, 2.0, 96, "lars")
     assert found.cpu and found.style == "held.tar" and found.text.members == ("txt", "json:name")
-    assert mm.cli(config, args=[]) == config()
+    assert mm.parse_command_line(config, args=[]) == config()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -136,3 +140,33 @@ def test_recipes_use_public_names_only(recipe: str) -> None:
     ]
     used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "mm"}
     assert inner == [] and used <= set(mm.__all__)
+
+
+def header(recipe: str) -> list[list[str]]:
+    """The commands at the head of a recipe, in words, comments left out."""
+    text = ast.get_docstring(ast.parse((ROOT / f"recipes/{recipe}.py").read_text())) or ""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    return [
+        shlex.split(line, comments=True)
+        for line in lines
+        if line.startswith(("python ", "accelerate ", "mmvicreg "))
+    ]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_command_of_a_header_parses(recipe: str) -> None:
+    commands = header(recipe)
+    assert any(f"recipes/{recipe}.py" in words for words in commands)
+    for words in commands:
+        script = next((word for word in words if word.endswith(".py")), "")
+        given = words[words.index(script) + 1 :] if script else words[2:]
+        if script.startswith("recipes/"):
+            mm.parse_command_line(import_recipe(ROOT / script).Config, args=given)
+        elif script:
+            done = subprocess.run(
+                [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True
+            )
+            assert all(word in done.stdout for word in given if word.startswith("--")), words
+        else:
+            command = COMMANDS[words[1]]
+            tyro.cli(vars(import_module(command.module))[command.config], args=given)

@@ -30,6 +30,11 @@ class ImageModality:
     """initial weights: empty for random ones, "hub", an open_clip tag, or a file"""
     frozen: bool = False
     """keep the encoder as it is and train the projector alone"""
+    lora: int = 0
+    """rank of low-rank adapters in the encoder's linear layers, which are then all of it that is trained (pip install
+    "mmvicreg[lora]"); 0 for none"""
+    lora_targets: tuple[str, ...] = ()
+    """ends of the names of the layers that get an adapter; empty for every linear layer"""
     learning_rate: float | None = None
     """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
@@ -99,6 +104,7 @@ class ImageModality:
 
         from mmvicreg.branches.model import Branch, projector
         from mmvicreg.modalities.encoders import hugging_face, pretrained
+        from mmvicreg.modalities.encoders.lora import add_adapters
         from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
         library, _ = pretrained.split(self.encoder)
@@ -110,6 +116,8 @@ class ImageModality:
             tower = hugging_face.transformers_tower(
                 self.encoder, weights=self.weights, pool="mean", takes="image"
             )
+        if self.lora:
+            add_adapters(tower.module, rank=self.lora, targets=self.lora_targets, frozen=self.frozen)
         prepared = self.preprocessing()
         pixels = PixelNormalization(prepared.mean or tower.mean, prepared.std or tower.std)
         return Branch(

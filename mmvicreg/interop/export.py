@@ -37,6 +37,7 @@ from mmvicreg.interop.exported import (
 from mmvicreg.interop.hub import download, upload
 from mmvicreg.modalities.encoders.pretrained import split
 from mmvicreg.modalities.encoders.weights import locate
+from mmvicreg.modalities.image import ImageModality
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.runs.config import CLASS, to_json
@@ -129,6 +130,10 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
             f"modality {name!r} is {saved[CLASS]}, which is not this package's own: it cannot be loaded without the "
             "code that defines it. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
+    if isinstance(modality, ImageModality):  # what the weights say, which the export does not name
+        prepared = modality.preprocessing()
+        saved |= {"resize": prepared.resize, "interpolation": prepared.interpolation}
+        saved |= {"mean": list(prepared.mean), "std": list(prepared.std)}
     saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
         (folder / name).mkdir()

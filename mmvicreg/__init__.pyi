@@ -68,13 +68,13 @@ from .solvers.canonical import CCA as CCA
 from .solvers.canonical import PLS as PLS
 from .solvers.canonical import Procrustes as Procrustes
 from .solvers.config import SolveConfig as SolveConfig
-from .solvers.feature_maps import FeatureMap as FeatureMap
 from .solvers.grid import Grid as Grid
 from .solvers.maxvar import MaxVar as MaxVar
-from .solvers.pairing import PairingConfig as PairingConfig
 from .solvers.ridge import Ridge as Ridge
 from .solvers.solve import solve as solve
 from .solvers.solve import solve_run as solve_run
+from .solvers.statistics.feature_maps import FeatureMap as FeatureMap
+from .solvers.statistics.pairing import PairingConfig as PairingConfig
 from .solvers.whitening import Whitening as Whitening
 from .stream.evaluation_items import EvaluationItem as EvaluationItem
 from .stream.evaluation_items import RejectedItem as RejectedItem

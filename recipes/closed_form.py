@@ -8,6 +8,11 @@ A frozen EfficientNet-Lite0 and a frozen MiniLM (both from registry packages, ``
 every sample once; canonical correlation analysis of their features, by default behind a Gaussian kernel, gives the
 heads. Its settings are chosen on the validation shards. The run directory is like a trained one: evaluate, search,
 classify, embed and export take it, and ``python recipes/demo.py --init runs/closed-form`` trains on from it.
+
+Measured with the third command on 8,475 training pairs (validation 709, test 957 pictures and 468 captions of concepts
+not trained on), mean of R@1, R@5 and R@10 both ways, settings chosen on the validation pairs: with the kernel
+32.5 % (95 % bootstrap interval 30.4 to 34.7), solve_cpu_seconds 19.5; linear 29.0 % (26.8 to 31.1), 3.1. One core of
+two that eleven other jobs shared; encoding, which a feature cache keeps, not included.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ class Config(mm.SolveConfig):
     """Gaussian kernel of both branches by Nyström landmarks or random features; none solves linear heads"""
     landmarks: int = 1500
     """landmarks or random features of each branch"""
+    pairing: mm.PairingConfig = mm.PairingConfig(concept_power=0.5)
+    """what of the data enters: a caption of several pictures weighs less than their number, more than one"""
     solver: mm.CCA | mm.Ridge | mm.PLS | mm.Procrustes | mm.MaxVar = field(default_factory=mm.CCA)
     image: mm.ImageModality = replace(mm.EFFICIENTNET_LITE0, projector=())
     text: mm.TextModality = replace(mm.MINILM, length=32, projector=())

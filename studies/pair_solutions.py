@@ -10,10 +10,10 @@ from pair_features import Division, Pairs
 from torch import Tensor
 
 import mmvicreg as mm
-from mmvicreg.solvers.feature_maps import Step
-from mmvicreg.solvers.pairing import PairedRows, PairingConfig, Space
 from mmvicreg.solvers.selection import Problem, moments_of, spaces_of
 from mmvicreg.solvers.solution import Solution, embed_with
+from mmvicreg.solvers.statistics.feature_maps import Step
+from mmvicreg.solvers.statistics.pairing import PairedRows, PairingConfig, Space
 from mmvicreg.studies.space import Value
 
 CPU = torch.device("cpu")

@@ -90,8 +90,9 @@ def _numbers(folder: Path, *, all_scores: bool) -> dict[str, float]:
         found |= {
             f"validation/{name}": value for name, value in (probes or [{}])[-1].items() if _common(name)
         }
-        speeds = sorted(line["samples_per_second"] for line in log)
-        found["samples per second (median)"] = speeds[len(speeds) // 2]
+        speeds = sorted(line["samples_per_second"] for line in log if "samples_per_second" in line)
+        if speeds:  # a solved run has no steps to time
+            found["samples per second (median)"] = speeds[len(speeds) // 2]
     return found
 
 

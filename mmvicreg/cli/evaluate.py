@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> Output:
 
     run = config.load(config.run)
     if config.caption:
-        run = _captions_at(run, config.caption)
+        run = captions_at(run, config.caption)
     _join_group(config.device)
     scores = score_splits(
         run,
@@ -85,7 +85,7 @@ def _join_group(device: str) -> None:
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
 
 
-def _captions_at(run: Run, caption: str) -> Run:
+def captions_at(run: Run, caption: str) -> Run:
     """The run with every text branch reading its captions there."""
     from dataclasses import replace
 

@@ -72,6 +72,23 @@ COMMANDS = {
             "open_clip/ViT-B-32:openai --data coco=coco-val.tar --folds 5",
         ),
     ),
+    "solve": Command(
+        "mmvicreg.cli.solve",
+        "SolveOptions",
+        "solve",
+        "heads in closed form: CCA, ridge, ... on frozen encoders",
+        (
+            "runs/demo runs/solved --train 'data/demo/train-*.tar' --validation 'data/demo/style-*.tar'",
+            "open_clip/ViT-B-32:openai runs/solved --train coco-train.tar --validation coco-val.tar --kernel nystrom",
+        ),
+    ),
+    "diagnose": Command(
+        "mmvicreg.cli.diagnose",
+        "DiagnoseConfig",
+        "diagnose",
+        "what two branches share, and what more pairs would give",
+        ("runs/demo --data 'data/demo/train-*.tar'",),
+    ),
     "compare": Command(
         "mmvicreg.cli.compare",
         "CompareConfig",

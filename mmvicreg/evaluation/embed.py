@@ -25,7 +25,9 @@ from mmvicreg.evaluation.store import (
     Store,
     check_names,
     join,
+    keep_parts,
     open_store,
+    resume_part,
     work_folder,
     write_block,
 )
@@ -164,7 +166,8 @@ def embed_samples(
     """The store of ``model`` on ``index`` under ``folder``: opened if it is there, made if it is not.
 
     Called on every process of the default group with the same arguments; ``folder`` must be one that all of
-    them see. ``precision`` bf16 runs the encoders under autocast. Raises ValueError for an empty index.
+    them see; the finished blocks of a killed process are kept. ``precision`` bf16 runs the encoders under autocast.
+    Raises ValueError for an empty index.
     """
     if len(index) == 0:
         raise InvalidValueError("the data set has no samples; nothing to embed")
@@ -176,14 +179,21 @@ def embed_samples(
     if distributed.broadcast_object((target / "store.json").is_file()):
         return open_store(target)
     rank, size = distributed.rank(), distributed.world_size()
-    work: Path = distributed.broadcast_object(work_folder(target) if rank == 0 else None)
+    work: Path = distributed.broadcast_object(work_folder(target, resumed=True) if rank == 0 else None)
     parts = [work / f"part-{r}-of-{size}" for r in range(size)]
+    if rank == 0:
+        keep_parts(work, parts)
+    distributed.barrier()
     blocks = -(-len(index) // block_size)
     start = min(len(index), block_size * (blocks * rank // size))
     stop = min(len(index), block_size * (blocks * (rank + 1) // size))
+    first = start
+    start = min(stop, start + block_size * resume_part(parts[rank]))
     items = evaluation_items(index, readers, start=start, stop=stop, threads=threads)
     model = model.eval().to(device)
-    with bar(title, stop - start, show=rank == 0) as advance:
+    with bar(title, stop - first, show=rank == 0) as advance:
+        if start > first:
+            advance(start - first, "kept")
         for block, numbers in _by_block(items, range(start, stop, block_size), stop):
             write_block(parts[rank], _embed_block(model, block, numbers, batch_size, precision))
             advance(len(numbers), "")

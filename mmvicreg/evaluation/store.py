@@ -108,20 +108,53 @@ def check_names(views: Iterable[str]) -> None:
             )
 
 
-def work_folder(target: Path) -> Path:
-    """A fresh folder beside ``target`` for this process alone; those of this machine's dead processes are removed.
+def work_folder(target: Path, *, resumed: bool = False) -> Path:
+    """A folder beside ``target`` for this process alone; those of this machine's dead processes are removed.
 
-    Two processes that make the same store at once so never write into one file.
+    Two processes that make the same store at once so never write into one file. ``resumed`` takes over what a dead
+    process left, of which :func:`resume_part` keeps the finished blocks; else the folder is empty.
     """
     host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f".{glob.escape(target.name)}.{host}-*"):
-        if not _is_running(int(old.name.rpartition("-")[2])):
-            shutil.rmtree(old, ignore_errors=True)
     work = target.with_name(f".{target.name}.{host}-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    for old in sorted(target.parent.glob(f".{glob.escape(target.name)}.{host}-*")):
+        if _is_running(int(old.name.rpartition("-")[2])):
+            continue
+        if resumed and not work.exists():
+            old.rename(work)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+    work.mkdir(exist_ok=True)
     return work
+
+
+def keep_parts(work: Path, parts: Sequence[Path]) -> None:
+    """Remove from a folder that was taken over what another number of processes wrote, and an unfinished store."""
+    for found in work.iterdir():
+        if found not in parts:
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def resume_part(part: Path) -> int:
+    """The number of finished blocks in a part that was taken over; what was written after them is cut off."""
+    lines = part / "blocks.jsonl"
+    if not lines.is_file():
+        shutil.rmtree(part, ignore_errors=True)
+        return 0
+    whole = lines.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    os.truncate(lines, len(whole))
+    blocks = [json.loads(line) for line in whole.splitlines()]
+    sizes: dict[str, int] = {}
+    for block in blocks:
+        for view, widths in block["widths"].items():
+            for output, width in widths.items():
+                name = f"{view}.{output}.f32"
+                sizes[name] = sizes.get(name, 0) + 4 * width * len(block["items"][view])
+    for file in part.glob("*.f32"):
+        os.truncate(file, sizes.get(file.name, 0))
+    return len(blocks)
 
 
 def move_folder(work: Path, target: Path) -> None:

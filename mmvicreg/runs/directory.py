@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.files import lock, write_json, write_text
@@ -67,9 +67,21 @@ def _source_hash(cls: type) -> str:
         return ""  # defined in an interactive session
 
 
-def check_folder(config: TrainConfig) -> None:
+class Destination(Protocol):
+    """The fields of a configuration that say where its run goes."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def resume(self) -> Literal["auto", "never", "restart"]: ...
+    @property
+    def allow_change(self) -> tuple[str, ...]: ...
+
+
+def check_folder(config: Destination, *, given: dict[str, Any] | None = None) -> None:
     """Raise ValueError if the run directory of ``config`` holds something else, or a run that may not be continued
-    with this configuration. Changes nothing."""
+    with this configuration (``given``: as JSON values, where it is more than the fields of ``config``). Changes
+    nothing."""
     folder = Path(config.out)
     if folder.exists() and not folder.is_dir():
         raise InvalidValueError(f"--out {str(folder)!r} is a file; choose another --out")
@@ -83,11 +95,12 @@ def check_folder(config: TrainConfig) -> None:
         )
     elif is_continued(config):
         _refuse(
-            folder, differences(read_config(folder)["config"], to_json(config), allowed=config.allow_change)
+            folder,
+            differences(read_config(folder)["config"], given or to_json(config), allowed=config.allow_change),
         )
 
 
-def is_continued(config: TrainConfig) -> bool:
+def is_continued(config: Destination) -> bool:
     """Whether the run directory holds a checkpoint that this start continues."""
     folder = Path(config.out)
     found = (folder / CONFIG).is_file() and complete_checkpoints(folder / CHECKPOINTS)
@@ -124,7 +137,7 @@ def _refuse(folder: Path, found: list[str]) -> None:
         )
 
 
-def move_aside(config: TrainConfig) -> None:
+def move_aside(config: Destination) -> None:
     """Rename the run directory if it holds a run and ``config.resume`` is "restart"."""
     folder = Path(config.out)
     if config.resume == "restart" and (folder / CONFIG).is_file():

@@ -17,9 +17,9 @@ import torch
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import LinearPart, Solution
-from mmvicreg.solvers.whitening import Axes, Whitening, fix_signs, whitening_matrix
+from mmvicreg.solvers.statistics.moments import Moments
+from mmvicreg.solvers.whitening import Axes, Whitening, WhiteningFactor, fix_signs, whitening_factor
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,24 @@ class CCA:
                 found.append(replace(self, branches=whitenings, axis_power=power, width=width))
         return found
 
-    def decompose(self, moments: Moments) -> Axes:
-        """Canonical axes and correlations. Raises ValueError unless there are exactly two spaces."""
+    def ridges(self, branches: Sequence[str]) -> tuple[float, ...]:
+        """The ridge of each branch."""
+        return ridges_of(self.whitening, self.branches, branches)
+
+    def decompose(
+        self, moments: Moments, *, leading: int | None = None, dtype: torch.dtype = torch.float64
+    ) -> Axes:
+        """Canonical axes and correlations; with ``leading`` only so many, in ``dtype``
+        (fp32 is enough to compare settings).
+
+        Raises ValueError unless there are exactly two spaces.
+        """
         first, second = two_spaces(moments, "CCA")
-        matrices = {
-            name: whitening_matrix(name, moments.space(name), self.branches.get(name, self.whitening))
+        factors = {
+            name: whitening_factor(name, moments.space(name), self.branches.get(name, self.whitening))
             for name in (first, second)
         }
-        return paired_axes(moments, first, second, matrices)
+        return paired_axes(moments, factors, leading=leading, dtype=dtype)
 
     def heads(self, decomposition: object) -> Solution:
         """The strongest axes, weighted."""
@@ -81,9 +91,15 @@ class PLS:
         chosen = axes_of_grid(grid, self.axis_power, self.width)
         return [replace(self, axis_power=power, width=width) for power, width in chosen]
 
-    def decompose(self, moments: Moments) -> Axes:
-        """Singular axes of the cross-covariance."""
-        return paired_axes(moments, *two_spaces(moments, "PLS"), {})
+    def ridges(self, branches: Sequence[str]) -> tuple[float, ...]:
+        """None: nothing is whitened."""
+        return ()
+
+    def decompose(
+        self, moments: Moments, *, leading: int | None = None, dtype: torch.dtype = torch.float64
+    ) -> Axes:
+        """Singular axes of the cross-covariance; ``leading`` as in :class:`CCA`."""
+        return paired_axes(moments, unwhitened(moments, "PLS"), leading=leading, dtype=dtype)
 
     def heads(self, decomposition: object) -> Solution:
         """The strongest axes, weighted."""
@@ -104,9 +120,16 @@ class Procrustes:
         """Itself: a rotation has no settings."""
         return [self]
 
-    def decompose(self, moments: Moments) -> Axes:
-        """Singular axes of the cross-covariance."""
-        return paired_axes(moments, *two_spaces(moments, "Procrustes"), {})
+    def ridges(self, branches: Sequence[str]) -> tuple[float, ...]:
+        """None: nothing is whitened."""
+        return ()
+
+    def decompose(
+        self, moments: Moments, *, leading: int | None = None, dtype: torch.dtype = torch.float64
+    ) -> Axes:
+        """Singular axes of the cross-covariance; all of them, whatever ``leading`` says,
+        in fp64."""
+        return paired_axes(moments, unwhitened(moments, "Procrustes"))
 
     def heads(self, decomposition: object) -> Solution:
         """Every axis with the weight 1."""
@@ -120,6 +143,13 @@ def with_ridges(
     """The whitening of each branch with the ridge given for it."""
     changed = {name: replace(branches.get(name, default), ridge=ridge) for name, ridge in ridges.items()}
     return {**branches, **changed}
+
+
+def ridges_of(
+    default: Whitening, branches: Mapping[str, Whitening], names: Sequence[str]
+) -> tuple[float, ...]:
+    """The ridge of the whitening of each branch."""
+    return tuple(branches.get(name, default).ridge for name in names)
 
 
 def axes_of_grid(grid: Grid, power: float, width: int) -> list[tuple[float, int]]:
@@ -137,27 +167,70 @@ def two_spaces(moments: Moments, solver: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def paired_axes(moments: Moments, first: str, second: str, matrices: dict[str, torch.Tensor]) -> Axes:
-    """Axes of the cross-covariance between ``matrices`` (identity where a space has none). ValueError where the two
-    branches do not vary together."""
-    cross = moments.cross(first, second)
-    scale = cross.abs().max()
+def unwhitened(moments: Moments, solver: str) -> dict[str, None]:
+    """No whitening of either space."""
+    return dict.fromkeys(two_spaces(moments, solver))
+
+
+def paired_axes(
+    moments: Moments,
+    factors: Mapping[str, WhiteningFactor | None],
+    *,
+    leading: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Axes:
+    """Axes of the cross-covariance of two spaces between their whitenings (None: none); with ``leading`` only so many,
+    in ``dtype``. ValueError where the two branches do not vary together."""
+    first, second = factors
+    target = _whitened_cross(moments, factors)
+    scale = target.abs().max()
     if not float(scale) > 0:
         raise InvalidValueError(f"{first!r} and {second!r} do not vary together: their cross-covariance is 0")
-    target = cross / scale
-    if first in matrices:
-        target = matrices[first] @ target
-    if second in matrices:
-        target = target @ matrices[second]
-    u, strengths, vt = torch.linalg.svd(target, full_matrices=False)
-    rank = int((strengths > 1e-12 * strengths[0]).sum())
-    left, right = fix_signs(u[:, :rank], vt[:rank].T)
-    maps = {
-        first: matrices[first] @ left if first in matrices else left,
-        second: matrices[second] @ right if second in matrices else right,
-    }
-    means = {name: moments.space(name).mean for name in (first, second)}
-    return Axes(maps, means, strengths[:rank] * scale)
+    if leading is None:
+        u, strengths, vt = torch.linalg.svd(target / scale, full_matrices=False)
+        rank = int((strengths > 1e-12 * strengths[0]).sum())
+        left, right = fix_signs(u[:, :rank], vt[:rank].T)
+    else:
+        left, strengths, right = _leading_axes((target / scale).to(dtype), leading)
+        rank = len(strengths)
+    maps = {name: _map(factors[name], axes) for name, axes in ((first, left), (second, right))}
+    means = {name: moments.space(name).mean for name in factors}
+    return Axes(maps, means, strengths[:rank].double() * scale)
+
+
+def _whitened_cross(moments: Moments, factors: Mapping[str, WhiteningFactor | None]) -> torch.Tensor:
+    """The cross-covariance between the whitenings, in the basis of each whitening's vectors, (F, G)."""
+    (first, left), (second, right) = factors.items()
+    if left is None or right is None:
+        return moments.cross(first, second)
+    shared = all(
+        moments.space(name).eigen[1] is each.vectors for name, each in ((first, left), (second, right))
+    )
+    if shared:
+        rotated = moments.rotated_cross(first, second)
+    else:
+        rotated = left.vectors.T @ moments.cross(first, second) @ right.vectors
+    return left.powers[:, None] * rotated * right.powers
+
+
+def _map(factor: WhiteningFactor | None, axes: torch.Tensor) -> torch.Tensor:
+    if factor is None:
+        return axes
+    return factor.vectors.to(axes) @ (factor.powers.to(axes)[:, None] * axes)
+
+
+def _leading_axes(target: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The strongest singular axes by the eigenvalues of the smaller Gram matrix: a third to a half of the time of a
+    singular value decomposition. An axis of the strength s has the relative error eps / s^2, so the weakest are
+    dropped."""
+    wide = target.shape[0] < target.shape[1]
+    tall = target.T if wide else target
+    values, vectors = torch.linalg.eigh(tall.T @ tall)
+    kept = min(count, int((values > 10 * torch.finfo(values.dtype).eps * len(values) * values[-1]).sum()))
+    vectors = vectors[:, -kept:].flip(1)
+    strengths = values[-kept:].flip(0).sqrt()
+    others = tall @ vectors / strengths
+    return (vectors, strengths, others) if wide else (others, strengths, vectors)
 
 
 def weighted_axes(axes: Axes, *, width: int, power: float) -> Solution:

@@ -7,11 +7,11 @@ from typing import Literal
 
 from mmvicreg.modalities.modality import modalities_of
 from mmvicreg.solvers.canonical import CCA, PLS, Procrustes
-from mmvicreg.solvers.feature_maps import FeatureMap
 from mmvicreg.solvers.grid import Grid
 from mmvicreg.solvers.maxvar import MaxVar
-from mmvicreg.solvers.pairing import PairingConfig
 from mmvicreg.solvers.ridge import Ridge
+from mmvicreg.solvers.statistics.feature_maps import FeatureMap
+from mmvicreg.solvers.statistics.pairing import PairingConfig
 
 AnySolver = CCA | PLS | Procrustes | Ridge | MaxVar
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.solvers.canonical import axes_of_grid, weighted_axes, with_ridges
+from mmvicreg.solvers.canonical import axes_of_grid, ridges_of, weighted_axes, with_ridges
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import Solution
+from mmvicreg.solvers.statistics.moments import Moments
 from mmvicreg.solvers.whitening import Axes, Whitening, fix_signs, whitening_matrix
 
 
@@ -47,8 +47,18 @@ class MaxVar:
                 found.append(replace(self, branches=whitenings, axis_power=power, width=width))
         return found
 
-    def decompose(self, moments: Moments) -> Axes:
-        """Leading axes of all branches. Raises ValueError where a branch is in no pair."""
+    def ridges(self, branches: Sequence[str]) -> tuple[float, ...]:
+        """The ridge of each branch."""
+        return ridges_of(self.whitening, self.branches, branches)
+
+    def decompose(
+        self, moments: Moments, *, leading: int | None = None, dtype: torch.dtype = torch.float64
+    ) -> Axes:
+        """Axes of all branches, strongest first; all of them, whatever ``leading`` says,
+        in fp64.
+
+        Raises ValueError where a branch is in no pair.
+        """
         names = list(moments.spaces)
         paired = {name for pair in moments.pairs for name in pair}
         alone = sorted(set(names) - paired)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
-from mmvicreg.solvers.moments import Moments
 from mmvicreg.solvers.solution import LinearPart, Solution
+from mmvicreg.solvers.statistics.moments import Moments
 from mmvicreg.solvers.whitening import Whitening, whitening_matrix
 
 TARGET = "/target"
@@ -59,8 +59,15 @@ class Ridge:
             for power in powers
         ]
 
-    def decompose(self, moments: Moments) -> dict[str, tuple[LinearPart, LinearPart]]:
-        """Of each direction: the part of the branch that predicts, and that of the branch that is predicted."""
+    def ridges(self, branches: Sequence[str]) -> tuple[float, ...]:
+        """The ridge of each branch as input."""
+        return tuple(self.branches.get(name, self.ridge) for name in branches)
+
+    def decompose(
+        self, moments: Moments, *, leading: int | None = None, dtype: torch.dtype = torch.float64
+    ) -> dict[str, tuple[LinearPart, LinearPart]]:
+        """Of each direction: the part of the branch that predicts, and that of the branch that is predicted. A
+        regression has no strongest axes: ``leading`` and ``dtype`` change nothing."""
         first, second = _two_branches(moments)
         found = {}
         for source, target, direction in ((first, second, "first"), (second, first, "second")):

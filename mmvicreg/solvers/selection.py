@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.positives import Positives
-from mmvicreg.evaluation.ranks import rank_both
 from mmvicreg.solvers.config import AnySolver
-from mmvicreg.solvers.feature_maps import FeatureMap, blocks, fit_feature_map
 from mmvicreg.solvers.grid import Grid
-from mmvicreg.solvers.moments import Moments, Pair
-from mmvicreg.solvers.pairing import PairedRows, PairingConfig, Space, count_moments
+from mmvicreg.solvers.leave_one_out import leave_one_out
 from mmvicreg.solvers.ridge import TARGET, Ridge
-from mmvicreg.solvers.solution import Solution, embed_with
+from mmvicreg.solvers.scoring import Scorer
+from mmvicreg.solvers.solution import Solution
+from mmvicreg.solvers.statistics.feature_maps import FeatureMap, blocks, fit_feature_map
+from mmvicreg.solvers.statistics.moments import Moments, Pair
+from mmvicreg.solvers.statistics.pairing import PairedRows, PairingConfig, count_moments
+from mmvicreg.solvers.statistics.space_features import Space, SpaceFeatures
 
-RECALL_AT = (1, 5, 10)
+SPECTRUM = 512
+"""Strengths of axes that a solved run records."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,12 @@ def _target(spaces: Mapping[str, Space], branch: str) -> str:
     return branch + TARGET if branch + TARGET in spaces else branch
 
 
-def solutions(moments: Moments, solvers: Sequence[AnySolver]) -> Iterator[tuple[AnySolver, Solution]]:
-    """Each solver with its solution; those whose decomposition is the same share it."""
-    key: object = None
-    decomposition: Any = None
-    for solver in sorted(solvers, key=lambda each: repr(each.key())):
-        if decomposition is None or solver.key() != key:
-            key, decomposition = solver.key(), solver.decompose(moments)
-        yield solver, solver.heads(decomposition)
-
-
 def with_bandwidths(problem: Problem, grid: Grid) -> list[Problem]:
-    """The problem with every bandwidth of the grid and the smaller number of features; itself without a kernel."""
+    """The problem with every bandwidth of the grid and the smaller number of features; empty without a kernel or
+    without bandwidths to compare."""
     kernels = [name for name in problem.data.rows if problem.feature_map(name).kernel != "none"]
-    if not kernels or not grid.bandwidth:
-        return [problem]
+    if not kernels:
+        return []
     found = []
     for bandwidth in grid.bandwidth:
         smaller = {
@@ -112,60 +103,92 @@ def with_bandwidths(problem: Problem, grid: Grid) -> list[Problem]:
     return found
 
 
-class Scorer:
-    """Mean recall of solutions on validation rows, whose features are computed once."""
+@dataclass(frozen=True)
+class Prepared:
+    """A problem whose moments are counted, and the scorer of its settings."""
 
-    def __init__(self, data: PairedRows, spaces: Mapping[str, Space], device: torch.device) -> None:
-        self.features = {
-            name: features_of(space, data.branch(space.branch), device) for name, space in spaces.items()
-        }
-        self.positives = {
-            (a, b): found
-            for a, b in combinations(data.rows, 2)
-            if (found := data.positives(a, b)).indices.size
-        }
-        if not self.positives:
-            raise InvalidValueError(
-                "no sample of the validation data has two modalities: nothing can be chosen by them; check their "
-                "members with 'mmvicreg check'"
-            )
+    problem: Problem
+    spaces: Mapping[str, Space]
+    moments: Moments
+    score: Scorer
 
-    def __call__(self, solution: Solution) -> float:
-        """Mean of R@1, R@5 and R@10 over both directions of every pair, a fraction."""
-        z = {name: embed_with(parts, self.features) for name, parts in solution.branches.items()}
-        return float(np.mean([mean_recall(z[a], z[b], found) for (a, b), found in self.positives.items()]))
+    @staticmethod
+    def of(problem: Problem, validation: PairedRows, solver: AnySolver) -> Prepared:
+        """Count the moments ``solver`` needs, and compute the features of the validation rows."""
+        spaces = spaces_of(problem, solver)
+        moments = moments_of(problem, solver, spaces)
+        return Prepared(problem, spaces, moments, Scorer(validation, spaces, problem.device))
 
-
-def mean_recall(z_a: Tensor, z_b: Tensor, positives: Positives) -> float:
-    """Mean of R@1, R@5 and R@10 over both directions, a fraction; queries without a match are left out."""
-    ranks = rank_both(z_a, z_b, positives, device=z_a.device, skip_unmatched=True)
-    return float(np.mean([each.recall(k).mean() for each in ranks for k in RECALL_AT]))
+    def candidates(self, solvers: Sequence[AnySolver]) -> list[Candidate]:
+        """Settings that share one decomposition, scored."""
+        leading = max((vars(solver).get("width", 1) for solver in solvers), default=1)
+        decomposition: Any = solvers[0].decompose(self.moments, leading=leading, dtype=torch.float32)
+        return [
+            Candidate(solver, self.problem.features, self.score(solver.heads(decomposition)))
+            for solver in solvers
+        ]
 
 
-@torch.no_grad()
-def features_of(space: Space, rows_ME: np.ndarray, device: torch.device) -> Tensor:
-    """Features of rows (M, E) in a space, fp32 (M, F) in memory: for rows that are few."""
-    parts = [
-        space.features(torch.from_numpy(np.array(rows_ME[part], dtype=np.float32)).to(device))
-        for part in blocks(len(rows_ME))
-    ]
-    if not parts:
-        raise InvalidValueError(f"the held-out data have no rows of {space.branch!r}")
-    return torch.cat(parts)
+class Comparison:
+    """The settings of a grid, scored when asked for; settings with equal ridges share a decomposition."""
 
+    def __init__(self, prepared: Prepared, solver: AnySolver, grid: Grid) -> None:
+        self.prepared, self.grid = prepared, grid
+        self.branches = tuple(prepared.problem.data.rows)
+        self.settings: dict[tuple[float, ...], list[AnySolver]] = {}
+        for setting in solver.settings(grid, self.branches):
+            self.settings.setdefault(setting.ridges(self.branches), []).append(setting)
+        self.scored: dict[tuple[float, ...], list[Candidate]] = {}
 
-def compare_settings(
-    problem: Problem, validation: PairedRows, solver: AnySolver, grid: Grid
-) -> list[Candidate]:
-    """Every setting of the grid with its score, best first. Several bandwidths are compared with fewer features."""
-    found = []
-    for each in with_bandwidths(problem, grid):
-        spaces = spaces_of(each, solver)
-        moments = moments_of(each, solver, spaces)
-        score = Scorer(validation, spaces, problem.device)
-        for setting, solution in solutions(moments, solver.settings(grid, tuple(problem.data.rows))):
-            found.append(Candidate(setting, each.features, score(solution)))
-    return sorted(found, key=lambda candidate: -candidate.score)
+    def best(self, ridges: tuple[float, ...]) -> float:
+        """The best score of the settings with these ridges."""
+        if ridges not in self.scored:
+            shared: dict[object, list[AnySolver]] = {}
+            for setting in self.settings[ridges]:
+                shared.setdefault(setting.key(), []).append(setting)
+            self.scored[ridges] = [
+                found for each in shared.values() for found in self.prepared.candidates(each)
+            ]
+        return max(candidate.score for candidate in self.scored[ridges])
+
+    def start(self) -> tuple[float, ...]:
+        """The middle ridge of every branch; those of the solver where the grid has none."""
+        if not self.grid.ridge:
+            return next(iter(self.settings))
+        ordered = sorted(self.grid.ridge)
+        middle = tuple([ordered[(len(ordered) - 1) // 2]] * len(self.branches))
+        return middle if middle in self.settings else next(iter(self.settings))
+
+    def search(self, start: tuple[float, ...]) -> None:
+        """Score what the grid asks for: every combination of ridges, or neighbours of ``start`` and on from there, one
+        ridge at a time, as long as that scores higher."""
+        if self.grid.search == "all":
+            for ridges in self.settings:
+                self.best(ridges)
+        self.best(start)
+        current, moved = start, True
+        while moved:
+            moved = False
+            for neighbour in self._neighbours(current):
+                if self.best(neighbour) > self.best(current):
+                    current, moved = neighbour, True
+                    break
+
+    def _neighbours(self, ridges: tuple[float, ...]) -> list[tuple[float, ...]]:
+        ordered = sorted(self.grid.ridge)
+        found = []
+        for place, step in product(range(len(ridges)), (1, -1)):
+            if ridges[place] not in ordered:
+                continue
+            position = ordered.index(ridges[place]) + step
+            if 0 <= position < len(ordered):
+                found.append((*ridges[:place], ordered[position], *ridges[place + 1 :]))
+        return found
+
+    def candidates(self) -> list[Candidate]:
+        """Every setting that was scored, best first."""
+        found = [candidate for each in self.scored.values() for candidate in each]
+        return sorted(found, key=lambda candidate: -candidate.score)
 
 
 @dataclass(frozen=True)
@@ -185,23 +208,78 @@ class Choice:
 
 def choose(problem: Problem, validation: PairedRows | None, solver: AnySolver, grid: Grid) -> Choice:
     """Compare the settings of the grid on the validation data and solve the best; without validation data, solve
-    ``solver`` as it is. Every process calls this."""
+    ``solver`` as it is, but for the ridges of a regression, which leave-one-out errors choose. Every process calls
+    this.
+
+    Bandwidths are compared with fewer features; then the ridges, powers and widths with all of them.
+    """
     if validation is None:
         spaces = spaces_of(problem, solver)
-        ((_, solution),) = solutions(moments_of(problem, solver, spaces), [solver])
+        moments = moments_of(problem, solver, spaces)
+        if (
+            isinstance(solver, Ridge)
+            and grid.ridge
+            and not (problem.pairing.concept_power or problem.pairing.unpaired)
+        ):
+            solver = ridges_left_out(problem, solver, grid, moments, spaces)
+        solution = solve_setting(solver, moments)
         score = float(solution.strengths.mean()) if len(solution.strengths) else 0.0
         maps = {name: space.features for name, space in spaces.items()}
         only = [Candidate(solver, problem.features, score)]
         return Choice(solver, problem.features, solution, maps, score, only)
-    compared = compare_settings(problem, validation, solver, grid)
-    best = compared[0]
-    final = replace(problem, features=_with_all_features(problem, best.features))
-    spaces = spaces_of(final, best.solver)
-    ((_, solution),) = solutions(moments_of(final, best.solver, spaces), [best.solver])
-    score = Scorer(validation, spaces, problem.device)(solution)
-    maps = {name: space.features for name, space in spaces.items()}
-    compared.insert(0, Candidate(best.solver, final.features, score))
-    return Choice(best.solver, final.features, solution, maps, score, compared)
+    start, compared = None, list[Candidate]()
+    drafts = with_bandwidths(problem, grid)
+    if drafts:
+        start, compared = _compare_bandwidths(drafts, validation, solver, grid)
+        problem = replace(problem, features=_with_all_features(problem, compared[0].features))
+    final = Comparison(Prepared.of(problem, validation, solver), solver, grid)
+    final.search(start or final.start())
+    candidates = final.candidates()
+    chosen = candidates[0].solver
+    solution = solve_setting(chosen, final.prepared.moments)
+    score = final.prepared.score(solution)
+    maps = {name: space.features for name, space in final.prepared.spaces.items()}
+    candidates[0] = Candidate(chosen, problem.features, score)
+    return Choice(chosen, problem.features, solution, maps, score, candidates + compared)
+
+
+def ridges_left_out(
+    problem: Problem, solver: Ridge, grid: Grid, moments: Moments, spaces: Mapping[str, Space]
+) -> Ridge:
+    """``solver`` with the ridge of each branch of least leave-one-out error among those of the grid."""
+    branches = tuple(problem.data.rows)
+    found = {
+        name: SpaceFeatures(name, space, problem.data.branch(space.branch), problem.device)
+        for name, space in spaces.items()
+    }
+    chosen = {}
+    for source, other in (branches, branches[::-1]):
+        target = _target(spaces, other)
+        rows = problem.data.positives(source, other).pairs()
+        parts = (slice(part.start, part.stop) for part in blocks(len(rows[0])))
+        pairs = ((found[source].take(rows[0][part]), found[target].take(rows[1][part])) for part in parts)
+        errors = leave_one_out(pairs, moments, (source, target), ridges=grid.ridge)
+        chosen[source] = grid.ridge[int(errors.argmin())]
+    return replace(solver, branches={**solver.branches, **chosen})
+
+
+def solve_setting(solver: AnySolver, moments: Moments) -> Solution:
+    """The heads of one setting, in fp64, with at least the :data:`SPECTRUM` strongest axes for the record."""
+    decomposition: Any = solver.decompose(moments, leading=max(SPECTRUM, vars(solver).get("width", 1)))
+    return solver.heads(decomposition)
+
+
+def _compare_bandwidths(
+    drafts: Sequence[Problem], validation: PairedRows, solver: AnySolver, grid: Grid
+) -> tuple[tuple[float, ...], list[Candidate]]:
+    """Every bandwidth at the middle ridges, then the ridges of the best one: the ridges to start from with all
+    features, and the settings that were scored, best first."""
+    comparisons = [Comparison(Prepared.of(draft, validation, solver), solver, grid) for draft in drafts]
+    best = max(comparisons, key=lambda each: each.best(each.start()))
+    best.search(best.start())
+    leading = best.candidates()
+    others = [found for each in comparisons if each is not best for found in each.candidates()]
+    return leading[0].solver.ridges(best.branches), leading + others
 
 
 def _with_all_features(problem: Problem, chosen: Mapping[str, FeatureMap]) -> dict[str, FeatureMap]:

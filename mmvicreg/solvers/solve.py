@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,18 @@ from mmvicreg.branches import head
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError, UnknownNameError, show_messages_alone
 from mmvicreg.evaluation.embed import embed_samples
-from mmvicreg.files import write_json, write_text
+from mmvicreg.files import lock, write_json, write_text
 from mmvicreg.modalities.modality import Modality, modalities_of
-from mmvicreg.runs import checkpoint
-from mmvicreg.runs.config import differences, to_json
-from mmvicreg.runs.directory import environment
-from mmvicreg.runs.run import CHECKPOINTS, CONFIG, LOG, Run, read_config, rebuild
+from mmvicreg.runs import checkpoint, directory
+from mmvicreg.runs.config import to_json
+from mmvicreg.runs.run import CHECKPOINTS, LOG, Run, rebuild
 from mmvicreg.runs.tensors import tensors_of
 from mmvicreg.shards.index import ShardIndex, open_index
 from mmvicreg.solvers.config import SolveConfig
-from mmvicreg.solvers.pairing import PairedRows
-from mmvicreg.solvers.selection import Candidate, Choice, Problem, choose
+from mmvicreg.solvers.selection import SPECTRUM, Candidate, Choice, Problem, choose
 from mmvicreg.solvers.solution import Solution, make_head
-from mmvicreg.solvers.views import AugmentedReader
+from mmvicreg.solvers.statistics.pairing import PairedRows
+from mmvicreg.solvers.statistics.views import AugmentedReader
 from mmvicreg.stream.reader import Reader
 
 RESULT = "solution.json"
@@ -77,14 +76,17 @@ def solve_towers(config: SolveConfig, towers: Towers) -> Run:
     """Encode, choose, solve and write; every process calls this."""
     device = distributed.join_processes(cpu=config.cpu)
     check(config, tuple(towers.modalities))
-    folder = Path(config.out)
-    done = distributed.broadcast_object(_is_finished(config))
-    saved = _saved_config(config, towers.modalities)
-    if distributed.rank() == 0:
-        open_folder(config, saved)
-    distributed.barrier()
-    if done:
-        return load_solved(folder, saved, towers.modalities)
+    description = _describe(config, towers.modalities)
+    with ExitStack() as held:
+        distributed.on_main_process(lambda: directory.check_folder(config, given=description.config))
+        done = distributed.on_main_process(lambda: _begin(config, description, held))
+        if not done:
+            _solve_into(Path(config.out), config, towers, device)
+        distributed.barrier()
+    return load_solved(Path(config.out), description.to_json(), towers.modalities)
+
+
+def _solve_into(folder: Path, config: SolveConfig, towers: Towers, device: torch.device) -> None:
     train, consumed = encode(config, towers, config.train, "train", device=device, augmented=True)
     validation = None
     if config.validation:
@@ -99,40 +101,18 @@ def solve_towers(config: SolveConfig, towers: Towers) -> Run:
     model = with_heads(towers, chosen.solution, chosen.features)
     if distributed.rank() == 0:
         write_run(folder, model, chosen, consumed=consumed, seconds=seconds)
-    distributed.barrier()
-    return load_solved(folder, saved, towers.modalities)
 
 
-def open_folder(config: SolveConfig, saved: dict[str, Any]) -> None:
-    """Make the run directory, or check that its run was solved with the same configuration. Raises ValueError where it
-    holds something else."""
+def _begin(config: SolveConfig, description: directory.RunDescription, held: ExitStack) -> bool:
+    """Lock the run directory until ``held`` is closed and write what the run is; whether it is finished already."""
+    directory.move_aside(config)
     folder = Path(config.out)
-    if (folder / CONFIG).is_file():
-        if config.resume == "restart":
-            folder.rename(folder.with_name(f"{folder.name}-before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"))
-        elif config.resume == "never":
-            raise InvalidValueError(
-                f"{folder} holds a run; choose another --out, or --resume auto to continue it"
-            )
-        else:
-            _refuse_other(
-                folder,
-                differences(read_config(folder)["config"], saved["config"], allowed=config.allow_change),
-            )
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise InvalidValueError(f"{folder} is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, saved)
-    write_json(folder / "environment.json", environment())
-
-
-def _refuse_other(folder: Path, found: list[str]) -> None:
-    if found:
-        listed = "\n  ".join(found)
-        raise InvalidValueError(
-            f"{folder} holds a run of another configuration (saved -> given):\n  {listed}\n"
-            "choose another --out, set these fields back, or --resume restart to move it aside"
-        )
+    held.enter_context(lock(folder, purpose="solving"))
+    if directory.is_continued(config):
+        return True
+    directory.begin(folder, description)
+    return False
 
 
 def load_solved(folder: Path, saved: dict[str, Any], modalities: Mapping[str, Modality]) -> Run:
@@ -204,28 +184,17 @@ def with_heads(towers: Towers, solution: Solution, features: Mapping[str, nn.Seq
     return Model(branches, towers.model.views).eval()
 
 
-def _saved_config(config: SolveConfig, modalities: Mapping[str, Modality]) -> dict[str, Any]:
-    """config.json: the configuration and the modalities, whose own projector is left out: the head replaces it."""
+def _describe(config: SolveConfig, modalities: Mapping[str, Modality]) -> directory.RunDescription:
+    """The configuration and the modalities, whose own projector is left out: the head replaces it."""
     plain = {name: to_json(_without_projector(modality)) for name, modality in modalities.items()}
     views = {name: name for name in modalities}
-    return {
-        "config": {**to_json(config), **plain},
-        "views": views,
-        "readers": views,
-        "objective": {},
-        "sources": {},
-    }
+    return directory.RunDescription({**to_json(config), **plain}, views, views, {}, {})
 
 
 def _without_projector(modality: Any) -> Modality:
     if any(item.name == "projector" for item in fields(modality)):
         return replace(modality, projector=())
     return modality
-
-
-def _is_finished(config: SolveConfig) -> bool:
-    folder = Path(config.out)
-    return config.resume == "auto" and bool(checkpoint.complete_checkpoints(folder / CHECKPOINTS))
 
 
 def write_run(
@@ -246,7 +215,7 @@ def write_run(
             "features": to_json(dict(chosen.feature_maps)),
             "validation_mean_recall": chosen.score,
             "settings_compared": len(chosen.candidates),
-            "strengths": [float(value) for value in chosen.solution.strengths[:512]],
+            "strengths": [float(value) for value in chosen.solution.strengths[:SPECTRUM]],
             **seconds,
         },
     )

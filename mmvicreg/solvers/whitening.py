@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.solvers.moments import SpaceMoments
+from mmvicreg.solvers.statistics.moments import SpaceMoments
 
 TOLERANCE = 1e-12
 """Eigenvalues below this fraction of the largest count as zero: rounding of a sum of fp32 squares in fp64."""
@@ -40,8 +40,25 @@ def check_whitening(name: str, whitening: Whitening) -> None:
         raise InvalidValueError(f"{name}: power of whitening is 0 to 2, found {whitening.power}")
 
 
+@dataclass(frozen=True)
+class WhiteningFactor:
+    """A whitening as ``vectors`` (F, F) and the factor ``powers`` (F,) of each: vectors diag(powers) vectors'.
+
+    Axes need no more than this, and rotations are shared by all ridges.
+    """
+
+    vectors: Tensor
+    powers: Tensor
+
+
 def whitening_matrix(name: str, moments: SpaceMoments, whitening: Whitening) -> Tensor:
-    """The symmetric matrix (F, F) that :class:`Whitening` describes; directions without variance are dropped.
+    """The symmetric matrix (F, F) that :class:`Whitening` describes; errors of :func:`whitening_factor`."""
+    factor = whitening_factor(name, moments, whitening)
+    return (factor.vectors * factor.powers) @ factor.vectors.T
+
+
+def whitening_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> WhiteningFactor:
+    """The eigenvectors and powers that :class:`Whitening` describes; directions without variance are dropped.
 
     Raises ValueError where no dimension varies, or the scatter within concepts is asked for and was not counted.
     """
@@ -65,7 +82,7 @@ def whitening_matrix(name: str, moments: SpaceMoments, whitening: Whitening) -> 
     varies = values > TOLERANCE * values[-1]
     powers = torch.where(varies, (values.clamp(min=0) + whitening.ridge), torch.ones_like(values))
     powers = powers ** (-whitening.power / 2) * varies
-    return (vectors * powers) @ vectors.T / scale ** (whitening.power / 2)
+    return WhiteningFactor(vectors, powers / scale ** (whitening.power / 2))
 
 
 @dataclass(frozen=True)

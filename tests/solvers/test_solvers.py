@@ -8,11 +8,12 @@ from paired_features import centred, correlated, plain_spaces
 from sklearn.linear_model import Ridge as PeerRidge
 
 from mmvicreg.solvers.canonical import CCA, PLS, Procrustes
+from mmvicreg.solvers.leave_one_out import leave_one_out
 from mmvicreg.solvers.maxvar import MaxVar
-from mmvicreg.solvers.moments import Moments
-from mmvicreg.solvers.pairing import PairedRows, count_moments
 from mmvicreg.solvers.ridge import Ridge
 from mmvicreg.solvers.solution import Solution
+from mmvicreg.solvers.statistics.moments import Moments
+from mmvicreg.solvers.statistics.pairing import PairedRows, count_moments
 from mmvicreg.solvers.whitening import Axes, Whitening
 
 EXACT = Whitening(ridge=0.0)
@@ -118,6 +119,22 @@ def test_ridge_predicts_as_scikit_learn_does() -> None:
     peer = PeerRidge(alpha=alpha, fit_intercept=False).fit(x.numpy(), y.numpy())
     found = x @ solution.branches["a"][0].matrix
     np.testing.assert_allclose(found.numpy(), peer.predict(x.numpy()), atol=1e-6)
+
+
+def test_leave_one_out_errors_equal_those_of_regressions_without_each_pair() -> None:
+    data = correlated(30)
+    moments, ridges = moments_of(data), (0.03, 0.3, 3.0)
+    x, y = (torch.from_numpy(data.rows[name]).double() for name in "ab")
+    blocks = [(x[:17], y[:17]), (x[17:], y[17:])]
+    found = leave_one_out(blocks, moments, ("a", "b"), ridges=ridges)
+    spread = float((x - x.mean(0)).square().mean()) * len(x)
+    for ridge, error in zip(ridges, found, strict=True):
+        errors = []
+        for left in range(len(x)):
+            others = [row for row in range(len(x)) if row != left]
+            peer = PeerRidge(alpha=ridge * spread).fit(x[others].numpy(), y[others].numpy())
+            errors.append(((peer.predict(x[[left]].numpy()) - y[[left]].numpy()) ** 2).sum())
+        assert float(error) == pytest.approx(np.mean(errors), rel=1e-8)
 
 
 def test_two_way_ridge_scores_the_sum_of_both_cosines() -> None:

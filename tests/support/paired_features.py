@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmvicreg.solvers.pairing import PairedRows, Space
+from mmvicreg.solvers.statistics.pairing import PairedRows
+from mmvicreg.solvers.statistics.space_features import Space
 
 CORRELATIONS = np.array([0.95, 0.9, 0.8, 0.65, 0.5, 0.3])
 

@@ -58,6 +58,18 @@ class Moments:
     spaces: Mapping[str, SpaceMoments]
     pairs: Mapping[Pair, CrossMoments]
 
+    @cached_property
+    def _rotated(self) -> dict[Pair, Tensor]:
+        return {}
+
+    def rotated_cross(self, first: str, second: str) -> Tensor:
+        """The cross-covariance in the eigenvectors of both covariances (see :attr:`SpaceMoments.eigen`), (F, G);
+        computed once for all settings."""
+        if (first, second) not in self._rotated:
+            left, right = self.space(first).eigen[1], self.space(second).eigen[1]
+            self._rotated[first, second] = left.T @ self.cross(first, second) @ right
+        return self._rotated[first, second]
+
     def space(self, name: str) -> SpaceMoments:
         """Moments of one space; KeyError with the names there are."""
         if name not in self.spaces:
@@ -89,7 +101,7 @@ class MomentSums:
         weighted = x * weights[:, None]
         _add(sums, "weight", weights.sum())
         _add(sums, "first", weighted.sum(0))
-        _add(sums, "second", weighted.T @ x)
+        _add(sums, "second", _gram(weighted, x))
 
     def add_pairs(self, first: str, second: str, x_nF: Tensor, y_nG: Tensor, weights_n: Tensor) -> None:
         """Matching rows of two spaces, one pair a row, with the weight of each pair."""
@@ -117,7 +129,7 @@ class MomentSums:
         if name not in self.origins:
             raise UnknownNameError(f"no space {name!r}; there are {', '.join(self.origins)}")
         x = x_nF.double() - self.origins[name]
-        if not bool(torch.isfinite(x).all()):
+        if not bool(torch.isfinite(x.sum())):  # one pass; a sum of fp32 values in fp64 does not overflow
             bad = int((~torch.isfinite(x)).any(1).sum())
             raise InvalidValueError(
                 f"{bad} of {len(x)} rows of {name!r} are not finite (NaN or infinity); "
@@ -189,6 +201,14 @@ def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
         sums[key] += value
     else:
         sums[key] = value
+
+
+def _gram(weighted_nF: Tensor, x_nF: Tensor) -> Tensor:
+    """weighted' x, (F, F), which is symmetric: a quarter of it is copied, not multiplied."""
+    half = x_nF.shape[1] // 2
+    upper = weighted_nF[:, :half].T @ x_nF
+    lower = weighted_nF[:, half:].T @ x_nF[:, half:]
+    return torch.cat([upper, torch.cat([upper[:, half:].T, lower], dim=1)])
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

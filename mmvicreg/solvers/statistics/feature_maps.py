@@ -98,7 +98,7 @@ def _fit_kernel(
 ) -> Nystrom | RandomFourier:
     order = torch.from_numpy(random.permutation(len(rows_mE))).to(rows_mE.device)
     shuffled = rows_mE[order]
-    distances = torch.pdist(shuffled[:MEDIAN_ROWS].double())
+    distances = _distances(shuffled[:MEDIAN_ROWS].double())
     median = float(distances.median()) if len(distances) else 0.0
     if not median > 0:
         raise InvalidValueError(
@@ -112,6 +112,15 @@ def _fit_kernel(
         made.directions.copy_(torch.from_numpy(drawn * (2 * gamma) ** 0.5))
         return made
     return _fit_nystrom(shuffled[: feature_map.features], gamma)
+
+
+def _distances(rows_mE: Tensor) -> Tensor:
+    """Of every two rows, by one matrix product about their mean."""
+    centred = rows_mE - rows_mE.mean(0)
+    squared = centred.square().sum(1)
+    products = centred @ centred.T
+    first, second = torch.triu_indices(len(products), len(products), offset=1, device=products.device)
+    return (squared[first] + squared[second] - 2 * products[first, second]).clamp(min=0).sqrt()
 
 
 def _fit_nystrom(landmarks_mE: Tensor, gamma: float) -> Nystrom:

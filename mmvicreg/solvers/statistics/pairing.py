@@ -12,16 +12,14 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.evaluation.positives import Positives
-from mmvicreg.solvers.feature_maps import blocks
-from mmvicreg.solvers.moments import Moments, MomentSums, Pair
+from mmvicreg.solvers.statistics.feature_maps import blocks
+from mmvicreg.solvers.statistics.moments import Moments, MomentSums, Pair
+from mmvicreg.solvers.statistics.space_features import BLOCK, Space, SpaceFeatures
 
-BLOCK = 1024
-"""Rows whose features are held at a time."""
 ORIGIN_ROWS = 256
 """Rows whose mean is the origin of the sums."""
 
@@ -35,6 +33,14 @@ class PairedRows:
 
     rows: Mapping[str, np.ndarray]
     samples: Mapping[str, Sequence[Sequence[int]]]
+
+    def __post_init__(self) -> None:
+        for name, rows in self.rows.items():
+            if len(rows) != len(self.samples.get(name, ())):
+                raise InvalidValueError(
+                    f"branch {name!r} has {len(rows)} rows and the samples of {len(self.samples.get(name, ()))}: every "
+                    "row needs the numbers of its samples"
+                )
 
     def branch(self, name: str) -> np.ndarray:
         """Rows of one branch; KeyError with the branches there are."""
@@ -71,14 +77,6 @@ class PairingConfig:
     """count the scatter within concepts, which ``within`` of a whitening needs"""
 
 
-@dataclass(frozen=True)
-class Space:
-    """Features of one branch that have moments: ``features`` maps (n, E) to (n, F)."""
-
-    branch: str
-    features: nn.Sequential
-
-
 def count_moments(
     data: PairedRows,
     spaces: Mapping[str, Space],
@@ -99,35 +97,25 @@ def count_moments(
         for name in pair:
             if name not in spaces:
                 raise UnknownNameError(f"pairs name {name!r}; there are {', '.join(spaces)}")
-    origins = {
-        name: _features(space, data.branch(space.branch)[:ORIGIN_ROWS], device, name).double().mean(0)
-        for name, space in spaces.items()
+    features = {
+        name: SpaceFeatures(name, space, data.branch(space.branch), device) for name, space in spaces.items()
     }
-    sums = MomentSums(origins)
+    sums = MomentSums({name: found.origin(ORIGIN_ROWS) for name, found in features.items()})
     matching = {pair: data.positives(spaces[pair[0]].branch, spaces[pair[1]].branch) for pair in chosen}
     weights = {pair: _pair_weights(found, config.concept_power) for pair, found in matching.items()}
-    for name, space in spaces.items():
-        _count_space(
-            sums, name, space, data, _row_weights(name, matching, weights, data, spaces, config), device
-        )
+    for name, found in features.items():
+        _count_space(sums, name, found, _row_weights(name, matching, weights, len(found.rows), config))
     for pair in chosen:
         sums.expect_pairs(*pair)
-        _count_pair(sums, pair, spaces, data, matching[pair], weights[pair], device)
+        _count_pair(sums, pair, features, matching[pair], weights[pair])
     if config.within:
         for name, groups in _groups(matching, spaces).items():
-            _count_within(sums, name, spaces[name], data, groups, device)
+            _count_within(sums, name, features[name], groups)
     return sums.finish()
 
 
 def _all_pairs(spaces: Mapping[str, Space]) -> tuple[Pair, ...]:
     return tuple((a, b) for a, b in combinations(spaces, 2) if spaces[a].branch != spaces[b].branch)
-
-
-@torch.no_grad()
-def _features(space: Space, rows: np.ndarray, device: torch.device, name: str) -> Tensor:
-    if not len(rows):
-        raise InvalidValueError(f"{name!r} has no rows: nothing to solve; are its members in these shards?")
-    return space.features(torch.from_numpy(np.array(rows, dtype=np.float32)).to(device))
 
 
 def _own_range(count: int) -> range:
@@ -153,12 +141,11 @@ def _row_weights(
     name: str,
     matching: Mapping[Pair, Positives],
     weights: Mapping[Pair, np.ndarray],
-    data: PairedRows,
-    spaces: Mapping[str, Space],
+    count: int,
     config: PairingConfig,
 ) -> np.ndarray:
     """Weight of each row in its own moments: the mean of what its pairs weigh over the pairs of spaces it is in."""
-    total = np.zeros(len(data.branch(spaces[name].branch)))
+    total = np.zeros(count)
     seen = 0
     for pair, found in matching.items():
         if name in pair:
@@ -173,41 +160,25 @@ def _row_weights(
     return total
 
 
-def _count_space(
-    sums: MomentSums,
-    name: str,
-    space: Space,
-    data: PairedRows,
-    weights_M: np.ndarray,
-    device: torch.device,
-) -> None:
-    rows = data.branch(space.branch)
-    for part in _own_blocks(len(rows)):
-        block = slice(part.start, part.stop)
-        weights = torch.from_numpy(weights_M[block]).to(device)
-        sums.add_rows(name, _features(space, rows[block], device, name), weights)
+def _count_space(sums: MomentSums, name: str, features: SpaceFeatures, weights_M: np.ndarray) -> None:
+    for part in _own_blocks(len(features.rows)):
+        weights = torch.from_numpy(weights_M[part.start : part.stop]).to(features.device)
+        sums.add_rows(name, features.take(np.arange(part.start, part.stop)), weights)
 
 
 def _count_pair(
     sums: MomentSums,
     pair: Pair,
-    spaces: Mapping[str, Space],
-    data: PairedRows,
+    features: Mapping[str, SpaceFeatures],
     found: Positives,
     weights_P: np.ndarray,
-    device: torch.device,
 ) -> None:
     query_n, item_n = found.pairs()
-    first, second = spaces[pair[0]], spaces[pair[1]]
-    x_rows, y_rows = data.branch(first.branch), data.branch(second.branch)
+    first, second = features[pair[0]], features[pair[1]]
     for part in _own_blocks(len(query_n)):
         block = slice(part.start, part.stop)
-        # A row in several pairs of the block has its features computed once.
-        queries, query_at = np.unique(query_n[block], return_inverse=True)
-        items, item_at = np.unique(item_n[block], return_inverse=True)
-        x = _features(first, x_rows[queries], device, pair[0])[torch.from_numpy(query_at).to(device)]
-        y = _features(second, y_rows[items], device, pair[1])[torch.from_numpy(item_at).to(device)]
-        sums.add_pairs(*pair, x, y, torch.from_numpy(weights_P[block]).to(device))
+        weights = torch.from_numpy(weights_P[block]).to(first.device)
+        sums.add_pairs(*pair, first.take(query_n[block]), second.take(item_n[block]), weights)
 
 
 def _groups(matching: Mapping[Pair, Positives], spaces: Mapping[str, Space]) -> dict[str, list[np.ndarray]]:
@@ -220,38 +191,20 @@ def _groups(matching: Mapping[Pair, Positives], spaces: Mapping[str, Space]) -> 
     return {name: found for name, found in groups.items() if found}
 
 
-def _count_within(
-    sums: MomentSums,
-    name: str,
-    space: Space,
-    data: PairedRows,
-    groups: Sequence[np.ndarray],
-    device: torch.device,
-) -> None:
-    rows = data.branch(space.branch)
-    width = len(sums.origins[name])
-    own = sums.sums[name]
-    own.setdefault("within", torch.zeros((width, width), dtype=torch.float64, device=device))
-    own.setdefault("within_weight", torch.zeros((), dtype=torch.float64, device=device))
+def _count_within(sums: MomentSums, name: str, features: SpaceFeatures, groups: Sequence[np.ndarray]) -> None:
+    own, zero = sums.sums[name], sums.origins[name].new_zeros
+    own.setdefault("within", zero((features.width, features.width)))
+    own.setdefault("within_weight", zero(()))
     held: list[np.ndarray] = []
     for number in _own_range(len(groups)):
         held.append(groups[number])
         if sum(map(len, held)) >= BLOCK:
-            _add_groups(sums, name, space, rows, held, device)
+            _add_groups(sums, name, features, held)
             held = []
     if held:
-        _add_groups(sums, name, space, rows, held, device)
+        _add_groups(sums, name, features, held)
 
 
-def _add_groups(
-    sums: MomentSums,
-    name: str,
-    space: Space,
-    rows: np.ndarray,
-    groups: Sequence[np.ndarray],
-    device: torch.device,
-) -> None:
-    chosen = np.concatenate(groups)
-    numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    features = _features(space, rows[chosen], device, name)
-    sums.add_groups(name, features, torch.from_numpy(numbers).to(device))
+def _add_groups(sums: MomentSums, name: str, features: SpaceFeatures, groups: Sequence[np.ndarray]) -> None:
+    numbers = torch.from_numpy(np.repeat(np.arange(len(groups)), [len(group) for group in groups]))
+    sums.add_groups(name, features.take(np.concatenate(groups)), numbers.to(features.device))

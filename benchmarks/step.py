@@ -254,16 +254,10 @@ def measure(options: Options) -> dict[str, Any]:
     }
     seconds = {f"seconds_{name}": round(best[name] / options.steps, 4) for name in sides}
     what = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    about = {"model": options.model, "batch_size": options.batch_size, "device": what}
+    about: dict[str, Any] = {"model": options.model, "batch_size": options.batch_size, "device": what}
+    about |= {"threads": torch.get_num_threads(), "precision": options.precision}
     del ratios["samples_per_second_ratio_open_clip"], ratios["samples_per_second_ratio_invariance alone"]
-    return {
-        **about,
-        "threads": torch.get_num_threads(),
-        "precision": options.precision,
-        **ratios,
-        **rest,
-        **seconds,
-    }
+    return about | ratios | rest | seconds
 
 
 def _rounds(sides: dict[str, Side], options: Options, device: Any) -> dict[str, float]:

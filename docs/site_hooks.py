@@ -1,12 +1,46 @@
 """Hooks of the documentation site.
 
-Names in docstrings are shown as code, without the roles of Sphinx; pages that the navigation of mkdocs.yml does not
-name yet stand at its end, so that none is out of reach.
+The API reference lists the names of ``mmvicreg/__init__.pyi``, by the folder that defines them. Names in docstrings are
+shown as code, without the roles of Sphinx. Pages that the navigation of mkdocs.yml does not name yet stand at its
+end, so that none is out of reach.
 """
 
 import re
 from pathlib import Path
 from typing import Any
+
+STUB = Path(__file__).parents[1] / "mmvicreg/__init__.pyi"
+TITLES = {
+    "training": "Training",
+    "interop": "Runs and models",
+    "runs": "Configuration and runs",
+    "modalities": "Modalities",
+    "branches": "Branches",
+    "objectives": "Objectives",
+    "solvers": "Closed-form solvers",
+    "evaluation": "Evaluation",
+    "stream": "Stream",
+    "plan": "Plan",
+    "shards": "Shards",
+}
+"""Heading of each folder's names, in the order of the page; other folders follow under their own name."""
+
+
+def on_page_markdown(markdown: str, page: Any, **context: Any) -> str:
+    """The API page with an entry for every public name."""
+    if page.file.src_uri != "api.md":
+        return markdown
+    found = re.findall(
+        r"^from \.([\w.]+) import (\w+) as", STUB.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    folders: dict[str, list[str]] = {folder: [] for folder in TITLES}
+    for module, name in found:
+        folders.setdefault(module.split(".")[0], []).append(f"::: mmvicreg.{module}.{name}")
+    parts = [markdown]
+    for folder, entries in folders.items():
+        if entries:
+            parts += [f"## {TITLES.get(folder, folder.replace('_', ' ').capitalize())}", *entries]
+    return "\n\n".join(parts)
 
 
 def on_config(config: Any) -> Any:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +54,29 @@ def write_tensors(
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a hidden file beside ``path``, then put it in place; an error leaves ``path`` as it was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_beside(path)
     try:
         write(partial)
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_beside(path: Path) -> Path:
+    """The hidden name beside ``path`` under which this process writes it; what killed processes left is removed.
+
+    The name holds host and process: processes of other hosts may be writing the same file, and are left alone.
+    """
+    host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
+    start = f".{path.name}.{host}-"
+    with suppress(OSError):  # no folder yet: writing says so
+        for entry in os.scandir(path.parent):
+            found = re.fullmatch(re.escape(start) + r"(\d{1,9})\.partial", entry.name)
+            if found and not _alive(int(found[1])):
+                remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
+                remove(entry.path)
+    return path.with_name(f"{start}{os.getpid()}.partial")
 
 
 def _write_synced(path: Path, content: bytes) -> None:

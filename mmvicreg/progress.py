@@ -74,6 +74,7 @@ def _lines(console: Console, title: str, total: int, unit: str, every: float) ->
             printed = now
             rate = done / max(now - started, 1e-9)
             left = (total - done) / max(rate, 1e-9)
-            console.print(f"{title}: {done:,} of {total:,}, {rate:,.0f} {unit}/s, {left:,.0f} s left  {note}")
+            line = f"{title}: {done:,} of {total:,}, {rate:,.0f} {unit}/s, {left:,.0f} s left  {note}"
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     return advance

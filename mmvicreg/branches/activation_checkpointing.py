@@ -1,4 +1,4 @@
-"""Gradient checkpointing of any encoder: forget what is inside its blocks and compute it again on the way back."""
+"""Activation checkpointing of any encoder: activations inside its blocks are recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def recompute_blocks(model: Model) -> dict[str, int]:
-    """Blocks of each trained encoder keep their inputs only; how many, by branch.
+    """Let the blocks of each trained encoder keep their inputs only; the number of blocks by branch.
 
-    Blocks with batch normalisation are left alone: run twice, they would count their rows twice. Raises
-    ValueError where that leaves nothing. Dropout falls the same in both passes.
+    Blocks with batch normalisation are left alone: run twice, they would count their rows twice. Dropout draws the same
+    masks in both passes. Raises ValueError where no block is left.
     """
     counts = {}
     for name, branch in model.branches.items():

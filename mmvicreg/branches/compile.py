@@ -13,9 +13,9 @@ from mmvicreg.branches.model import Branch, Model
 def compile_encoders(model: Model, *, rows: int) -> None:
     """Compile every encoder for training; in evaluation mode it runs as it is.
 
-    Left alone, torch.compile makes kernels for the first number of rows it meets and others for any number once it
-    meets a second one: a run that continues would meet them in another order and round differently. Here ``rows``
-    rows (a batch in which nothing is missing) have kernels of their own, and any other number has others.
+    By default torch.compile generates kernels for the first number of rows that it is given, and general ones when it
+    is given a second number: a run that is continued gives them in another order and rounds differently. Here ``rows``
+    rows (a batch in which nothing is missing) have kernels of their own, and every other number the general ones.
     """
     for name, branch in model.branches.items():
         assert isinstance(branch, Branch)

@@ -1,4 +1,4 @@
-"""FSDP2: each process keeps a share of the weights of the branches, and gathers a block when it runs."""
+"""FSDP2: each process keeps a part of the weights of the branches, and gathers a block when it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def shard(model: Model, device: torch.device) -> None:
     """Shard encoders (block by block) and projectors over all processes, in place.
 
     What the objective learns (a scale, a predictor) stays whole on every process; its gradient is averaged by
-    the loop. One process: nothing is done.
+    the loop. On one process nothing is done.
     """
     if distributed.world_size() == 1:
         return

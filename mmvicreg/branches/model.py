@@ -80,7 +80,10 @@ class Branch(nn.Module):
         changed = frozen != self.waiting
         self.frozen = self.waiting = frozen
         if changed:
-            self.encoder.requires_grad_(not frozen)
+            named = dict(self.encoder.named_parameters())
+            adapters = any("lora_" in name for name in named)
+            for name, parameter in named.items():  # of a tower with adapters, they alone are trained
+                parameter.requires_grad_(not frozen and (not adapters or "lora_" in name))
         self.train(self.training)
         return changed
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mmvicreg.cli.model_options import WrongOptionError
 from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
@@ -119,6 +120,10 @@ def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 def compare(config: CompareConfig) -> Output:
     """Tables of what differs and what was scored, and a picture of the curves."""
+    if config.out and Path(config.out).suffix not in (".png", ".svg", ".pdf"):
+        raise WrongOptionError(
+            f"--out {config.out}: expected a picture, .png, .svg or .pdf; a page of runs is report"
+        )
     found = compare_runs(config.runs, all_scores=config.all_scores)
     shown: list[Any] = []
     if found.differences:

@@ -45,7 +45,10 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
         if not equals or "/" in name or "~" in name:  # a path may hold a = too
             name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
         if name in splits:
-            raise InvalidValueError(f"two splits are called {name!r}; name them: --data first=... second=...")
+            raise InvalidValueError(
+                f"two splits are called {name!r}; name them: --data first=... second=... (or put the "
+                "pattern in quotes, if the shell has expanded one)"
+            )
         splits[name] = shards
     return splits
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Out
 from mmvicreg.cli.output import Output
+from mmvicreg.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,7 @@ def _write_subset(path: Path, data: Labelled, chosen: np.ndarray, truth: np.ndar
     fetch = Fetcher(data.index)
     keys = [fetch(*data.index.place(int(number)), ()).key for number in chosen]
     lines = [f"{key}\t{truth[number]}\n" for key, number in zip(keys, chosen, strict=True)]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _draw(scores: Any, names: list[str], path: Path) -> None:

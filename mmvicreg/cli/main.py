@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from mmvicreg.cli.model_options import WrongOptionError, check_ranges
 from mmvicreg.errors import UserError, printable
+from mmvicreg.runs.command_line import expand_home
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: wrong options; data or files that cannot be used; Ctrl-C."""
@@ -176,6 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE
     try:
         return _run(given[0], given[1:])
+    except WrongOptionError as error:
+        print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
+        return USAGE
     except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
         return DATA
@@ -199,15 +204,33 @@ def _run(name: str, arguments: list[str]) -> int:
     module: Any = import_module(command.module)
     describe(vars(module)[command.config])
     as_json = "--json" in arguments
-    config = tyro.cli(
-        vars(module)[command.config],
-        prog=f"mmvicreg {name}",
-        description=_description(name, command, vars(module)[command.config]),
-        args=[_home(argument) for argument in arguments if argument != "--json"],
-    )
+    try:
+        config = tyro.cli(
+            vars(module)[command.config],
+            prog=f"mmvicreg {name}",
+            description=_description(name, command, vars(module)[command.config]),
+            args=[expand_home(argument) for argument in arguments if argument != "--json"],
+        )
+    except SystemExit as stopped:
+        if stopped.code == USAGE:
+            _hint_at_quotes(arguments)
+        raise
+    check_ranges(config)
     output = vars(module)[command.function](config)
     output.show(as_json=as_json)
     return int(output.status)
+
+
+def _hint_at_quotes(arguments: list[str]) -> None:
+    """Say so where the shell has put the names of shards in the place of a pattern."""
+    shards = [argument for argument in arguments if argument.endswith(".tar") and os.path.isfile(argument)]
+    if len(shards) > 1:
+        pattern = os.path.join(os.path.dirname(shards[0]), "*.tar")
+        print(
+            f"{len(shards)} shards were given where one pattern is expected: the shell has expanded it. Put it in "
+            f"quotes: '{pattern}'",
+            file=sys.stderr,
+        )
 
 
 def _again(given: list[str]) -> str:
@@ -216,14 +239,6 @@ def _again(given: list[str]) -> str:
     config: Any = vars(import_module(command.module))[command.config]
     continued = ["--resume"] if "resume" in config.__dataclass_fields__ and "--resume" not in given else []
     return shlex.join(["mmvicreg", *given, *continued])
-
-
-def _home(argument: str) -> str:
-    """``~/x`` as a path, also where the shell left it: in quotes and after ``--option=``."""
-    option, equals, value = argument.partition("=")
-    if option.startswith("--") and equals:
-        return f"{option}={os.path.expanduser(value)}"
-    return os.path.expanduser(argument) if argument.startswith("~/") else argument
 
 
 def _description(name: str, command: Command, config: type) -> str:

@@ -1,11 +1,14 @@
-"""Options of every command that loads a model, and the loading."""
+"""Options of every command that loads a model, and the loading; the ranges of all commands' numbers."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
+
+from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -16,6 +19,19 @@ Shards: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="
 """shards, with {000..009} and * expanded"""
 Out: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 """file or folder to write"""
+
+AT_LEAST = {
+    **dict.fromkeys(("threads", "k", "epochs", "batch_size", "max_pixels"), 1),
+    **dict.fromkeys(("processes", "folds", "samples", "size", "min_side", "max_caption", "seed"), 0),
+    **dict.fromkeys(("encoder_rate", "head_rate", "weight_decay", "flip"), 0),
+}
+"""The least value of an option, which means the same in every command that has it."""
+AT_MOST = {"fraction": 1, "flip": 1}
+ABOVE = {"fraction": 0}
+
+
+class WrongOptionError(InvalidValueError):
+    """An option outside its range; the exit status is that of wrong options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +63,6 @@ def check_device(device: str) -> None:
         return
     import torch
 
-    from mmvicreg.errors import InvalidValueError
-
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -57,3 +71,20 @@ def check_device(device: str) -> None:
             f"--device {device}: not usable on this machine ({reason}); leave it out for the best device there is, or "
             "give cpu"
         ) from None
+
+
+def check_ranges(config: Any) -> None:
+    """Raise WrongOptionError for a number of a command's options outside its range."""
+    for name, value in vars(config).items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        least, most, above = (
+            AT_LEAST.get(name, -math.inf),
+            AT_MOST.get(name, math.inf),
+            ABOVE.get(name, -math.inf),
+        )
+        if not least <= value <= most or not (value > above or above == -math.inf):
+            bounds = [f"above {above}"] if name in ABOVE else [f"at least {least}"]
+            bounds += [f"at most {most}"] if name in AT_MOST else []
+            option = name.replace("_", "-")
+            raise WrongOptionError(f"--{option} is {value}; expected a number {' and '.join(bounds)}")

@@ -47,6 +47,16 @@ class SplitScores:
     hubs: dict[str, list[Hub]]
     proof: Proof
 
+    def __repr__(self) -> str:
+        """One line, for a notebook: recall at the smallest k of every direction, in percent; the rest is in fields."""
+        recalls = []
+        for direction, found in self.retrieval.items():
+            k = min(found.recall)
+            recalls.append(
+                f"{direction} R@{k} {100 * found.recall[k]:.1f}% (chance {100 * found.chance[k]:.2f}%)"
+            )
+        return f"SplitScores({', '.join(recalls)})"
+
     def to_json(self) -> dict[str, Any]:
         """Every number, nested by direction and by kind of geometry."""
         return {

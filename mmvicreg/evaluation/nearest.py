@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.store import Store
 from mmvicreg.evaluation.transfer.prompts import image_branches, text_branches, text_item
 from mmvicreg.evaluation.unit_rows import require_finite
+from mmvicreg.files import write_text, write_with
 from mmvicreg.modalities.decoding.formats import is_picture
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
@@ -47,7 +49,7 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
         columns = {f"{view}.{output}": rows for view, rows in matrices.items()}
         columns |= {f"{view}.keys": np.array(keys, dtype=str) for view, keys in first.items()}
         columns |= {f"{view}.identities": np.array(found, dtype=str) for view, found in names.items()}
-        np.savez(path, **columns)  # type: ignore[arg-type]
+        write_with(path, lambda partial: _write_npz(partial, columns))
     elif path.suffix == ".npy":
         return _write_npy(path, matrices, first, names)
     elif path.suffix == ".parquet":
@@ -57,6 +59,16 @@ def write_rows(store: Store, path: str | Path, *, output: str = "z") -> Path:
     return path
 
 
+def _write_npz(path: Path, columns: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:  # a name would get another suffix
+        np.savez(file, **columns)  # type: ignore[arg-type]
+
+
+def _save_npy(path: Path, rows: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, np.ascontiguousarray(rows))
+
+
 def _write_npy(
     path: Path, matrices: dict[str, np.ndarray], keys: dict[str, list[str]], names: dict[str, list[str]]
 ) -> Path:
@@ -64,12 +76,12 @@ def _write_npy(
 
     files = [path.with_name(f"{path.stem}.{view}.npy") for view in matrices]
     for file, (view, rows) in zip(files, matrices.items(), strict=True):
-        np.save(file, np.ascontiguousarray(rows))
+        write_with(file, partial(_save_npy, rows=rows))
         lines = [
             json.dumps({"key": key, "identity": name}, ensure_ascii=False)
             for key, name in zip(keys[view], names[view], strict=True)
         ]
-        file.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(file.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
     return files[0]
 
 
@@ -82,7 +94,8 @@ def _write_safetensors(
 
     metadata = {f"{view}.keys": json.dumps(found) for view, found in keys.items()}
     metadata |= {f"{view}.identities": json.dumps(found, ensure_ascii=False) for view, found in names.items()}
-    save_file({view: np.ascontiguousarray(rows) for view, rows in matrices.items()}, path, metadata=metadata)
+    tensors = {view: np.ascontiguousarray(rows) for view, rows in matrices.items()}
+    write_with(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def _write_parquet(
@@ -101,7 +114,7 @@ def _write_parquet(
         "identity": [name for found in names.values() for name in found],
         "embedding": [row for rows in matrices.values() for row in rows],
     }
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    write_with(path, lambda partial: pyarrow.parquet.write_table(pyarrow.table(columns), partial))
 
 
 @torch.inference_mode()

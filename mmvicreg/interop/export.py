@@ -12,7 +12,6 @@ The folder is a Hugging Face repository as it stands; :mod:`mmvicreg.interop.exp
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from mmvicreg.branches import head as heads
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.summary import read_summary
-from mmvicreg.files import write_json, write_tensors, write_text, write_with
+from mmvicreg.files import partial_beside, write_json, write_tensors, write_text, write_with
 from mmvicreg.interop.exported import (
     CONFIG,
     FORMAT,
@@ -38,6 +37,7 @@ from mmvicreg.interop.exported import (
 from mmvicreg.interop.hub import download, upload
 from mmvicreg.modalities.encoders.pretrained import split
 from mmvicreg.modalities.encoders.weights import locate
+from mmvicreg.modalities.image import ImageModality
 from mmvicreg.objectives import predictors
 from mmvicreg.objectives.predictors import Predictors
 from mmvicreg.runs.config import CLASS, to_json
@@ -53,7 +53,7 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
         raise InvalidValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = partial_beside(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -130,6 +130,10 @@ def _portable(name: str, modality: Any, folder: Path) -> dict[str, Any]:
             f"modality {name!r} is {saved[CLASS]}, which is not this package's own: it cannot be loaded without the "
             "code that defines it. Keep the run directory, and load it with mmvicreg.load(run, recipe=...)"
         )
+    if isinstance(modality, ImageModality):  # what the weights say, which the export does not name
+        prepared = modality.preprocessing()
+        saved |= {"resize": prepared.resize, "interpolation": prepared.interpolation}
+        saved |= {"mean": list(prepared.mean), "std": list(prepared.std)}
     saved |= {"weights": "", "precomputed_views": 0}
     if saved["encoder"] == "gru":
         (folder / name).mkdir()

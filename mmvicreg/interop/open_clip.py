@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.files import write_json, write_tensors
 from mmvicreg.interop.encoding import input_of
+from mmvicreg.modalities.encoders.lora import check_without_adapters
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
@@ -100,6 +101,8 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
             )
     model: Any = towers.open_clip_model(names[image], weights="")
     visual = run.model.branch_named(image).encoder
+    for view in (image, text):
+        check_without_adapters(run.model.branch_named(view).encoder, library="open_clip")
     assert isinstance(visual, nn.Sequential)  # pixel normalisation, tower
     model.visual.load_state_dict(visual[1].state_dict())
     model.text.load_state_dict(run.model.branch_named(text).encoder.state_dict())

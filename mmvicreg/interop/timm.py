@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from mmvicreg.files import write_tensors
+from mmvicreg.modalities.encoders.lora import check_without_adapters
 from mmvicreg.runs.run import Run
 
 
@@ -19,6 +20,7 @@ def save_image_encoder(run: Run, file: str | Path, *, image: str = "image") -> P
     branch = run.model.branch_named(image)
     encoder = branch.encoder[1] if isinstance(branch.encoder, nn.Sequential) else branch.encoder
     assert isinstance(encoder, nn.Module)
+    check_without_adapters(encoder, library="timm")
     tensors = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     write_tensors(Path(file), tensors)

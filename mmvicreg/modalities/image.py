@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mmvicreg.branches.model import Branch
     from mmvicreg.modalities.decoding.pixels import Picture
+    from mmvicreg.modalities.encoders.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class ImageModality:
     """initial weights: empty for random ones, "hub", an open_clip tag, or a file"""
     frozen: bool = False
     """keep the encoder as it is and train the projector alone"""
+    lora: int = 0
+    """rank of low-rank adapters in the encoder's linear layers, which are then all of it that is trained (pip install
+    "mmvicreg[lora]"); 0 for none"""
+    lora_targets: tuple[str, ...] = ()
+    """ends of the names of the layers that get an adapter; empty for every linear layer"""
     learning_rate: float | None = None
     """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
@@ -39,6 +45,15 @@ class ImageModality:
     """side of the square input, in pixels"""
     members: tuple[str, ...] = PICTURES
     """member suffixes that hold the image; the first that a sample has is read"""
+    resize: str = ""
+    """how evaluation makes a square of a picture: shortest (the middle is cut out), squash, or longest (black at the
+    edges); empty for that of the weights"""
+    interpolation: str = ""
+    """of evaluation: bicubic or bilinear; empty for that of the weights"""
+    mean: tuple[float, ...] = ()
+    """mean of the pixels of each channel, on the scale 0 to 1; empty for that of the weights"""
+    std: tuple[float, ...] = ()
+    """their standard deviation"""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """least and largest fraction of the area in a training crop (open_clip's default; 0.08 1.0 for image-image
     training)"""
@@ -60,9 +75,12 @@ class ImageModality:
 
     def reader(self) -> ImageReader:
         """Bytes to uint8 (3, size, size)."""
+        prepared = self.preprocessing()
         return ImageReader(
             suffixes=self.members,
             size=self.size,
+            resize=prepared.resize,
+            interpolation=prepared.interpolation,
             crop_scale=self.crop_scale,
             crop_ratio=self.crop_ratio,
             flip=self.flip,
@@ -72,12 +90,21 @@ class ImageModality:
             max_pixels=self.max_pixels,
         )
 
+    def preprocessing(self) -> Preprocessing:
+        """What the weights were trained with, where a field does not say otherwise."""
+        from mmvicreg.modalities.encoders.preprocessing import preprocessing_of
+
+        return preprocessing_of(self.encoder, self.weights).with_settings(
+            resize=self.resize, interpolation=self.interpolation, mean=self.mean, std=self.std
+        )
+
     def branch(self) -> Branch:
         """uint8 (n, 3, size, size) to h (n, E) and z (n, D)."""
         from torch import channels_last, nn
 
         from mmvicreg.branches.model import Branch, projector
         from mmvicreg.modalities.encoders import hugging_face, pretrained
+        from mmvicreg.modalities.encoders.lora import add_adapters
         from mmvicreg.modalities.encoders.pixel_normalization import PixelNormalization
 
         library, _ = pretrained.split(self.encoder)
@@ -89,10 +116,12 @@ class ImageModality:
             tower = hugging_face.transformers_tower(
                 self.encoder, weights=self.weights, pool="mean", takes="image"
             )
+        if self.lora:
+            add_adapters(tower.module, rank=self.lora, targets=self.lora_targets, frozen=self.frozen)
+        prepared = self.preprocessing()
+        pixels = PixelNormalization(prepared.mean or tower.mean, prepared.std or tower.std)
         return Branch(
-            nn.Sequential(PixelNormalization(tower.mean, tower.std), tower.module).to(
-                memory_format=channels_last
-            ),
+            nn.Sequential(pixels, tower.module).to(memory_format=channels_last),
             projector(tower.width, self.projector, dropout=self.dropout),
             frozen=self.frozen,
             learning_rate=self.learning_rate,
@@ -101,10 +130,12 @@ class ImageModality:
 
 @dataclass(frozen=True)
 class ImageReader(Reader):
-    """RandomResizedCrop, flip and color jitter for training; the center square for evaluation."""
+    """RandomResizedCrop, flip and color jitter for training; the square of the weights for evaluation."""
 
     suffixes: tuple[str, ...]
     size: int
+    resize: str
+    interpolation: str
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
     flip: float
@@ -156,7 +187,9 @@ class ImageReader(Reader):
         """The evaluation input, uint8 (3, size, size), of a decoded picture, uint8 (H, W, 3)."""
         from mmvicreg.modalities.decoding import crops
 
-        return crops.resize_centre(array, self.size)
+        if (self.resize, self.interpolation) == ("shortest", "bicubic"):
+            return crops.resize_centre(array, self.size)
+        return crops.resize_whole(array, self.size, resize=self.resize, interpolation=self.interpolation)
 
     def _decode(self, sample: Sample) -> Picture | None:
         from mmvicreg.modalities.decoding import pixels

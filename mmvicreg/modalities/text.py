@@ -32,6 +32,11 @@ class TextModality:
     """initial weights: empty for random ones, "hub", an open_clip tag, or a file"""
     frozen: bool = False
     """keep the encoder as it is and train the projector alone"""
+    lora: int = 0
+    """rank of low-rank adapters in the encoder's linear layers, which are then all of it that is trained (pip install
+    "mmvicreg[lora]"); 0 for none"""
+    lora_targets: tuple[str, ...] = ()
+    """ends of the names of the layers that get an adapter; empty for every linear layer"""
     learning_rate: float | None = None
     """learning rate of this branch; None for that of the run"""
     projector: tuple[int, ...] = (2048, 2048, 2048)
@@ -70,8 +75,11 @@ class TextModality:
     def branch(self) -> Branch:
         """Token ids int64 (n, length) to h (n, E) and z (n, D)."""
         from mmvicreg.branches.model import Branch, projector
+        from mmvicreg.modalities.encoders.lora import add_adapters
 
         tower = self._tower()
+        if self.lora:
+            add_adapters(tower.module, rank=self.lora, targets=self.lora_targets, frozen=self.frozen)
         return Branch(
             tower.module,
             projector(tower.width, self.projector, dropout=self.dropout),

@@ -51,6 +51,14 @@ GROUPS = (
 RECIPE = Group("recipe", "Options of this recipe.", ())
 
 
+def expand_home(argument: str) -> str:
+    """``~/x`` as a path, also where the shell left it: in quotes and after ``--option=``."""
+    option, equals, value = argument.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={os.path.expanduser(value)}"
+    return os.path.expanduser(argument) if argument.startswith("~/") else argument
+
+
 def parse_command_line(config: type[Config], *, args: Sequence[str] | None = None) -> Config:
     """An instance of the dataclass ``config`` from the command line, or from ``args``.
 
@@ -66,7 +74,11 @@ def parse_command_line(config: type[Config], *, args: Sequence[str] | None = Non
     groups = _grouped([each for each in every if each not in nested], hints)
     parts = [*groups, *((each.name, hints[each.name], _copied(each)) for each in nested)]
     options = make_dataclass(config.__name__, parts, kw_only=True, frozen=True)
-    found: Any = tyro.cli(options, args=args, description=_description(config))
+    found: Any = tyro.cli(
+        options,
+        args=[expand_home(argument) for argument in (sys.argv[1:] if args is None else args)],
+        description=_description(config),
+    )
     values = {each.name: getattr(found, each.name) for each in nested}
     for name, _, _ in groups:
         values |= vars(getattr(found, name))

@@ -53,6 +53,14 @@ class Run:
     objective: dict[str, Any] = field(default_factory=dict)
     """description of the objective, as JSON values (see mmvicreg.objectives.description)"""
 
+    def __repr__(self) -> str:
+        """One line, for a notebook: where the run is, its step, and each branch with its encoder."""
+        branches = ", ".join(
+            f"{name}: {vars(each).get('encoder') or type(each).__name__}"
+            for name, each in self.modalities.items()
+        )
+        return f"Run({str(self.folder)!r}, step {self.step:,}, {branches})"
+
     def encode(
         self, view: str, items: object, *, normalize: bool = True, batch_size: int = 64, device: str = ""
     ) -> Tensor:

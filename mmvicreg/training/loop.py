@@ -242,8 +242,8 @@ class Loop:
         if step % self.config.log_every == 0 or last or diagnostics is not None or scores:
             line = log_line(training, metrics, diagnostics=diagnostics, validation=scores)
             training.logger.metrics(line)
-            training.logger.show(line, total_steps=training.total_steps)
             self._update_note(line)
+            training.logger.show(line, total_steps=training.total_steps, score=self.score)
             training.sample_counts.check()
         score = checks.best_score(training, scores)
         scored = score is not None  # the best checkpoint must not fall between two

@@ -69,7 +69,8 @@ class Resolved:
 def resolve(config: TrainConfig) -> Resolved:
     """Check ``config`` and find its modalities, views and readers; "auto" takes the batch size of the run that is
     continued, if there is one. Raises ValueError for fields that no data could make right."""
-    config = replace(config, out=str(Path(config.out).expanduser()))
+    init = str(Path(config.init).expanduser()) if config.init else ""
+    config = replace(config, out=str(Path(config.out).expanduser()), init=init)
     if config.batch_size == "auto" and config.resume == "auto":
         config = replace(config, batch_size=saved_batch_size(Path(config.out)) or "auto")
     _check_ranges(config)

@@ -129,12 +129,14 @@ def _run(training: Training) -> None:
 
 def _next_commands(training: Training) -> str:
     run = training.folder
-    return (
-        f"finished: {training.step} steps, the run is in {run}. Next:\n"
-        f"  mmvicreg evaluate {run} --data 'HELD_OUT-*.tar'    # scores with intervals, and a report\n"
-        f"  mmvicreg compare {run} OTHER_RUN                  # what differs, and the scores side by side\n"
-        f"  mmvicreg export {run} FOLDER                      # for Hugging Face, open_clip and timm"
-    )
+    commands = {
+        f"mmvicreg report {run} --data 'HELD_OUT-*.tar'": f"scores, examples and curves: {run}/report.html",
+        f"mmvicreg explore {run} --data 'HELD_OUT-*.tar'": "a local page to search and compare",
+        f"mmvicreg export {run} FOLDER": "for Hugging Face, open_clip and timm",
+    }
+    width = max(map(len, commands))
+    lines = [f"  {command:<{width}}  # {what}" for command, what in commands.items()]
+    return "\n".join([f"finished: {training.step} steps, the run is in {run}. Next:", *lines])
 
 
 def _finished(training: Training, resolved: Resolved) -> Run:

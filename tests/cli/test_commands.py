@@ -135,6 +135,48 @@ def test_bad_input_is_one_message_and_status_1(arguments, trained, tmp_path, cap
     assert "Traceback" not in captured.err and not captured.out
 
 
+OUT_OF_RANGE = [
+    ("embed {run} {shards} {folder}/rows.npz --threads -1", "--threads is -1; expected a number at least 1"),
+    ("evaluate {run} --data {shards} --threads 0", "--threads is 0"),
+    ("evaluate {run} --data {shards} --folds -2", "--folds is -2"),
+    ("report {run} --samples -1", "--samples is -1; expected a number at least 0"),
+    ("search {run} {shards} word --k 0", "--k is 0"),
+    ("classify {run} --test {shards} --k -5", "--k is -5"),
+    ("check {shards} --processes -1", "--processes is -1"),
+    ("check {shards} --max-pixels 0", "--max-pixels is 0"),
+    ("pack {folder} {folder}/packed --processes -2", "--processes is -2"),
+    ("finetune {run} {folder}/o --train {shards} --test {shards} --epochs 0", "--epochs is 0"),
+    ("finetune {run} {folder}/o --train {shards} --test {shards} --fraction 0", "--fraction is 0.0; expected a number "
+     "above 0 and at most 1"),
+    ("finetune {run} {folder}/o --train {shards} --test {shards} --fraction nan", "--fraction is nan"),
+    ("finetune {run} {folder}/o --train {shards} --test {shards} --encoder-rate -1", "--encoder-rate is -1.0"),
+    ("segment {run} --train {shards} --test {shards} --batch-size 0", "--batch-size is 0"),
+    ("compare {run} {run} --out {folder}/curves.html", "expected a picture, .png, .svg or .pdf"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), OUT_OF_RANGE, ids=[each for each, _ in OUT_OF_RANGE])
+def test_an_option_out_of_range_is_a_usage_error_before_anything_is_read(arguments, words, trained, capsys):
+    run, shards = trained
+    known = {"run": run, "shards": shards, "folder": run.parent}
+    before = sorted(run.parent.rglob("*"))
+    assert main(arguments.format(**known).split()) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and "Traceback" not in captured.err and not captured.out
+    assert sorted(run.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["check {tars}", "embed {run} {tars} {folder}/rows.npz"])
+def test_a_pattern_that_the_shell_expanded_gets_a_hint(command, trained, capsys):
+    run, shards = trained
+    tars = " ".join(sorted(map(str, (run.parent / "data").glob("*.tar"))))
+    with pytest.raises(SystemExit, match="2"):
+        main(command.format(run=run, tars=tars, folder=run.parent).split())
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "3 shards were given where one pattern is expected" in shown
+    assert shards.replace("train-*", "*") in shown.replace(" ", "")
+
+
 def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):
     run, shards = map(str, trained)
     calls = {

@@ -1,5 +1,6 @@
 """Runs are understood afterwards."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "optimizer.learning_rate" in capsys.readouterr().out
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 800
+
+
+def test_a_solved_run_stands_beside_another_though_it_has_no_speed(tmp_path: Path) -> None:
+    for name, total in (("a", 0.5), ("b", 0.25)):
+        line = {"step": 1, "total": total, "terms": {"all/validation_mean_recall": total}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text(json.dumps(line) + "\n")
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": {}, "views": {}}))
+    found = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert found.scores["term/all/validation_mean_recall"] == [0.5, 0.25]
+    assert "samples per second (median)" not in found.scores
 
 
 def test_runs_that_differ_in_their_objective_alone_are_not_the_same(tmp_path: Path) -> None:

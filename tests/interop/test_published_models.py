@@ -5,6 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+from photographs import crop
+from safetensors.torch import save_file
+from towers_small import open_clip_name
+
+import mmvicreg as mm
+from mmvicreg.branches.model import Model
+from mmvicreg.interop.export import save_pretrained
+from mmvicreg.runs.config import to_json
+from mmvicreg.runs.run import Run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,3 +41,71 @@ def test_the_page_names_every_family():
     page = (ROOT / "docs" / "published-models.md").read_text()
     for family in ("SigLIP 2", "CLIPA", "PE", "MobileCLIP", "DFN", "CoCa", "EVA", "BLIP", "ALIGN", "AltCLIP"):
         assert family in page
+
+
+def open_clip_weights(folder):
+    """Weights of a small open_clip model whose configuration asks for squashing and bilinear interpolation."""
+    name = open_clip_name().partition("/")[2]
+    torch.manual_seed(3)
+    model = open_clip.create_model(name)
+    save_file(
+        {name: value.contiguous().clone() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {
+        "mean": [0.2, 0.3, 0.4],
+        "std": [0.5, 0.6, 0.7],
+        "resize_mode": "squash",
+        "interpolation": "bilinear",
+    }
+    content = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return str(folder / "open_clip_model.safetensors")
+
+
+@torch.inference_mode()
+def test_a_recipe_with_published_weights_evaluates_on_their_own_pixels_and_so_does_its_export(tmp_path):
+    weights = open_clip_weights(tmp_path)
+    image = mm.ImageModality(encoder=open_clip_name(), weights=weights, size=32, projector=())
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    picture = crop(3, width=97, height=40)
+    theirs = model.eval().encode_image(transform(picture)[None])
+    reader, branch = image.reader(), image.branch().eval()
+    pixels = reader.prepare(np.asarray(picture))
+    assert torch.allclose(branch(pixels[None]).z, theirs, atol=1e-5)
+    run = Run(
+        tmp_path, {"image": to_json(image)}, {"image": image}, Model({"image": branch}, {"image": "image"}), 1
+    )
+    exported = mm.load(save_pretrained(run, tmp_path / "export"))
+    assert torch.allclose(exported.encode("image", picture, normalize=False), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind,mode", [("clip", "shortest"), ("siglip", "squash")])
+def test_a_recipe_with_a_transformers_tower_resizes_as_its_processor_does(kind, mode, tmp_path):
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=16,
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    square = {"height": 32, "width": 32}
+    if kind == "clip":
+        processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square)
+    else:
+        processor = transformers.SiglipImageProcessor(size=square, resample=2)
+    processor.save_pretrained(tmp_path)
+    reader = mm.ImageModality(encoder=f"transformers/{tmp_path}", size=32).reader()
+    assert reader.resize == mode
+    picture = crop(5, width=97, height=64)
+    theirs = processor(images=picture, return_tensors="pt", do_normalize=False)["pixel_values"][0]
+    assert (reader.prepare(np.asarray(picture)) / 255 - theirs).abs().max() < 2.5 / 255
+
+
+def test_unknown_preprocessing_is_refused():
+    with pytest.raises(ValueError, match="resize is 'stretch'; expected one of shortest, squash, longest"):
+        mm.ImageModality(resize="stretch").reader()
+    with pytest.raises(ValueError, match="expected three numbers"):
+        mm.ImageModality(mean=(0.5,), std=(0.5,)).reader()

@@ -121,7 +121,7 @@ def test_no_checkpoint_to_go_back_to_stops(tmp_path: Path, shards: str) -> None:
 def test_a_disk_that_stalls_is_explained_and_ends_the_process(tmp_path: Path, shards: str) -> None:
     """The recipe from the command line: reading one sample takes for ever."""
     options = ["--train", shards, "--out", str(tmp_path / "run"), "--a.stall", "600"]
-    options += ["--guard.stall-warning", "2", "--guard.stall-stop", "8"]
+    options += ["--guard.stall-warning", "1", "--guard.stall-stop", "4"]
     done = subprocess.run([sys.executable, toy.__file__, *options], capture_output=True, timeout=300)
     assert done.returncode == STALLED, done.stderr
     messages = [event["message"] for event in events(tmp_path / "run")]

@@ -8,7 +8,8 @@ rounds between passes).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,6 +88,28 @@ def resize_centre(array: np.ndarray, size: int) -> torch.Tensor:
         whole = _resize(array, (height, width))
     top, left = round((height - size) / 2), round((width - size) / 2)
     return whole[:, top : top + size, left : left + size]
+
+
+def resize_whole(array: np.ndarray, size: int, *, resize: str, interpolation: str) -> torch.Tensor:
+    """uint8 (H, W, 3) to uint8 (3, size, size) by open_clip's own evaluation transform.
+
+    ``resize`` is shortest, squash or longest, ``interpolation`` bicubic or bilinear.
+    """
+    from PIL import Image
+
+    # ToTensor divides bytes by 255: multiplied back they are the same bytes.
+    found = _transform(size, resize, interpolation)(Image.fromarray(array))
+    return found.mul(255).round().to(torch.uint8)
+
+
+@cache
+def _transform(size: int, resize: str, interpolation: str) -> Any:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(
+        size=size, mean=(0.0,) * 3, std=(1.0,) * 3, resize_mode=resize, interpolation=interpolation
+    )
+    return image_transform_v2(config, is_train=False)
 
 
 def _resize(crop: np.ndarray, size: tuple[int, int]) -> torch.Tensor:

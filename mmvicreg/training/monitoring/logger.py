@@ -73,14 +73,16 @@ class RunLogger:
         if self.writes:
             Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, line: Mapping[str, Any], *, total_steps: int) -> None:
-        """Print the loss terms of a line of the log, at most every 30 seconds and at the last step."""
+    def show(self, line: Mapping[str, Any], *, total_steps: int, score: str = "") -> None:
+        """Print the loss terms of a line of the log with samples/s and the last validation score, at most every 30
+        seconds and at the last step."""
         now = time.monotonic()
         if now - self._shown < CONSOLE_SECONDS and line["step"] != total_steps:
             return
         self._shown = now
         terms = "  ".join(f"{name} {value:.4g}" for name, value in line["terms"].items())
-        self.say(f"step {line['step']} of {total_steps}: loss {line['total']:.4g}  {terms}")
+        speed = f"  {line['samples_per_second']:,.0f} samples/s" if line.get("samples_per_second") else ""
+        self.say(f"step {line['step']} of {total_steps}: loss {line['total']:.4g}  {terms}{score}{speed}")
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         problem = self._files[name].append(json.dumps(line))

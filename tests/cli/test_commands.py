@@ -37,6 +37,7 @@ def trained(tmp_path_factory):
     return folder / "run", shards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_examples_and_names_every_positional(name, capsys):
     with pytest.raises(SystemExit, match="0"):

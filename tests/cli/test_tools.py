@@ -86,7 +86,7 @@ def test_a_picture_finds_itself_and_a_text_finds_its_caption(export, shards, tmp
     assert capsys.readouterr().out.splitlines()[0].startswith("1.0000  007")
     search(SearchConfig(export, shards, "blue boat", among="text", k=1)).show(as_json=False)
     assert "blue boat" in capsys.readouterr().out
-    with pytest.raises(FileNotFoundError, match="no such picture"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         search(SearchConfig(export, shards, "nowhere.png")).show(as_json=False)
 
 

@@ -130,6 +130,7 @@ def newest(folder):
     return max(int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.slow
 def test_bad_input_is_answered_with_what_to_do(digits, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["finetune", f"{digits}/export", str(tmp_path / "out")])

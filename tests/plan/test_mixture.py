@@ -63,7 +63,7 @@ def test_a_mixture_streams_like_a_data_set(parts):
 def test_wrong_weights_are_named(parts):
     with pytest.raises(ValueError, match="positive weights"):
         Mixture([Part(parts[0].index, 0.0)], seed=0, global_batch=1)
-    with pytest.raises(ValueError, match="below 1 in 10000"):
+    with pytest.raises(ValueError, match="below 1 in 10,000"):
         Mixture([parts[0], Part(parts[1].index, 1e-9)], seed=0, global_batch=1)
     assert quotas(np.array([1.0, 1.0, 1.0])).sum() == PERIOD
 

@@ -322,6 +322,7 @@ def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source)
     assert not list((source.parent / "killed").glob("*.part"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_packing_says_what_to_type_and_that_continues_it(source):
     for i in range(200):
         (source / f"x {i:03d}.jpg").write_bytes(encoded(i))

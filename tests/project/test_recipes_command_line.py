@@ -55,6 +55,7 @@ def options(value: object, prefix: str = "") -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_help_shows_every_field_in_groups_of_a_screen(recipe: str) -> None:
     shown = help_of(recipe)

@@ -21,7 +21,7 @@ from mmvicreg.runs.config import import_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-SCREEN = 50
+SCREEN = 64
 """Lines of a terminal window of ordinary height."""
 TOWERS = {
     "EfficientNet": "efficientnet",
@@ -55,7 +55,6 @@ def options(value: object, prefix: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_help_shows_every_field_in_groups_of_a_screen(recipe: str) -> None:
     shown = help_of(recipe)

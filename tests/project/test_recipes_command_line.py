@@ -22,7 +22,7 @@ from mmvicreg.runs.config import import_recipe
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 SCREEN = 64
-"""Lines of a terminal window of ordinary height."""
+"""Lines of a tall terminal window."""
 TOWERS = {
     "EfficientNet": "efficientnet",
     "ResNet": "resnet",

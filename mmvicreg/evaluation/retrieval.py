@@ -26,8 +26,8 @@ class RetrievalScores:
     ``recall[k]``: fraction of queries with a match among the first k; ``chance[k]``: the same for a random
     order; ``interval[k]``: 95% bootstrap interval of ``recall[k]`` over queries (equal ends if not asked
     for); ``mean_average_precision``: mAP@R. ``mteb_recall[k]``: fraction of a query's matches that are among the first
-    k; ``ndcg_at_10``: nDCG of the first 10 with gain 1 for a match; ``mean_reciprocal_rank``: of the best match, without
-    a cut-off; ``r_precision``: fraction of a query's R matches among the first R.
+    k; ``ndcg_at_10``: nDCG of the first 10 with gain 1 for a match; ``mean_reciprocal_rank``: of the best match,
+    without a cut-off; ``r_precision``: fraction of a query's R matches among the first R.
     """
 
     recall: dict[int, float]

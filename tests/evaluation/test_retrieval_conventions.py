@@ -20,7 +20,11 @@ def tied_problem(seed, *, num_queries, num_items, distinct):
     item_n = generator.integers(num_items, size=len(query_n))
     positives = Positives.from_pairs(query_n, item_n, num_queries=num_queries, num_items=num_items)
     norms = np.linalg.norm(queries, axis=1)[:, None], np.linalg.norm(items, axis=1)
-    return rank_queries(queries, items, positives), (queries @ items.T / norms[0] / norms[1]).round(6), positives
+    return (
+        rank_queries(queries, items, positives),
+        (queries @ items.T / norms[0] / norms[1]).round(6),
+        positives,
+    )
 
 
 def matching(positives):
@@ -41,7 +45,7 @@ def test_each_is_its_mean_over_all_orders_of_tied_items():
     for q, relevant in enumerate(matching(positives)):
         found = []
         for order in permutations(range(6)):
-            hits = relevant[sorted(range(6), key=lambda m: (-cosine[q, m], order[m]))]  # noqa: B023
+            hits = relevant[sorted(range(6), key=lambda m: (-cosine[q, m], order[m]))]
             size = relevant.sum()
             found.append([1 / (1 + hits.argmax()), hits[:size].sum() / size, hits[:3].sum() / size])
         reciprocal, precision, recall = np.mean(found, axis=0)

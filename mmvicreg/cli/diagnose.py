@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.model_options import Model, ModelOptions, check_figure
 from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
@@ -21,7 +21,7 @@ class DiagnoseConfig(ModelOptions):
 
     run: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    data: str = ""
+    data: str
     """shards of paired samples, with {000..009} and * expanded; training or held-out ones"""
     out: str = ""
     """picture to write (.png, .svg or .pdf); empty for RUN/diagnosis.png"""
@@ -32,15 +32,12 @@ class DiagnoseConfig(ModelOptions):
     seed: int = 0
     """seed of the shuffles and of the halves"""
 
+    def __post_init__(self) -> None:
+        check_figure(self.out)
+
 
 def diagnose(config: DiagnoseConfig) -> Output:
     """Embed the shards once, diagnose every pair of branches, and draw it."""
-    if not config.data:
-        raise InvalidValueError("no shards to diagnose on; give --data 'folder/train-{000..099}.tar'")
-    if config.permutations < 1 or not config.ridge > 0:
-        raise InvalidValueError(
-            f"permutations is at least 1 and ridge above 0, found {config.permutations} and {config.ridge}"
-        )
     import numpy as np
 
     from mmvicreg.evaluation.embed import embed_split

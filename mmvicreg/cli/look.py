@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmvicreg.cli.model_options import ModelOptions, Shards
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.evaluation.report.content import SampleContent, Shown
@@ -40,6 +40,10 @@ class LookConfig:
     recipe: str | None = None
     """recipe file that defines the run's own modalities; it is executed"""
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise WrongOptionError(f"--samples is {self.samples}; expected a number at least 1")
+
 
 def look(config: LookConfig) -> Output:
     """Measure the shards, write the page, and print what to know."""
@@ -49,11 +53,6 @@ def look(config: LookConfig) -> Output:
     from mmvicreg.modalities.text import TextReader
     from mmvicreg.shards.index import open_index
 
-    if config.samples < 1 or config.shown < 0 or config.threads < 1:
-        raise InvalidValueError(
-            f"--samples {config.samples}, --shown {config.shown}, --threads {config.threads}: expected at least 1, 0 "
-            "and 1"
-        )
     readers = {name: each.reader() for name, each in _modalities(config).items()}
     texts = {name: reader for name, reader in readers.items() if isinstance(reader, TextReader)}
     places = config.captions or tuple(place for each in texts.values() for place in each.places) or ("txt",)

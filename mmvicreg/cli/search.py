@@ -12,7 +12,7 @@ import tyro
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Shards
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError, UserError, printable
+from mmvicreg.errors import UserError, WrongOptionError, printable
 
 if TYPE_CHECKING:
     from mmvicreg.exploration.searcher import Found, Searcher
@@ -41,15 +41,15 @@ class SearchConfig(ModelOptions):
     method: Literal["auto", "exact", "ivf", "hnsw"] = "auto"
     """exact, or approximate by faiss; auto is exact up to 500,000 items and ivf above"""
 
+    def __post_init__(self) -> None:
+        if not self.query and not self.interactive:
+            raise WrongOptionError("no query: give a text or a file after SHARDS, or --interactive")
+
 
 def search(config: SearchConfig) -> Output:
     """The nearest items, best first: cosine, source file and row, caption, sample keys."""
     from mmvicreg.exploration.searcher import Searcher
 
-    if not config.query and not config.interactive:
-        raise InvalidValueError("no query: give a text or a file after SHARDS, or --interactive")
-    if config.k < 1:
-        raise InvalidValueError(f"--k {config.k}: expected 1 or more")
     run = config.load(config.model)
     searcher = Searcher(
         run,

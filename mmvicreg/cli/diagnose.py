@@ -112,7 +112,7 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, dress, save
+    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, label_axes, save
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.8, 2.8 * len(found)), layout="constrained", facecolor=PAPER)
@@ -127,11 +127,11 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
             left.axvline(each.shared_dimensions, color=measured, linewidth=0.8, linestyle=":")
             left.set_xscale("log")
             left.legend(frameon=False, fontsize=8)
-            dress(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
+            label_axes(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
             sizes, scores = zip(*each.curve, strict=True)
             right.plot(sizes, [100 * score for score in scores], "o-", color=measured, linewidth=1.8)
             right.plot([sizes[-1], 2 * sizes[-1]], [100 * scores[-1], 100 * each.twice], ":", color=measured)
             right.set_xscale("log", base=2)
-            dress(right, "mean recall on held-out samples, %", "training pairs")
+            label_axes(right, "mean recall on held-out samples, %", "training pairs")
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)

@@ -92,23 +92,23 @@ def _modalities(config: LookConfig) -> Mapping[str, Modality]:
 
 
 def _others(readers: Mapping[str, Reader]) -> dict[str, tuple[str, ...]]:
-    """Members of the branches that are neither texts nor what every look measures."""
-    from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+    """Members of the branches that are neither texts nor what is measured in any case."""
+    from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
     from mmvicreg.modalities.text import TextReader
 
     return {
         name: reader.members
         for name, reader in readers.items()
-        if not isinstance(reader, TextReader) and not set(reader.members) & {*PICTURES, *RECORDINGS}
+        if not isinstance(reader, TextReader) and not set(reader.members) & {*IMAGES, *RECORDINGS}
     }
 
 
 def _shown_readers(readers: Mapping[str, Reader], places: tuple[str, ...]) -> dict[str, Reader]:
     """The readers of the run, and plain ones of what it does not read."""
     from mmvicreg.exploration.plain_reader import PlainReader
-    from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+    from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
 
-    plain = {"(image)": PlainReader(PICTURES), "(audio)": PlainReader(RECORDINGS)}
+    plain = {"(image)": PlainReader(IMAGES), "(audio)": PlainReader(RECORDINGS)}
     used = {member for reader in readers.values() for member in reader.members}
     shown: dict[str, Reader] = {name: each for name, each in plain.items() if not used & set(each.members)}
     return {**shown, **readers, "(caption)": PlainReader(places=places)}

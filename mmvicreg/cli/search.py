@@ -89,11 +89,11 @@ def _queries() -> Iterator[str]:
 
 def answer(config: SearchConfig, searcher: Searcher, query: str) -> list[Found]:
     """What one query finds: a file where the query ends as an image or a recording does, else a text."""
-    from mmvicreg.modalities.decoding.formats import RECORDINGS, is_picture
+    from mmvicreg.modalities.decoding.formats import RECORDINGS, is_image
 
     to = config.among if config.by_predictor else ""
     suffix = Path(query).suffix
-    if is_picture(suffix) or suffix.lower().removeprefix(".") in RECORDINGS:
+    if is_image(suffix) or suffix.lower().removeprefix(".") in RECORDINGS:
         query_D = searcher.embed_file(Path(query), branch=config.query_branch, to=to)
     else:
         query_D = searcher.embed_text(query, branch=config.query_branch, to=to)

@@ -19,7 +19,7 @@ import tyro
 
 from mmvicreg.errors import InvalidValueError, WrongOptionError
 from mmvicreg.files import lock, write_json, write_text
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.preparation.divide import Fractions, divide
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.preparation.pack_shards import (
@@ -164,7 +164,7 @@ def _read(config: PackConfig) -> tuple[list[Record], list[LeftOut]]:
             f"; of what was left out, the first: {left_out[0].file}: {left_out[0].reason}" if left_out else ""
         )
         raise InvalidValueError(
-            f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)}){first}"
+            f"{config.source!r} holds no samples (pictures are {', '.join(IMAGES)}){first}"
         )
     return records, left_out
 

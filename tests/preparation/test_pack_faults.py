@@ -15,7 +15,7 @@ from photographs import crop, encoded
 
 from mmvicreg.cli.main import main
 from mmvicreg.errors import WrongOptionError
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.preparation.divide import Fractions
 from mmvicreg.preparation.pack import PackConfig, pack
@@ -94,7 +94,7 @@ def test_a_row_a_caption_is_grouped_by_picture(source):
     assert "15 rows name 3 pictures" in report.notices[0]
 
 
-@pytest.mark.parametrize("suffix", [*PICTURES, "JPG", ""])
+@pytest.mark.parametrize("suffix", [*IMAGES, "JPG", ""])
 def test_every_format_that_is_packed_is_read(source, suffix):
     buffer = io.BytesIO()
     name = {"jpg": "JPEG", "tif": "TIFF", "": "PNG"}.get(suffix.lower(), suffix)

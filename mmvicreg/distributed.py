@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler, half of the start
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler: half of the start
 
 from mmvicreg.errors import UserError
 

@@ -1,6 +1,6 @@
 """A run killed with SIGKILL at any moment and resumed on other ranks, threads and batches loses nothing.
 
-The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m nightly``; its result is in docs/log.md.
+The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m nightly``; result in docs/log.md.
 """
 
 import hashlib

@@ -1,11 +1,11 @@
-"""What makes the closed form retrieve: each part removed from the chosen solution, and each added alone to the plainest.
+"""What makes the closed form retrieve: each part removed from the chosen solution, and added alone to the plainest.
 
     python studies/pair_ablation.py                      # regimes pairs-1000, three divisions
     python studies/pair_ablation.py --size all
 
-It starts from the settings of ``kernel_cca`` that ``python studies/pairs.py choose`` wrote down and changes one part at a time,
-with no search after the change. Scores are of validation pairs: the test pairs are not read. About ten minutes of one
-core at 1,000 pairs. Written to ``studies/recorded/ablation-SIZE.json``, which ``python studies/results.py`` shows.
+It starts from the settings of ``kernel_cca`` that ``python studies/pairs.py choose`` wrote down and changes one part at
+a time, with no search after the change. Scores are of validation pairs: the test pairs are not read. About ten minutes
+of one core at 1,000 pairs. Written to ``studies/recorded/ablation-SIZE.json``, shown by ``studies/results.py``.
 """
 
 from __future__ import annotations

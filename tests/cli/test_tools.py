@@ -16,6 +16,7 @@ from mmvicreg.cli.classify import ClassifyConfig, classify
 from mmvicreg.cli.embed import EmbedConfig, embed
 from mmvicreg.cli.main import main
 from mmvicreg.cli.search import SearchConfig, search
+from mmvicreg.errors import WrongOptionError
 from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.label_files import open_labelled, pack_folder, read_lines
@@ -77,7 +78,7 @@ def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suf
         table = pytest.importorskip("pyarrow.parquet").read_table(out).to_pydict()
         rows = np.array([e for e, v in zip(table["embedding"], table["view"], strict=True) if v == "text"])
     assert rows.shape == (3, 6)
-    with pytest.raises(ValueError, match=r"expected a name in"):
+    with pytest.raises(WrongOptionError, match=r"expected a name in"):
         embed(EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Output:
     run = config.load(config.run)
     if config.caption:
         run = captions_at(run, config.caption)
-    _join_group(config.device)
+    distributed.join_processes(cpu=config.device == "cpu")
     scores = score_splits(
         run,
         splits,
@@ -64,15 +63,6 @@ def evaluate(config: EvaluateConfig) -> Output:
     summary = summarize_splits(run, scores, source="evaluate")
     summary.write(path)
     return Output({"written": str(path), **asdict(summary)}, (scores_table(scores), f"written: {path}"))
-
-
-def _join_group(device: str) -> None:
-    """The process group of ``accelerate launch`` or torchrun, where one of them started this process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch
-        from accelerate import PartialState
-
-        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
 
 
 def captions_at(run: Run, caption: str) -> Run:

@@ -53,10 +53,6 @@ class LabelReader(Reader):
     def dtype(self) -> torch.dtype:
         return torch.int64
 
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
-
     def items(self, sample: Sample) -> list[Item]:
         suffix, _, field = self.label.partition(":")
         if suffix not in sample.members:

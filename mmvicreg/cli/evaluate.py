@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.model_options import Model, ModelOptions, WrongOptionError
 from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from mmvicreg.evaluation.scoring.comparison import Scoring
     from mmvicreg.runs.run import Run
 
 
@@ -31,6 +32,14 @@ class EvaluateConfig(ModelOptions):
     """also score this many equal folds of the pictures, averaged (5 for the COCO 1K protocol); 0 for none"""
     group_images: bool = False
     """pictures of identical bytes are one item, which matches all its captions (for data with a sample a caption)"""
+    scoring: Literal["cosine", "prediction", "correlation"] = "cosine"
+    """compare by cosine; by what the run's predictors predict, both ways; along axes weighted by their correlation"""
+    correlation_data: str = ""
+    """training shards that the axes of --scoring correlation are estimated on"""
+    hubness: Literal["none", "csls", "inverted_softmax"] = "none"
+    """correct for items that are near every query; uses all queries of the split together"""
+    widths: tuple[int, ...] = ()
+    """also score the first so many columns of the embeddings (Matryoshka), such as 64 128 256"""
 
 
 def named_splits(data: tuple[str, ...]) -> dict[str, str]:
@@ -56,6 +65,7 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
 def evaluate(config: EvaluateConfig) -> Output:
     """Score every split and write the JSON file. Under a launcher its processes share the work."""
     splits = named_splits(config.data)
+    scoring = scoring_of(config)
     from mmvicreg import distributed
     from mmvicreg.evaluation.evaluate import score_splits, scores_table, summarize_splits
 
@@ -70,13 +80,24 @@ def evaluate(config: EvaluateConfig) -> Output:
         threads=config.threads,
         folds=config.folds,
         group_images=config.group_images,
+        scoring=scoring,
     )
     if distributed.rank() > 0:
         return Output({}, ())
     path = Path(config.out) if config.out else run.folder / "evaluation.json"
-    summary = summarize_splits(run, scores, source="evaluate")
+    summary = summarize_splits(run, scores, source="evaluate", scoring=scoring)
     summary.write(path)
     return Output({"written": str(path), **asdict(summary)}, (scores_table(scores), f"written: {path}"))
+
+
+def scoring_of(config: EvaluateConfig) -> Scoring:
+    """The scoring that the options describe. Raises WrongOptionError where they do not go together."""
+    from mmvicreg.evaluation.scoring.comparison import Scoring
+
+    try:
+        return Scoring(config.scoring, config.hubness, config.widths, config.correlation_data)
+    except InvalidValueError as error:
+        raise WrongOptionError(str(error)) from None
 
 
 def _join_group(device: str) -> None:

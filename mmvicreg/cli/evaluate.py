@@ -24,8 +24,15 @@ class EvaluateConfig(ModelOptions):
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
     data: tuple[str, ...] = ()
     """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
+    benchmark: str = ""
+    """in place of --data, a published test set in its own layout: NAME:FILE, with a name of karpathy, eccv, cxc,
+    crossmodal, xtd, audiocaps, clotho, sugarcrepe, winoground"""
+    media: str = ""
+    """folder of the benchmark's pictures or recordings"""
+    languages: tuple[str, ...] = ()
+    """languages of crossmodal and xtd; all if empty"""
     out: str = ""
-    """JSON file to write; empty for RUN/evaluation.json"""
+    """JSON file to write; empty for RUN/evaluation.json, or RUN/evaluation-BENCHMARK.json"""
     caption: str = ""
     """where captions are, a member suffix or json:FIELD; where the run's own are if empty (published models: txt)"""
     folds: int = 0
@@ -64,8 +71,10 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
 
 def evaluate(config: EvaluateConfig) -> Output:
     """Score every split and write the JSON file. Under a launcher its processes share the work."""
-    splits = named_splits(config.data)
     scoring = scoring_of(config)
+    if config.benchmark:
+        return evaluate_benchmark(config, scoring)
+    splits = named_splits(config.data)
     from mmvicreg import distributed
     from mmvicreg.evaluation.evaluate import score_splits, scores_table, summarize_splits
 
@@ -88,6 +97,29 @@ def evaluate(config: EvaluateConfig) -> Output:
     summary = summarize_splits(run, scores, source="evaluate", scoring=scoring)
     summary.write(path)
     return Output({"written": str(path), **asdict(summary)}, (scores_table(scores), f"written: {path}"))
+
+
+def evaluate_benchmark(config: EvaluateConfig, scoring: Scoring) -> Output:
+    """Score a published benchmark and write the JSON file."""
+    import torch
+
+    from mmvicreg.evaluation.benchmarks.benchmark import read_benchmark, score_benchmark
+    from mmvicreg.evaluation.benchmarks.output import benchmark_tables, summarize_benchmark
+    from mmvicreg.evaluation.scoring.comparison import comparison
+
+    wrong = [name for name in ("data", "folds", "group_images", "caption") if getattr(config, name)]
+    if wrong:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise WrongOptionError(f"--benchmark brings its own data and protocol; leave out {options}")
+    name, parts = read_benchmark(config.benchmark, config.media, languages=config.languages)
+    run = config.load(config.run)
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    scores = score_benchmark(name, parts, comparison(run, scoring, device=device, threads=config.threads))
+    path = Path(config.out) if config.out else run.folder / f"evaluation-{name}.json"
+    summary = summarize_benchmark(run, scores, settings={**scoring.to_json(), "benchmark": config.benchmark})
+    summary.write(path)
+    data = {"written": str(path), **asdict(summary)}
+    return Output(data, (*benchmark_tables(scores), f"written: {path}"))
 
 
 def scoring_of(config: EvaluateConfig) -> Scoring:

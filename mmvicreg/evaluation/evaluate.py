@@ -220,12 +220,17 @@ def split_reports(scores: Mapping[str, SplitScores]) -> dict[str, SplitReport]:
 
 def scores_table(scores: Mapping[str, SplitScores]) -> Table:
     """A table of every split and direction: recall in percent, with chance in brackets."""
+    return retrieval_table({split: found.retrieval for split, found in scores.items()})
+
+
+def retrieval_table(scores: Mapping[str, Mapping[str, RetrievalScores]]) -> Table:
+    """The table of :func:`scores_table` from the scores of each split and direction."""
     table = Table(title="held-out retrieval: recall in % (chance in %)")
-    ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
+    ks = list(next(iter(next(iter(scores.values())).values())).recall)
     for column in ("split", "direction", *(f"R@{k}" for k in ks), "median rank", "queries", "items"):
         table.add_column(column, justify="left" if column in ("split", "direction") else "right")
     for split, found in scores.items():
-        for direction, each in found.retrieval.items():
+        for direction, each in found.items():
             recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
             size = (f"{each.num_queries:,}", f"{each.num_items:,}")
             table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)

@@ -90,3 +90,4 @@ from .training.monitoring.preemption import Preempted as Preempted
 from .training.train import train as train
 
 __version__: str
+__all__: list[str]

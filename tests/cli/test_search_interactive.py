@@ -35,6 +35,7 @@ def test_one_start_answers_several_queries_within_a_second_each(pictured_run):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     seconds, answers = [], []
+    assert process.stdin and process.stdout
     for query in ("snowman", "nowhere.png", "snowman", "broom"):
         begun = time.monotonic()
         process.stdin.write(f"{query}\n")

@@ -82,8 +82,8 @@ def test_search_classify_export_and_open_clip_take_a_solved_run(
     again = mm.load(tmp_path / "exported")
     torch.testing.assert_close(again.model.branch("image")(x).z, run.model.branch("image")(x).z)
     model, preprocess, tokenizer = run.to_open_clip()
-    pixels = preprocess(Image.new("RGB", (80, 70)))[None]
-    assert model.encode_image(pixels).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
+    prepared = preprocess(Image.new("RGB", (80, 70)))[None]
+    assert model.encode_image(prepared).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
 
 
 def test_solve_without_shards_says_what_is_missing(

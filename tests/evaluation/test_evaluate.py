@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from photographs import encoded
+from scores import numbers
 from small_runs import make_run
 from towers_small import image_and_captions
 from webdataset import TarWriter
@@ -42,7 +43,7 @@ def arguments(toy, out, *options):
 
 def test_folds_and_every_number_of_geometry_are_in_the_file(toy, capsys):
     assert main(arguments(toy, "one.json", "--folds", "5")) == 0
-    found = read_summary(toy / "one.json").split("toy")
+    found = numbers(read_summary(toy / "one.json"), "toy")
     assert found["image_to_text_5_folds.num_queries"] == 20
     assert found["image_to_text_5_folds.num_items"] == 8 and found["image_to_text.num_items"] == 40
     assert found["image_to_text_5_folds.recall_at_1"] >= found["image_to_text.recall_at_1"]

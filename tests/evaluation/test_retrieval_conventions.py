@@ -55,7 +55,7 @@ def test_each_is_its_mean_over_all_orders_of_tied_items():
 
 
 def test_recall_of_any_match_and_of_all_matches_differ_and_both_are_named():
-    positives = Positives.from_pairs([0, 0], [0, 1], num_queries=1, num_items=4)
+    positives = Positives.from_pairs(np.array([0, 0]), np.array([0, 1]), num_queries=1, num_items=4)
     items = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 0.0]])
     flat = summarize(rank_queries(np.array([[1.0, 0.1]]), items, positives)).to_json()
     assert flat["recall_at_1"] == 1 and flat["mteb_recall_at_1"] == 0.5 and flat["mteb_recall_at_5"] == 1

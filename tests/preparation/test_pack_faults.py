@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from photographs import crop, encoded
@@ -312,9 +313,9 @@ def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source)
     while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert children and not any(os.path.exists(f"/proc/{child}") for child in children)
-    options = {"samples": 3, "resize": 20, "processes": 1}
-    again = pack(PackConfig(str(source), str(source.parent / "killed"), resume=True, **options))
-    whole = pack(PackConfig(str(source), str(source.parent / "whole"), **options))
+    fields: dict[str, Any] = {"samples": 3, "resize": 20, "processes": 1}
+    again = pack(PackConfig(str(source), str(source.parent / "killed"), resume=True, **fields))
+    whole = pack(PackConfig(str(source), str(source.parent / "whole"), **fields))
     assert again.left_out == whole.left_out and len(again.left_out) == 1
     assert [s.members for s in samples(source, "killed/*.tar")] == [
         s.members for s in samples(source, "whole/*.tar")

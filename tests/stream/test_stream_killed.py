@@ -10,6 +10,7 @@ import os
 import random
 import time
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from photographs import Photo, Words, write_shards
@@ -101,7 +102,8 @@ def uninterrupted(paths, tmp_path_factory):
 
 def chain(paths, tmp_path, uninterrupted, layouts, draw):
     """Kill the run once on each layout but the last; return all rows of the finished steps, in order."""
-    rows, cursor = [], None
+    rows: list[Any] = []
+    cursor = None
     for turn, (world, threads) in enumerate(layouts):
         folder = tmp_path / f"turn-{turn}"
         last = turn == len(layouts) - 1

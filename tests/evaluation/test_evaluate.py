@@ -24,9 +24,9 @@ WORDS = ["a", "red", "bird", "blue", "boat"]
 def toy(tmp_path_factory):
     """An export, and 20 pictures of two captions each."""
     folder = tmp_path_factory.mktemp("toy")
-    for name, numbers in (("pairs", range(20)), ("training", range(5, 25))):
+    for name, chosen in (("pairs", range(20)), ("training", range(5, 25))):
         with TarWriter(str(folder / f"{name}-000000.tar")) as writer:
-            for n in numbers:
+            for n in chosen:
                 start = f"{WORDS[n % 5]} {WORDS[n // 5]}"
                 captions = json.dumps({"c": [start, f"{start} red bird"]}).encode()
                 writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": captions})

@@ -7,6 +7,7 @@ import tarfile
 import wave
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from towers_small import image_and_captions
 
 import mmvicreg as mm
 from mmvicreg.evaluation.benchmarks.benchmark import read_benchmark, score_benchmark
+from mmvicreg.evaluation.benchmarks.paired import PairedMedia
 from mmvicreg.evaluation.ranks import rank_queries
 from mmvicreg.evaluation.scoring.comparison import Comparison, Scoring
 
@@ -30,11 +32,17 @@ def demo():
     """Pictures of the demo data as JPEG, and the captions of each by language."""
     found = []
     with tarfile.open(SHARD) as tar:
+
+        def read(name):
+            member = tar.extractfile(name)
+            assert member is not None
+            return member.read()
+
         for member in tar:
             if member.name.endswith(".json"):
-                captions = json.load(tar.extractfile(member))["captions"]
+                captions = json.loads(read(member.name))["captions"]
                 stem = member.name.removesuffix(".json")
-                picture = Image.open(io.BytesIO(tar.extractfile(f"{stem}.webp").read())).convert("RGB")
+                picture = Image.open(io.BytesIO(read(f"{stem}.webp"))).convert("RGB")
                 data = io.BytesIO()
                 picture.save(data, "JPEG")
                 found.append((data.getvalue(), captions))
@@ -116,7 +124,7 @@ def test_karpathy_takes_five_captions_of_the_test_pictures(run, demo, tmp_path):
 def test_crossmodal_and_xtd_are_scored_by_language(run, demo, tmp_path):
     names = [f"{n:016x}" for n in range(PICTURES)]
     files = save(tmp_path, demo, [f"{name}.jpg" for name in names])
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"image/key": name, "image/locale": "de"}
         | {
             lang: {"caption": [texts[lang], f"a {texts[lang]}"], "caption/tokenized": []}
@@ -168,11 +176,11 @@ def test_audiocaps_and_clotho_rank_recordings(run, demo, tmp_path):
     scores = found.retrieval["audiocaps"]
     assert scores["audio_to_text"].recall[1] == pytest.approx(expected[0])
     assert scores["text_to_audio"].recall[1] == pytest.approx(expected[1])
-    columns = ("file_name", *(f"caption_{n}" for n in range(1, 6)))
-    rows = [(f"Yid{n}.wav", *(f"{'a ' * c}{words[n]}" for c in range(5))) for n in range(4)]
-    found = score(run, "clotho", write_csv(tmp_path / "clotho.csv", columns, rows), tmp_path)
+    header = ["file_name", *(f"caption_{n}" for n in range(1, 6))]
+    lines = [[f"Yid{n}.wav", *(f"{'a ' * c}{words[n]}" for c in range(5))] for n in range(4)]
+    found = score(run, "clotho", write_csv(tmp_path / "clotho.csv", header, lines), tmp_path)
     assert found.sizes == {"clotho": {"media": 4, "captions": 20}}
-    captions = [text for row in rows for text in row[1:]]
+    captions = [text for line in lines for text in line[1:]]
     expected = expected_recall(run, files, captions, np.repeat(np.arange(4), 5), 1, view="audio")
     assert found.retrieval["clotho"]["text_to_audio"].recall[1] == pytest.approx(expected[1])
 
@@ -231,6 +239,7 @@ def test_eccv_scores_are_those_of_its_authors_code(tmp_path):
         (tmp_path / f"{n}.jpg").touch()
     name, parts = read_benchmark(f"eccv:{tmp_path / 'coco.json'}", str(tmp_path))
     part = parts[""]
+    assert isinstance(part, PairedMedia)
     sentences = [c for captions in images.values() for c in captions]
     generator = torch.Generator().manual_seed(0)
     z_i = torch.randn(5000, 4, generator=generator)

@@ -74,7 +74,7 @@ def test_a_scoring_is_written_beside_its_scores(toy, capsys):
     for direction in ("image_to_text", "image_to_text_width_2", "text_to_image_width_4"):
         assert found.scores[f"toy.{direction}.num_items"] in (20, 40)
     capsys.readouterr()
-    for options, status, message in (
+    wrong: list[tuple[tuple[str, ...], int, str]] = [
         (
             ("--scoring", "correlation", "--correlation-data", f"{toy}/pairs-000000.tar"),
             1,
@@ -86,8 +86,9 @@ def test_a_scoring_is_written_beside_its_scores(toy, capsys):
         (("--widths", "4", "7"), 1, "--widths 7: the compared rows have 6 columns"),
         (("--widths", "0"), 2, "--widths 0"),
         (("--hubness", "csls", "--folds", "5"), 1, "without correction for hubs"),
-    ):
-        assert main(arguments(toy, "x.json", *options)) == status
+    ]
+    for given, status, message in wrong:
+        assert main(arguments(toy, "x.json", *given)) == status
         assert message in " ".join(capsys.readouterr().err.split())
 
 

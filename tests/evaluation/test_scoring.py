@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from mmvicreg.evaluation.ranks import rank_queries
 from mmvicreg.evaluation.scoring import hubness
 from mmvicreg.evaluation.scoring.comparison import RIDGE, Comparison, Scoring
 from mmvicreg.evaluation.scoring.correlation import correlation_axes
-from mmvicreg.evaluation.scoring.hubness import corrected_rows
+from mmvicreg.evaluation.scoring.hubness import Hubness, corrected_rows
 from mmvicreg.testing.processes import pool
 
 CPU = torch.device("cpu")
+KINDS: tuple[Hubness, ...] = ("csls", "inverted_softmax")
 
 
 def hubby(seed, num_queries=23, num_items=31, width=6):
@@ -73,7 +75,7 @@ def test_corrected_cosines_are_the_biased_ones_up_to_a_factor_and_rows_of_zeros_
         norms = rows.norm(dim=1)
         torch.testing.assert_close(norms, norms[0].expand_as(norms), rtol=1e-12, atol=0)
     raw = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (queries, items)]
-    bias = hubness.item_biases(*(torch.from_numpy(x) for x in raw), kind).numpy()
+    bias = hubness.item_biases(torch.from_numpy(raw[0]), torch.from_numpy(raw[1]), kind).numpy()
     difference = (left @ right.T).numpy() - (raw[0] @ raw[1].T - bias)
     np.testing.assert_allclose(difference, difference[0, 0], atol=1e-12)
 
@@ -94,7 +96,7 @@ def test_hubs_are_found_less_often_and_recall_rises():
     queries += 0.5
     positives = Positives.from_pairs(np.arange(200), np.arange(200), num_queries=200, num_items=200)
     plain = rank_queries(queries, items, positives).recall(5).mean()
-    for kind in ("csls", "inverted_softmax"):
+    for kind in KINDS:
         assert rank_queries(*corrected_rows(queries, items, kind), positives).recall(5).mean() > plain + 0.02
 
 
@@ -126,36 +128,38 @@ def test_correlation_scores_are_those_of_regularized_canonical_correlation_analy
     np.testing.assert_array_equal(back[0], rows[1])
 
 
-def run_with(predictors, config=None):
-    return SimpleNamespace(predictors=predictors, config=config or {}, folder="runs/x")
+def compared(scoring, predictors, ends, z, *, config=None, width=0):
+    """The rows of a comparison that takes nothing of a run but its predictors and its configuration."""
+    run: Any = SimpleNamespace(predictors=predictors, config=config or {}, folder="runs/x")
+    rows: Any = Comparison(scoring, run, CPU).rows(ends, z, width=width)
+    return rows
 
 
 def test_prediction_is_the_mean_of_the_cosines_both_ways():
     torch.manual_seed(0)
     there, back = nn.Linear(6, 4), nn.Linear(4, 6)
     a, b = torch.randn(9, 6), torch.randn(11, 4)
-    compare = Comparison(Scoring("prediction"), run_with({("a", "b"): there, ("b", "a"): back}), CPU)
-    rows = compare.rows(("a", "b"), (a.numpy(), b.numpy()))
+    scoring, z = Scoring("prediction"), (a.numpy(), b.numpy())
     with torch.no_grad():
-        expected = (np.array(cosines(there(a).numpy(), b.numpy())) + cosines(a.numpy(), back(b).numpy())) / 2
+        predicted_b, predicted_a = there(a).numpy(), back(b).numpy()
+    rows = compared(scoring, {("a", "b"): there, ("b", "a"): back}, ("a", "b"), z)
+    expected = (np.array(cosines(predicted_b, z[1])) + cosines(z[0], predicted_a)) / 2
     np.testing.assert_allclose(cosines(*rows), expected, atol=1e-6)
-    one = Comparison(Scoring("prediction"), run_with({("a", "b"): there}), CPU)
-    with torch.no_grad():
-        np.testing.assert_array_equal(one.rows(("a", "b"), (a.numpy(), b.numpy()))[0], there(a).numpy())
-    assert one.rows(("a", "c"), (a.numpy(), b.numpy())) is None
-    solved = Comparison(Scoring("prediction"), run_with({}, {"solver": {"class": RIDGE}}), CPU)
-    same = a.numpy(), a.numpy()
-    assert solved.rows(("a", "b"), same)[0] is same[0]  # its heads are the predictions
+    one = compared(scoring, {("a", "b"): there}, ("a", "b"), z)
+    np.testing.assert_array_equal(one[0], predicted_b)
+    assert compared(scoring, {("a", "b"): there}, ("a", "c"), z) is None
+    solved = compared(scoring, {}, ("a", "b"), (z[0], z[0]), config={"solver": {"class": RIDGE}})
+    assert solved[0] is z[0]  # its heads are the predictions
 
 
 def test_widths_take_the_first_columns_and_more_than_there_are_is_refused():
     queries, items, positives = hubby(7)
-    compare = Comparison(Scoring(widths=(2,)), run_with({}), CPU)
-    rows = compare.rows(("a", "b"), (queries, items), width=2)
+    rows = compared(Scoring(widths=(2,)), {}, ("a", "b"), (queries, items), width=2)
     expected = rank_queries(queries[:, :2], items[:, :2], positives, skip_unmatched=True)
-    np.testing.assert_array_equal(compare.rank_both(rows, positives)[0].match_above, expected.match_above)
+    found = rank_queries(rows[0], rows[1], positives, skip_unmatched=True)
+    np.testing.assert_array_equal(found.match_above, expected.match_above)
     with pytest.raises(ValueError, match="--widths 7: the compared rows have 6 columns"):
-        compare.rows(("a", "b"), (queries, items), width=7)
+        compared(Scoring(), {}, ("a", "b"), (queries, items), width=7)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +173,13 @@ def test_options_that_do_not_go_together_are_refused(options):
 def corrected_on_one_process(tile):
     hubness.TILE = tile  # of this process alone
     queries, items, positives = hubby(8)
-    kinds = ("csls", "inverted_softmax")
-    rows = [corrected_rows(queries, items, kind, sharded=True) for kind in kinds]
+    rows = [corrected_rows(queries, items, kind, sharded=True) for kind in KINDS]
     return [rank_queries(*each, positives, skip_unmatched=True).match_above for each in rows]
 
 
 def test_two_processes_share_the_work_and_get_the_result_of_one():
     queries, items, positives = hubby(8)
     for found in pool(2).run(corrected_on_one_process, 7):
-        for above, kind in zip(found, ("csls", "inverted_softmax"), strict=True):
+        for above, kind in zip(found, KINDS, strict=True):
             alone = rank_queries(*corrected_rows(queries, items, kind), positives, skip_unmatched=True)
             np.testing.assert_array_equal(above, alone.match_above)

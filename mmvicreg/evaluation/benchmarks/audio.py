@@ -19,7 +19,9 @@ def audiocaps(path: Path, media: MediaFolder) -> dict[str, PairedMedia]:
 
     A recording is ``ID.wav``, ``YID.wav`` or ``ID_START.wav`` with its YouTube number, or the same as .flac.
     """
-    captions, names, rows = [], [], []
+    captions: list[str] = []
+    names: list[list[str]] = []
+    rows: list[int] = []
     row_of: dict[tuple[str, str], int] = {}
     for _, row in read_table(path, ("youtube_id", "start_time", "caption")):
         clip, start = row["youtube_id"], row["start_time"]

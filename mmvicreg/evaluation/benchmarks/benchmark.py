@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from mmvicreg.evaluation.transfer.prompts import text_branches
 from mmvicreg.evaluation.unit_rows import UnitRows
 from mmvicreg.runs.run import Run
 
-Parts = Mapping[str, PairedMedia] | Mapping[str, Comparisons]
+Parts: TypeAlias = Mapping[str, PairedMedia | Comparisons]
 
 BENCHMARKS: dict[str, Callable[[Path, MediaFolder], Parts]] = {
     "karpathy": karpathy,
@@ -75,7 +75,7 @@ def read_benchmark(named: str, media: str, *, languages: Sequence[str] = ()) -> 
         raise MissingFileError(
             f"--media {media or '(none)'}: no such folder; give the one with the media files"
         )
-    parts: Parts = BENCHMARKS[name](Path(file), MediaFolder(Path(media)))
+    parts = BENCHMARKS[name](Path(file), MediaFolder(Path(media)))
     if unknown := set(languages) - set(parts):
         there = ", ".join(filter(None, parts)) or "no languages"
         raise UnknownNameError(f"--languages {' '.join(sorted(unknown))}: {file} has {there}")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.benchmarks.files import MediaFolder, get, read_json, require, text_of
 from mmvicreg.evaluation.benchmarks.paired import PairedMedia
@@ -78,8 +80,8 @@ def _positives(
         if int(query) in queries and int(item) in items
     ]
     require(pairs, "query that was judged, of those in COCO's test set", path)
-    first, second = zip(*pairs, strict=True)
-    return Positives.from_pairs(first, second, num_queries=len(queries), num_items=len(items))
+    query_n, item_n = np.array(pairs).T
+    return Positives.from_pairs(query_n, item_n, num_queries=len(queries), num_items=len(items))
 
 
 def _test_pictures(path: Path) -> list[_Picture]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from mmvicreg.evaluation.benchmarks.files import (
     MediaFolder,
@@ -23,15 +24,17 @@ from mmvicreg.evaluation.benchmarks.files import (
 CHANCE = {"accuracy": 1 / 2, "text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
 """Scores of random numbers."""
 
+Win: TypeAlias = tuple[int, int, int, int]
+"""Rows (caption, media, caption, media): the first pair has to score higher than the second."""
+
 
 @dataclass(frozen=True)
 class Comparisons:
-    """``media`` files and ``captions``; each of ``wins`` is a score: for every case, tuples (caption, media, caption,
-    media) of which the first pair has to score higher than the second."""
+    """``media`` files and ``captions``; each of ``wins`` is a score: for every case, what it has to win."""
 
     media: list[Path]
     captions: list[str]
-    wins: dict[str, list[list[tuple[int, int, int, int]]]]
+    wins: dict[str, list[list[Win]]]
 
 
 def sugarcrepe(path: Path, media: MediaFolder) -> dict[str, Comparisons]:
@@ -63,11 +66,12 @@ def winoground(path: Path, media: MediaFolder) -> dict[str, Comparisons]:
             image = text_of(entry, f"image_{end}", at)
             names.append((image, f"{image}.png", f"{image}.jpg", f"images/{image}.png"))
             captions.append(str(get(entry, f"caption_{end}", str, at)))
-    text, image = [], []
+    by_text: list[list[Win]] = []
+    by_image: list[list[Win]] = []
     for first in range(0, len(names), 2):
         second = first + 1
-        text.append([(first, first, second, first), (second, second, first, second)])
-        image.append([(first, first, first, second), (second, second, second, first)])
-    group = [[*a, *b] for a, b in zip(text, image, strict=True)]
-    wins = {"text_score": text, "image_score": image, "group_score": group}
+        by_text.append([(first, first, second, first), (second, second, first, second)])
+        by_image.append([(first, first, first, second), (second, second, second, first)])
+    group = [[*a, *b] for a, b in zip(by_text, by_image, strict=True)]
+    wins = {"text_score": by_text, "image_score": by_image, "group_score": group}
     return {"": Comparisons(media.find(names), captions, wins)}

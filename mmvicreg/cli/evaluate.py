@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mmvicreg.cli.model_options import Model, ModelOptions, WrongOptionError
+from mmvicreg.cli.model_options import Model, ModelOptions, named_splits
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, UnknownNameError, WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.evaluation.scoring.comparison import Scoring
@@ -48,25 +48,19 @@ class EvaluateConfig(ModelOptions):
     widths: tuple[int, ...] = ()
     """also score the first so many columns of the embeddings (Matryoshka), such as 64 128 256"""
 
-
-def named_splits(data: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises ValueError for none or a name twice."""
-    if not data:
-        raise InvalidValueError(
-            "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
-        )
-    splits: dict[str, str] = {}
-    for entry in data:
-        name, equals, shards = entry.partition("=")
-        if not equals or "/" in name or "~" in name:  # a path may hold a = too
-            name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
-        if name in splits:
-            raise InvalidValueError(
-                f"two splits are called {name!r}; name them: --data first=... second=... (or put the "
-                "pattern in quotes, if the shell has expanded one)"
+    def __post_init__(self) -> None:
+        if not self.data and not self.benchmark:
+            raise WrongOptionError(
+                "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..., or --benchmark"
             )
-        splits[name] = shards
-    return splits
+        named_splits(self.data)
+        scoring_of(self)
+        if self.folds and self.hubness != "none":
+            raise WrongOptionError(
+                "--folds are scored without correction for hubs; leave out --folds or --hubness"
+            )
+        if self.benchmark:
+            check_benchmark(self)
 
 
 def evaluate(config: EvaluateConfig) -> Output:
@@ -107,10 +101,6 @@ def evaluate_benchmark(config: EvaluateConfig, scoring: Scoring) -> Output:
     from mmvicreg.evaluation.benchmarks.output import benchmark_tables, summarize_benchmark
     from mmvicreg.evaluation.scoring.comparison import comparison
 
-    wrong = [name for name in ("data", "folds", "group_images", "caption") if getattr(config, name)]
-    if wrong:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise WrongOptionError(f"--benchmark brings its own data and protocol; leave out {options}")
     name, parts = read_benchmark(config.benchmark, config.media, languages=config.languages)
     run = config.load(config.run)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -120,6 +110,20 @@ def evaluate_benchmark(config: EvaluateConfig, scoring: Scoring) -> Output:
     summary.write(path)
     data = {"written": str(path), **asdict(summary)}
     return Output(data, (*benchmark_tables(scores), f"written: {path}"))
+
+
+def check_benchmark(config: EvaluateConfig) -> None:
+    """Raise WrongOptionError for a benchmark of another name, and options that it has no use for."""
+    from mmvicreg.evaluation.benchmarks.benchmark import name_and_file
+
+    wrong = [name for name in ("data", "folds", "group_images", "caption") if getattr(config, name)]
+    if wrong:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise WrongOptionError(f"--benchmark brings its own data and protocol; leave out {options}")
+    try:
+        name_and_file(config.benchmark)
+    except UnknownNameError as error:
+        raise WrongOptionError(str(error)) from None
 
 
 def scoring_of(config: EvaluateConfig) -> Scoring:

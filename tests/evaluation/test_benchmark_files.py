@@ -61,8 +61,8 @@ def test_the_command_writes_scores_settings_and_a_table(place, capsys):
 @pytest.mark.parametrize(
     ("benchmark", "options", "status", "message"),
     [
-        ("karpathy", (), 1, "expected NAME:FILE with a name of karpathy, eccv"),
-        ("coco:x.json", (), 1, "expected NAME:FILE"),
+        ("karpathy", (), 2, "expected NAME:FILE with a name of karpathy, eccv"),
+        ("coco:x.json", (), 2, "expected NAME:FILE"),
         ("karpathy:none.json", (), 1, "none.json: no such file"),
         ("karpathy:{}/karpathy.json", ("--media", "nowhere"), 1, "--media nowhere: no such folder"),
         ("karpathy:{}/karpathy.json", ("--folds", "5"), 2, "leave out --folds"),

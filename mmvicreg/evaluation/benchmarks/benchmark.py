@@ -66,11 +66,7 @@ def read_benchmark(named: str, media: str, *, languages: Sequence[str] = ()) -> 
 
     Raises KeyError for another name or a language that is not there, FileNotFoundError and ValueError for files.
     """
-    name, colon, file = named.partition(":")
-    if name not in BENCHMARKS or not colon or not file:
-        raise UnknownNameError(
-            f"--benchmark {named}: expected NAME:FILE with a name of {', '.join(BENCHMARKS)}"
-        )
+    name, file = name_and_file(named)
     if not media or not Path(media).is_dir():
         raise MissingFileError(
             f"--media {media or '(none)'}: no such folder; give the one with the media files"
@@ -80,6 +76,16 @@ def read_benchmark(named: str, media: str, *, languages: Sequence[str] = ()) -> 
         there = ", ".join(filter(None, parts)) or "no languages"
         raise UnknownNameError(f"--languages {' '.join(sorted(unknown))}: {file} has {there}")
     return name, {part: each for part, each in parts.items() if part in languages or not languages}
+
+
+def name_and_file(named: str) -> tuple[str, str]:
+    """Both parts of ``NAME:FILE``. Raises KeyError for a name that is not among the benchmarks."""
+    name, _, file = named.partition(":")
+    if name not in BENCHMARKS or not file:
+        raise UnknownNameError(
+            f"--benchmark {named}: expected NAME:FILE with a name of {', '.join(BENCHMARKS)}"
+        )
+    return name, file
 
 
 def score_benchmark(name: str, parts: Parts, compare: Comparison) -> BenchmarkScores:

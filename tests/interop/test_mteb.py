@@ -1,4 +1,7 @@
-"""A retrieval task of MTEB on a run, with local pictures: its nDCG@10 and its recall are ours of these names."""
+"""A retrieval task of MTEB on a run, with local pictures: its nDCG@10 and its recall are ours of these names.
+
+What docs/evaluation.md shows, with data at hand.
+"""
 
 import io
 from pathlib import Path

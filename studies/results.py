@@ -192,7 +192,9 @@ def ablation(path: Path) -> str:
     record = json.loads(path.read_text())
     means = {name: 100 * float(np.mean(values)) for name, values in record["scores"].items()}
     parts = [name.removeprefix("without: ") for name in means if name.startswith("without: ")]
-    lines = [f"| {part} | {means[f'without: {part}']:.1f} | {means[f'only: {part}']:.1f} |\n" for part in parts]
+    lines = [
+        f"| {part} | {means[f'without: {part}']:.1f} | {means[f'only: {part}']:.1f} |\n" for part in parts
+    ]
     return ABLATION.format(
         size=path.stem.removeprefix("ablation-"),
         divisions=len(record["regimes"]),

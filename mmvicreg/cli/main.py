@@ -70,10 +70,11 @@ COMMANDS = {
         "mmvicreg.cli.evaluate",
         "EvaluateConfig",
         "evaluate",
-        "score a run or a published model on shards",
+        "score a run or a published model on shards or on a published benchmark",
         (
             "runs/demo --data 'data/demo/concepts-*.tar'",
             "open_clip/ViT-B-32:openai --data coco=coco-val.tar --folds 5",
+            "runs/demo --benchmark karpathy:dataset_coco.json --media coco/",
         ),
     ),
     "solve": Command(

@@ -14,6 +14,7 @@ from webdataset import TarWriter
 import mmvicreg as mm
 from mmvicreg.branches.model import projector
 from mmvicreg.evaluation.evaluate import score_splits
+from mmvicreg.evaluation.scoring.comparison import Scoring
 from mmvicreg.exploration.searcher import Searcher
 from mmvicreg.interop.open_clip import to_open_clip
 from mmvicreg.runs.run import read_log
@@ -55,6 +56,8 @@ def test_predictors_are_scored_beside_the_raw_cosine_and_find_far_more(run):
         assert predicted.recall[1] > 20 * predicted.chance[1]
         assert predicted.recall[10] > 2 * raw.recall[10]
     assert set(scores.to_json()) >= {"a_to_b", "a_to_b_by_predictor", "b_to_a_by_predictor", "independence"}
+    both = score_splits(trained, {"toy": train}, device="cpu", scoring=Scoring("prediction"))["toy"].retrieval
+    assert set(both) == {"a_to_b", "b_to_a"} and both["a_to_b"].recall[1] > 20 * both["a_to_b"].chance[1]
 
 
 def test_they_come_back_with_the_run_and_only_if_they_fit(run, tmp_path):

@@ -47,7 +47,8 @@ class Branch(nn.Module):
     """One encoder and its projector, with its own learning rate.
 
     ``frozen`` keeps the encoder in evaluation mode and without gradient. ``learning_rate`` None takes the
-    run's.
+    run's. ``ignores_padding``: inputs are token ids (n, L), and ids below 0 at the end of a row change nothing, so
+    that texts may be embedded in batches as long as their longest one.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Branch(nn.Module):
         *,
         frozen: bool = False,
         learning_rate: float | None = None,
+        ignores_padding: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
+        self.ignores_padding = ignores_padding
         self.frozen = frozen
         self.waiting = False
         """frozen until a step of the run (see :meth:`freeze`)"""

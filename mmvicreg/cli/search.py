@@ -39,7 +39,8 @@ class SearchConfig(ModelOptions):
     by_predictor: bool = False
     """compare what the query predicts of the searched branch, for runs trained with predictors"""
     method: Literal["auto", "exact", "ivf", "hnsw"] = "auto"
-    """exact, or approximate by faiss; auto is exact up to 500,000 items and ivf above"""
+    """exact, or approximate by faiss, whose recall against exact search is measured and printed; auto is exact up to
+    500,000 items and ivf above"""
 
     def __post_init__(self) -> None:
         if not self.query and not self.interactive:
@@ -61,8 +62,12 @@ def search(config: SearchConfig) -> Output:
     )
     if not config.interactive:
         found = answer(config, searcher, config.query)
+        rows = searcher.rows(config.among)
+        how = {"method": rows.method, "items": len(rows.rows), "recall": round(rows.recall, 4)}
+        note = () if rows.method == "exact" else (rows.description(),)
         return Output(
-            {"query": config.query, "results": [to_json(each) for each in found]}, tuple(map(line_of, found))
+            {"query": config.query, "search": how, "results": [to_json(each) for each in found]},
+            (*map(line_of, found), *note),
         )
     count = 0
     for query in [config.query] if config.query else _queries():

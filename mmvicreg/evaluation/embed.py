@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
+from mmvicreg.branches.padding import batches_by_length
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.store import EmbeddedBlock, Store, check_names, join, open_store, write_block
 from mmvicreg.evaluation.transfer.prompts import image_branches
@@ -244,10 +245,12 @@ def _outputs(
     device = next((value.device for value in model.state_dict().values()), torch.device("cpu"))
     branch = model.branch(view)
     parts: dict[str, list[np.ndarray]] = {"z": [], "h": []}
-    for start in range(0, len(inputs), batch_size):
-        batch = torch.stack(inputs[start : start + batch_size]).to(device)
+    order: list[int] = []
+    for places, batch in batches_by_length(branch, inputs, batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            found = branch(batch)
+            found = branch(batch.to(device))
+        order += places
         parts["z"].append(found.z.float().cpu().numpy())
         parts["h"].append(found.h.float().cpu().numpy())
-    return {output: np.concatenate(rows) for output, rows in parts.items()}
+    back = np.argsort(order)
+    return {output: np.concatenate(rows)[back] for output, rows in parts.items()}

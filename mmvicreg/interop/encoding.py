@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmvicreg.branches.model import Branch
+from mmvicreg.branches.padding import batches_by_length
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.decoding.pixels import from_pillow
 from mmvicreg.modalities.image import ImageModality, ImageReader
@@ -19,6 +21,8 @@ from mmvicreg.modalities.text import TextModality, TextReader
 from mmvicreg.runs.run import Run
 from mmvicreg.stream.reader import BadSampleError, Reader, Sample
 
+SORTED = 16
+"""Batches of texts that are sorted by length together."""
 SINGLE = (str, Path, bytes, Image.Image, np.ndarray, Tensor)
 """Types of one item; anything else is a sequence of items."""
 
@@ -42,13 +46,21 @@ def encode(
     branch.to(chosen)
     several: Any = [items] if isinstance(items, SINGLE) else items
     rows = (input_of(reader, item) for item in several)
-    found = [
-        branch(torch.stack(list(batch)).to(chosen)).z.float().cpu() for batch in _batches(rows, batch_size)
-    ]
+    together = batch_size * (SORTED if branch.ignores_padding else 1)
+    found = [_embedded(branch, batch, batch_size, chosen) for batch in _batches(rows, together)]
     if not found:
         raise InvalidValueError(f"view {view!r}: no items to encode")
     z_nD = torch.cat(found)
     return torch.nn.functional.normalize(z_nD, dim=-1) if normalize else z_nD
+
+
+def _embedded(branch: Branch, inputs: Sequence[Tensor], batch_size: int, device: torch.device) -> Tensor:
+    """z float32 (n, D) of the inputs, in their order."""
+    parts, order = [], []
+    for places, batch in batches_by_length(branch, inputs, batch_size):
+        parts.append(branch(batch.to(device)).z.float().cpu())
+        order += places
+    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
 
 def only_view(run: Run, kind: type[ImageModality] | type[TextModality]) -> str:

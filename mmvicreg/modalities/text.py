@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.decoding.records import MAX_BYTES, captions_of
+from mmvicreg.modalities.decoding.records import MAX_BYTES, captions_at, captions_of
 from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class TextModality:
     members: tuple[str, ...] = ("txt",)
     """where captions are: a member suffix, or json:FIELD (a string, a list, or a map from language to either); the
     first place where a sample has a caption is read"""
+    member_weights: tuple[float, ...] = ()
+    """a weight for each of members: training draws the place of a caption by them, among the places where the sample
+    has one (alt texts beside synthetic captions); empty to read the first place. Evaluation reads the first place"""
     languages: tuple[str, ...] = ()
     """of a map from languages to captions, the languages to use; empty for all"""
     length: int = 77
@@ -70,6 +74,7 @@ class TextModality:
             languages=self.languages,
             length=self.length,
             vocabulary=self.vocabulary,
+            weights=self._weights(),
         )
 
     def branch(self) -> Branch:
@@ -85,7 +90,21 @@ class TextModality:
             projector(tower.width, self.projector, dropout=self.dropout),
             frozen=self.frozen,
             learning_rate=self.learning_rate,
+            ignores_padding=tower.ignores_padding,
         )
+
+    def _weights(self) -> tuple[float, ...]:
+        weights = self.member_weights
+        if weights and len(weights) != len(self.members):
+            raise InvalidValueError(
+                f"member_weights has {len(weights)} values, members {len(self.members)} ({', '.join(self.members)}); "
+                "expected one weight for each"
+            )
+        if not all(0 < weight < math.inf for weight in weights):
+            raise InvalidValueError(
+                f"member_weights is {weights}; expected numbers above 0 (leave out of members what is not to be read)"
+            )
+        return weights
 
     def _tower(self) -> Tower:
         from mmvicreg.modalities.encoders import hugging_face, pretrained
@@ -122,7 +141,7 @@ class TextModality:
 
         words = read_vocabulary(self.vocabulary)
         gru = WordGRU(len(words), word_width=self.word_width, state_width=self.state_width)
-        return Tower(gru, self.state_width)
+        return Tower(gru, self.state_width, ignores_padding=True)
 
 
 @dataclass(frozen=True)
@@ -138,6 +157,8 @@ class TextReader(Reader):
     languages: tuple[str, ...]
     length: int
     vocabulary: str
+    weights: tuple[float, ...] = ()
+    """of ``places``; empty for the first place that has a caption"""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -158,7 +179,7 @@ class TextReader(Reader):
         return torch.int64
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = captions_of(sample.members, self.places, self.languages)
+        found = self._drawn_place(sample, generator)
         if not found:
             return None
         return self._item(found[int(generator.integers(len(found)))])
@@ -166,6 +187,16 @@ class TextReader(Reader):
     def items(self, sample: Sample) -> list[Item]:
         found = captions_of(sample.members, self.places, self.languages)
         return [self._item(text) for text in dict.fromkeys(found)]
+
+    def _drawn_place(self, sample: Sample, generator: np.random.Generator) -> list[str]:
+        """The captions of the place that training reads."""
+        if not self.weights:
+            return captions_of(sample.members, self.places, self.languages)
+        found = [captions_at(sample.members, place, self.languages) for place in self.places]
+        weights = np.array(self.weights) * [bool(captions) for captions in found]
+        if not weights.any():
+            return []
+        return found[int(generator.choice(len(found), p=weights / weights.sum()))]
 
     def encode(self, text: str) -> Tensor:
         """Token ids int64 (length,) of one text."""

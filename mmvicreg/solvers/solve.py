@@ -68,7 +68,13 @@ def solve_run(config: SolveConfig, run: Run) -> Run:
 
 
 def _encoder_alone(branch: Branch) -> Branch:
-    made = Branch(branch.encoder, nn.Identity(), frozen=True, learning_rate=branch.learning_rate)
+    made = Branch(
+        branch.encoder,
+        nn.Identity(),
+        frozen=True,
+        learning_rate=branch.learning_rate,
+        ignores_padding=branch.ignores_padding,
+    )
     return made.eval()
 
 
@@ -180,7 +186,13 @@ def with_heads(towers: Towers, solution: Solution, features: Mapping[str, nn.Seq
     for name in towers.modalities:
         before = towers.model.branch_named(name)
         made = make_head(solution.branches[name], features)
-        branches[name] = Branch(before.encoder, made, frozen=True, learning_rate=before.learning_rate)
+        branches[name] = Branch(
+            before.encoder,
+            made,
+            frozen=True,
+            learning_rate=before.learning_rate,
+            ignores_padding=before.ignores_padding,
+        )
     return Model(branches, towers.model.views).eval()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch
+from mmvicreg.branches.padding import without_padding
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.randomness import generator
 from mmvicreg.runs.config import to_json
@@ -127,7 +128,7 @@ def _encode(
     for places, values in views:
         found = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
         if found:
-            x = torch.stack([value for _, value in found]).to(device)
+            x = without_padding(branch, torch.stack([value for _, value in found])).to(device)
             for (place, _), vector in zip(found, branch.represent(x).float().cpu().numpy(), strict=True):
                 features[place] = vector
                 present[place] = True

@@ -61,6 +61,8 @@ def test_results_name_file_row_and_caption_and_nothing_a_terminal_obeys(pictured
     assert "\x1b" not in shown and "\x07" not in shown
     assert "tom.png row 7" in shown and "cat" in shown and "k" in shown
     assert main(["search", run, str(path), "snowman", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)["results"][0]
+    output = json.loads(capsys.readouterr().out)
+    assert output["search"]["method"] == "exact" and output["search"]["recall"] == 1
+    result = output["results"][0]
     assert result["source"] == "cats/\x1b[31mtom.png row 7" and result["keys"]
     assert result["text"].startswith("a")

@@ -1,5 +1,7 @@
 """Exact search is exact; approximate search finds nearly all, measured."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -41,11 +43,13 @@ def test_exact_search_is_that_of_every_pair_for_any_block(data, monkeypatch):
 def test_approximate_search_finds_95_percent_of_the_nearest_rows(data, method):
     pytest.importorskip("faiss", reason='pip install "mmvicreg[search]"')
     rows, queries, cosine, order = data
-    found = RowIndex(rows, method=method).search(torch.from_numpy(queries), k=10)
+    index = RowIndex(rows, method=method)
+    found = index.search(torch.from_numpy(queries), k=10)
     recall = np.mean(
         [len(set(a) & set(b)) / 10 for a, b in zip(found[1].tolist(), order.tolist(), strict=True)]
     )
     assert recall >= 0.95
+    assert abs(index.recall - recall) < 0.05 and f"{100 * index.recall:.1f}%" in index.description()
     assert np.allclose(found[0][:, 0], cosine[:, 0], atol=1e-5)  # and their cosines are cosines
 
 
@@ -54,6 +58,23 @@ def test_auto_is_exact_below_a_size_and_approximate_above(data, monkeypatch):
     assert RowIndex(data[0]).method == "exact"
     monkeypatch.setattr(row_index, "APPROXIMATE_ABOVE", 10_000)
     assert RowIndex(data[0]).method == "ivf"
+
+
+def test_the_recall_that_an_index_tells_falls_where_it_looks_into_few_cells(data, monkeypatch):
+    pytest.importorskip("faiss", reason='pip install "mmvicreg[search]"')
+    monkeypatch.setattr(row_index, "PROBED", 1)
+    assert RowIndex(data[0], method="ivf").recall < 0.9
+    assert RowIndex(data[0], method="exact").recall == 1
+
+
+def test_without_faiss_auto_is_exact_and_a_named_method_says_what_to_install(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # importing it raises ImportError
+    monkeypatch.setattr(row_index, "APPROXIMATE_ABOVE", 10_000)
+    assert RowIndex(data[0]).method == "exact"
+    with pytest.raises(
+        InvalidValueError, match=r"needs faiss: pip install \"mmvicreg\[search\]\", or use exact"
+    ):
+        RowIndex(data[0], method="hnsw")
 
 
 def test_what_cannot_be_compared_is_refused(data):

@@ -81,6 +81,15 @@ def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served:
             assert not visit.errors and not visit.outside()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_have_no_serious_fault_of_accessibility(browser: Any, served: str, scheme: str) -> None:
+    with Visit(browser, scheme=scheme) as visit:
+        visit.page.set_default_timeout(180_000)
+        for page in ("", "own-folder/", "evaluation/"):
+            visit.page.goto(f"{served}/{page}", wait_until="load")
+            assert visit.violations() == [], page
+
+
 def test_the_search_of_the_site_finds_an_objective(browser: Any, served: str) -> None:
     with Visit(browser) as visit:
         visit.page.set_default_timeout(180_000)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.branches.model import Branch
+from mmvicreg.branches.padding import without_padding
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.transfer.classification import class_weights
 from mmvicreg.modalities.image import ImageModality
@@ -58,7 +59,7 @@ def zero_shot_weights(
     for name in names:
         texts = [template.replace("{}", name) for template in templates]
         values = torch.stack([text_item(reader, text) for text in texts])
-        prompts.append(branch(values.to(device)).z.float().cpu())
+        prompts.append(branch(without_padding(branch, values).to(device)).z.float().cpu())
     return class_weights(prompts)
 
 

@@ -71,15 +71,20 @@ def captions_of(
     Raises BadSampleError for bytes that are not UTF-8 or JSON.
     """
     for place in places:
-        suffix, _, field = place.partition(":")
-        data = members.get(suffix)
-        if data is None:
-            continue
-        value: Any = read_record(data, suffix).get(field) if field else read_text(data, suffix).split("\n")
-        found = _texts(value, languages)
+        found = captions_at(members, place, languages)
         if found:
             return found
     return []
+
+
+def captions_at(members: Mapping[str, bytes], place: str, languages: tuple[str, ...] = ()) -> list[str]:
+    """The captions of a sample at one place, blank ones left out; see :func:`captions_of`."""
+    suffix, _, field = place.partition(":")
+    data = members.get(suffix)
+    if data is None:
+        return []
+    value: Any = read_record(data, suffix).get(field) if field else read_text(data, suffix).split("\n")
+    return _texts(value, languages)
 
 
 def _texts(value: Any, languages: tuple[str, ...]) -> list[str]:

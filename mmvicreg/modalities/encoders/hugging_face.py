@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmvicreg.branches.padding import padding_is_ignored
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.encoders.pretrained import Tower, cannot_download, split
 from mmvicreg.modalities.encoders.weights import load_weights, locate
@@ -127,7 +128,7 @@ def _pooled(module: nn.Module, folder: str, *, pool: str, takes: Input) -> Tower
         return Tower(pooled, width)
     if takes == "text":
         _freeze_unused(pooled, torch.zeros(1, 2, dtype=torch.int64))
-        return Tower(pooled, width)
+        return Tower(pooled, width, ignores_padding=padding_is_ignored(pooled))
     size = plain.get("image_size", 64)
     _freeze_unused(pooled, torch.zeros(1, 3, size, size))
     return Tower(pooled, width, *_normalization(folder))

@@ -24,12 +24,16 @@ LIBRARIES = ("timm", "open_clip", "transformers")
 
 @dataclass(frozen=True)
 class Tower:
-    """``module`` maps inputs to (n, ``width``); ``mean`` and ``std`` are per channel on the scale 0 to 1."""
+    """``module`` maps inputs to (n, ``width``); ``mean`` and ``std`` are per channel on the scale 0 to 1.
+
+    ``ignores_padding``: of texts; ids below 0 at the end of a row change nothing.
+    """
 
     module: nn.Module
     width: int
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    ignores_padding: bool = False
 
 
 def split(encoder: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
+from mmvicreg.branches.padding import without_padding
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranks import rank_queries
 from mmvicreg.evaluation.retrieval import summarize
@@ -106,7 +107,7 @@ def _encoded(
     for number in range(int(distributed.all_reduce_max(mine).item())):
         batch = [item.value for item in items[number * BATCH : (number + 1) * BATCH]]
         x = torch.stack(batch) if batch else torch.zeros((0, *reader.shape), dtype=reader.dtype)
-        found = model.branches[name](x.to(device))
+        found = model.branches[name](without_padding(model.branch_named(name), x).to(device))
         yield found.h.float().cpu(), found.z.float().cpu()
 
 

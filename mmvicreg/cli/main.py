@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -15,6 +16,16 @@ from mmvicreg.runs.command_line import expand_home
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: wrong options; data or files that cannot be used; Ctrl-C."""
+
+FILE_SYSTEM = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "write elsewhere",
+    errno.EROFS: "write elsewhere (--out, where the command has it)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link leads to itself: name the file or folder itself",
+}
+"""Errors of the file system that a user can mend, and how."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +192,19 @@ def main(arguments: list[str] | None = None) -> int:
     except WrongOptionError as error:
         print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
         return USAGE
-    except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
-        return DATA
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
+        return DATA
+    except OSError as error:
+        if error.errno not in FILE_SYSTEM:
+            raise
+        place = f" {str(error.filename)!r}" if error.filename else ""
+        reason = f"{os.strerror(error.errno)}{place}; {FILE_SYSTEM[error.errno]}"
+        print(printable(f"mmvicreg {given[0]}: {reason}"), file=sys.stderr)
+        return DATA
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}",

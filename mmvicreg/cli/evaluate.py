@@ -42,7 +42,7 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for entry in data:
         name, equals, shards = entry.partition("=")
-        if not equals or "/" in name or "~" in name:  # a path may hold a = too
+        if not equals or "/" in name or "~" in name or os.path.exists(entry):  # a path may hold a = too
             name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
         if name in splits:
             raise InvalidValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 from command_processes import Disturbance, begin
+from photographs import crop
 from towers_small import open_clip_name, write_open_clip_weights
 
 from mmvicreg.shards import index_file
@@ -76,6 +77,17 @@ def test_export_for_open_clip(tmp_path):
     weights = write_open_clip_weights(tmp_path)
     command = ["export", f"{open_clip_name()}:{weights}", "{here}/exported", "--format", "open_clip"]
     ends_the_same(command, tmp_path, digests, first=open_clip_name)
+
+
+@pytest.mark.slow  # with kills between its files; one after a checkpoint is in tests/evaluation/test_finetune.py
+def test_finetune(pictured_run, tmp_path):
+    for number, name in enumerate(("bird", "boat")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for place in range(4):
+            crop(2 * place + number, width=64, height=64).save(tmp_path / f"pictures/{name}/{place}.png")
+    command = ["finetune", str(pictured_run.folder), "{here}/tuned", "--device", "cpu", "--fraction", "1"]
+    labelled = [f"--{part}={tmp_path / 'pictures'}" for part in ("train", "test")]
+    ends_the_same([*command, *labelled, "--epochs", "3", "--batch-size", "4"], tmp_path, digests)
 
 
 def test_report(pictured_run, tmp_path):

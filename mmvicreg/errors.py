@@ -30,6 +30,11 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """``text`` for a terminal: control characters (escape sequences among them) and lone surrogates as escapes.
 

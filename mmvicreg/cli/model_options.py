@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, first_line
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -66,7 +66,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InvalidValueError(
             f"--device {device}: not usable on this machine ({reason}); leave it out for the best device there is, or "
             "give cpu"

@@ -18,7 +18,7 @@ from mmvicreg.evaluation.transfer.label_files import (
 )
 from mmvicreg.evaluation.transfer.labels import LabelReader, labels_of
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.evaluation_items import evaluation_items
+from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
 from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Sample
 
@@ -138,7 +138,8 @@ def greys_by_label(found):
     """The grey of every picture in the order of class numbers, and the numbers."""
     fetch = Fetcher(found.index)
     order = np.argsort(found.single())
-    samples = [fetch(*found.index.place(int(number)), ("png",)) for number in order]
+    places = [found.index.place(int(number)) for number in order]
+    samples = [fetch(shard, place, ("png",)) for shard, place in places]
     greys = [int(np.asarray(Image.open(io.BytesIO(each.members["png"])))[0, 0, 0]) for each in samples]
     return greys, found.single()[order].tolist()
 
@@ -147,7 +148,8 @@ def test_folders_called_by_numbers_are_classes_by_their_sorted_names(tmp_path):
     data = folders(tmp_path / "flowers", "1", "10", "11", "2")  # Flowers-102 begins so
     found = open_labelled(data, cache=tmp_path / "cache")
     assert found.names == ["1", "10", "11", "2"] and greys_by_label(found) == ([0, 1, 2, 3], [0, 1, 2, 3])
-    values = [int(item.value) for item in evaluation_items(found.index, {"label": found.reader}, threads=1)]
+    items = list(evaluation_items(found.index, {"label": found.reader}, threads=1))
+    values = [int(item.value) for item in items if isinstance(item, EvaluationItem)]
     assert values == found.single().tolist()
 
 

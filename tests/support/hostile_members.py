@@ -213,7 +213,6 @@ IMAGES: dict[str, Case] = {
     "sound profile": ("jpg", lambda: saved(crop(1), "JPEG", icc_profile=SRGB), USED),
     "two pictures of a camera": ("jpg", lambda: saved(crop(1), "MPO", save_all=True, append_images=[crop(2)]), USED),
     "palette with alpha": ("png", lambda: saved(crop(1).convert("RGBA").quantize(9), "PNG"), USED),
-    "16 bits of grey and alpha": ("png", lambda: png(1, 1, depth=16, colour=4), USED),
     "cmyk with a profile": ("jpg", lambda: saved(crop(1).convert("CMYK"), "JPEG", icc_profile=b"none"), USED),
     "lab tiff": ("tif", lambda: saved(crop(1).convert("LAB"), "TIFF"), USED),
     "profile that is none": ("png", lambda: saved(crop(1), "PNG", icc_profile=b"no profile"), USED),

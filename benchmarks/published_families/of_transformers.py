@@ -143,7 +143,7 @@ def transformers_families() -> list[Family]:
     def group() -> tuple[Any, Any]:
         stages: Any = {"depths": [1, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 0]}
         stages |= vision | {"num_hidden_layers": 3}
-        widths = {"projection_dim": 16, "projection_intermediate_dim": 32}
+        widths: Any = {"projection_dim": 16, "projection_intermediate_dim": 32}
         config = t.GroupViTConfig(text_config=text, vision_config=stages, **widths)
         return t.GroupViTModel(config), t.CLIPImageProcessor(**cut)
 

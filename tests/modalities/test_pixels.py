@@ -124,7 +124,7 @@ def test_animation_gives_its_first_frame(format):
 
 def test_a_camera_file_of_two_pictures_gives_the_first_and_a_profile_changes_no_pixel():
     two = saved(crop(1), "MPO", save_all=True, append_images=[crop(2)], quality=90)
-    assert Image.open(io.BytesIO(two)).n_frames == 2
+    assert getattr(Image.open(io.BytesIO(two)), "n_frames") == 2  # noqa: B009
     assert np.array_equal(decode(two).array, decode(saved(crop(1), "JPEG", quality=90)).array)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for format in ("PNG", "WEBP", "JPEG"):

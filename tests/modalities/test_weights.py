@@ -90,10 +90,12 @@ def test_prefixes_of_wrappers_are_left_out(prefix, tmp_path):
 def test_positions_of_another_picture_size_are_interpolated_as_timm_does(tmp_path):
     source = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0)
     save_file(source.state_dict(), tmp_path / "64.safetensors")
-    fields = {"size": 96, "projector": (), "weights": str(tmp_path / "64.safetensors")}
-    ours = mm.ImageModality(encoder="timm/vit_tiny_patch16_224", **fields).branch().state_dict()
+    weights = str(tmp_path / "64.safetensors")
+    image = mm.ImageModality(encoder="timm/vit_tiny_patch16_224", size=96, projector=(), weights=weights)
+    ours = image.branch().state_dict()
     (name,) = [name for name in ours if name.endswith("pos_embed")]
     prefix = source.num_prefix_tokens
+    assert isinstance(prefix, int)
     theirs = resample_abs_pos_embed(source.pos_embed, new_size=[6, 6], num_prefix_tokens=prefix)
     assert ours[name].shape == (1, 36 + prefix, source.embed_dim)
     torch.testing.assert_close(ours[name], theirs.detach())

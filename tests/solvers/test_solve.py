@@ -236,7 +236,9 @@ def test_rows_that_cannot_be_counted_are_refused_in_words(case: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
 def test_rows_of_other_number_types_give_the_axes_of_their_fp32_values(dtype: type) -> None:
     data = correlated(40)
-    rows = {name: np.round(4 * rows).astype(dtype) for name, rows in data.rows.items()}
+    rows: dict[str, np.ndarray] = {
+        name: np.round(4 * features).astype(dtype) for name, features in data.rows.items()
+    }
     found, expected = (
         mm.CCA().decompose(count_moments(each, plain_spaces(each))).strengths
         for each in (

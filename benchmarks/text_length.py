@@ -32,6 +32,7 @@ from torch import Tensor
 import mmvicreg as mm
 from mmvicreg.branches.model import Branch
 from mmvicreg.branches.padding import batches_by_length
+from mmvicreg.modalities.text import TextReader
 
 LENGTH, BATCH = 128, 64
 WORDS = (
@@ -48,7 +49,7 @@ def texts(count: int, *, median: float) -> list[str]:
 
 
 @torch.inference_mode()
-def full(branch: Branch, reader: mm.TextReader, found: list[str]) -> Tensor:
+def full(branch: Branch, reader: TextReader, found: list[str]) -> Tensor:
     """Unit vectors, every text padded to ``LENGTH``."""
     rows = [reader.encode(text) for text in found]
     parts = [branch(torch.stack(rows[start : start + BATCH])).z for start in range(0, len(rows), BATCH)]
@@ -56,7 +57,7 @@ def full(branch: Branch, reader: mm.TextReader, found: list[str]) -> Tensor:
 
 
 @torch.inference_mode()
-def bucketed(branch: Branch, reader: mm.TextReader, found: list[str]) -> Tensor:
+def bucketed(branch: Branch, reader: TextReader, found: list[str]) -> Tensor:
     """Unit vectors, in batches of texts of about one length."""
     rows = [reader.encode(text) for text in found]
     z = torch.zeros(len(rows), 384)

@@ -56,7 +56,8 @@ def encode(
 
 def _embedded(branch: Branch, inputs: Sequence[Tensor], batch_size: int, device: torch.device) -> Tensor:
     """z float32 (n, D) of the inputs, in their order."""
-    parts, order = [], []
+    parts: list[Tensor] = []
+    order: list[int] = []
     for places, batch in batches_by_length(branch, inputs, batch_size):
         parts.append(branch(batch.to(device)).z.float().cpu())
         order += places

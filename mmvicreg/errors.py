@@ -30,6 +30,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 
 
+class WrongOptionError(UserError):
+    """Options of a command that are wrong by themselves, whatever the data is; the exit status is that of usage."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error of another library; its kind where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.model_options import Model, ModelOptions, check_figure
 from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
@@ -21,7 +21,7 @@ class DiagnoseConfig(ModelOptions):
 
     run: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    data: str = ""
+    data: str
     """shards of paired samples, with {000..009} and * expanded; training or held-out ones"""
     out: str = ""
     """picture to write (.png, .svg or .pdf); empty for RUN/diagnosis.png"""
@@ -32,15 +32,12 @@ class DiagnoseConfig(ModelOptions):
     seed: int = 0
     """seed of the shuffles and of the halves"""
 
+    def __post_init__(self) -> None:
+        check_figure(self.out)
+
 
 def diagnose(config: DiagnoseConfig) -> Output:
     """Embed the shards once, diagnose every pair of branches, and draw it."""
-    if not config.data:
-        raise InvalidValueError("no shards to diagnose on; give --data 'folder/train-{000..099}.tar'")
-    if config.permutations < 1 or not config.ridge > 0:
-        raise InvalidValueError(
-            f"permutations is at least 1 and ridge above 0, found {config.permutations} and {config.ridge}"
-        )
     import numpy as np
 
     from mmvicreg.evaluation.embed import embed_split
@@ -115,7 +112,7 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, dress, save
+    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, label_axes, save
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.8, 2.8 * len(found)), layout="constrained", facecolor=PAPER)
@@ -130,11 +127,11 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
             left.axvline(each.shared_dimensions, color=measured, linewidth=0.8, linestyle=":")
             left.set_xscale("log")
             left.legend(frameon=False, fontsize=8)
-            dress(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
+            label_axes(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
             sizes, scores = zip(*each.curve, strict=True)
             right.plot(sizes, [100 * score for score in scores], "o-", color=measured, linewidth=1.8)
             right.plot([sizes[-1], 2 * sizes[-1]], [100 * scores[-1], 100 * each.twice], ":", color=measured)
             right.set_xscale("log", base=2)
-            dress(right, "mean recall on held-out samples, %", "training pairs")
+            label_axes(right, "mean recall on held-out samples, %", "training pairs")
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)

@@ -64,8 +64,3 @@ def test_results_name_file_row_and_caption_and_nothing_a_terminal_obeys(pictured
     result = json.loads(capsys.readouterr().out)["results"][0]
     assert result["source"] == "cats/\x1b[31mtom.png row 7" and result["keys"]
     assert result["text"].startswith("a")
-
-
-def test_no_query_is_a_message(pictured_run, capsys):
-    assert main(["search", str(pictured_run.folder), pictured_run.shards]) == 1
-    assert "--interactive" in capsys.readouterr().err

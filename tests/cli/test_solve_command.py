@@ -86,13 +86,6 @@ def test_search_classify_export_and_open_clip_take_a_solved_run(
     assert model.encode_image(prepared).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
 
 
-def test_solve_without_shards_says_what_is_missing(
-    trained: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["solve", trained[0], str(tmp_path / "solved")]) == 1
-    assert "no shards to solve on" in capsys.readouterr().err
-
-
 def test_a_diagnosis_counts_the_dimensions_that_two_branches_share() -> None:
     data = correlated(2000)
     found = diagnose_pair(data, data, ridge=1e-3)

@@ -14,7 +14,8 @@ import pytest
 from photographs import crop, encoded
 
 from mmvicreg.cli.main import main
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.errors import WrongOptionError
+from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.preparation.divide import Fractions
 from mmvicreg.preparation.pack import PackConfig, pack
@@ -105,7 +106,7 @@ def test_a_row_a_caption_is_grouped_by_picture(source):
     assert "15 rows name 3 pictures" in report.notices[0]
 
 
-@pytest.mark.parametrize("suffix", [*PICTURES, "JPG", ""])
+@pytest.mark.parametrize("suffix", [*IMAGES, "JPG", ""])
 def test_every_format_that_is_packed_is_read(source, suffix):
     buffer = io.BytesIO()
     name = {"jpg": "JPEG", "tif": "TIFF", "": "PNG"}.get(suffix.lower(), suffix)
@@ -262,8 +263,8 @@ def test_parts_share_no_group_and_no_key_and_follow_the_seed(source):
     patients = [{about(s)["patient"] for s in found} for found in parts.values()]
     assert len(set.union(*patients)) == 3 and all(len(each) == 1 for each in patients)
     assert len({s.key for found in parts.values() for s in found}) == 6
-    with pytest.raises(ValueError, match="expected fractions of 0 or more with a sum below 1"):
-        pack(PackConfig(str(source), str(source.parent / "x"), divide=Fractions(validation=0.6, test=0.4)))
+    with pytest.raises(WrongOptionError, match="expected fractions of 0 or more with a sum below 1"):
+        Fractions(validation=0.6, test=0.4)
 
 
 def test_captions_a_line_a_mask_and_a_class_beside_a_picture(source):

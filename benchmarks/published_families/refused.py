@@ -20,7 +20,8 @@ def refused_families() -> dict[str, Callable[[], tuple[Any, Any]]]:
     vision: Any = SMALL | {"image_size": SIDE, "patch_size": 16}
     text: Any = SMALL | TEXT
     square: Any = {"height": SIDE, "width": SIDE}
-    processor = t.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=square)
+    cut: Any = {"size": {"shortest_edge": SIDE}, "crop_size": square}
+    processor = t.CLIPImageProcessor(**cut)
 
     def aim() -> tuple[Any, Any]:
         config = t.Aimv2Config(text_config=text, vision_config=vision, projection_dim=16)
@@ -33,15 +34,15 @@ def refused_families() -> dict[str, Callable[[], tuple[Any, Any]]]:
 
     def bridge() -> tuple[Any, Any]:
         wide: Any = {"hidden_size": 64, "num_hidden_layers": 2}
-        config = t.BridgeTowerConfig(
-            text_config=text | wide, vision_config=vision | wide, num_attention_heads=2, **wide
-        )
+        parts: Any = {"text_config": text | wide, "vision_config": vision | wide, "num_attention_heads": 2}
+        config = t.BridgeTowerConfig(**parts, **wide)
         return t.BridgeTowerModel(config), processor
 
     def naflex() -> tuple[Any, Any]:
         patches: Any = SMALL | {"num_patches": 4, "patch_size": 16}
         config = t.Siglip2Config(text_config=text | {"projection_size": 32}, vision_config=patches)
-        return t.Siglip2Model(config), t.Siglip2ImageProcessor(patch_size=16, max_num_patches=4)
+        free: Any = {"patch_size": 16, "max_num_patches": 4}
+        return t.Siglip2Model(config), t.Siglip2ImageProcessor(**free)
 
     return {
         "AIMv2": aim,

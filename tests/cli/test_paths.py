@@ -9,8 +9,8 @@ import pytest
 from photographs import crop
 from pictured_run import SHARDS
 
-from mmvicreg.cli.evaluate import named_splits
 from mmvicreg.cli.main import COMMANDS, main
+from mmvicreg.cli.model_options import named_splits
 
 ODD = "~/dir[1]/a=b"
 RUN, DATA, OUT = f"{ODD}/run", f"{ODD}/shards/concepts-000000.tar", f"{ODD}/out"

@@ -1,6 +1,6 @@
 """A run killed with SIGKILL at any moment and resumed on other ranks, threads and batches loses nothing.
 
-The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m slow``; its result is in docs/log.md.
+The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m nightly``; result in docs/log.md.
 """
 
 import hashlib
@@ -129,7 +129,7 @@ def test_killed_and_resumed_on_other_layouts_equals_uninterrupted(paths, tmp_pat
     assert rows == uninterrupted
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("turn", range(int(os.environ.get("KILL_TURNS", "5"))))
 def test_killed_many_times_at_random_moments_equals_uninterrupted(paths, tmp_path, uninterrupted, turn):
     draw = random.Random(turn)

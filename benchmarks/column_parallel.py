@@ -58,8 +58,8 @@ def count(rows: int, features: int) -> int:
 
 def predicted(rows: int, features: int, size: int) -> tuple[float, float]:
     """(DDP's, ours) fp32: 2 D² against, each way, rows gathered or scattered and rows exchanged."""
-    share = 4 * (size - 1) / size
-    return 2 * share * features**2, 2 * share * rows * features * (1 + 1 / size)
+    fraction = 4 * (size - 1) / size
+    return 2 * fraction * features**2, 2 * fraction * rows * features * (1 + 1 / size)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from .evaluation.retrieval import cross_modal_metrics as cross_modal_metrics
 from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.summary import Summary as Summary
 from .evaluation.summary import read_summary as read_summary
+from .evaluation.transfer.label_retrieval import retrieve_by_label as retrieve_by_label
 from .evaluation.transfer.labels import LabelReader as LabelReader
 from .interop.loading import load as load
 from .modalities.audio import AudioModality as AudioModality
@@ -90,3 +91,4 @@ from .training.monitoring.preemption import Preempted as Preempted
 from .training.train import train as train
 
 __version__: str
+__all__: list[str]

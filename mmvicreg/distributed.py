@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler: half of the start
 
 from mmvicreg.errors import UserError
 
@@ -80,15 +81,19 @@ def all_reduce_max(x: Tensor) -> Tensor:
 
 def row_counts(x_n: Tensor) -> tuple[int, ...]:
     """Rows of ``x_n`` on every process, by rank. Several processes: a small collective and a host sync."""
-    return (x_n.shape[0],) if world_size() == 1 else _gathered_counts(x_n)
+    if world_size() == 1:
+        return (x_n.shape[0],)
+    return _uncompiled_counts(x_n) if torch.compiler.is_compiling() else _gathered_counts(x_n)
 
 
-@torch.compiler.disable
 def _gathered_counts(x_n: Tensor) -> tuple[int, ...]:
     counts = torch.zeros(world_size(), dtype=torch.int64, device=x_n.device)
     counts[rank()] = x_n.shape[0]
     dist.all_reduce(counts)
     return tuple(counts.tolist())
+
+
+_uncompiled_counts = _disable_dynamo(_gathered_counts)
 
 
 def mean_rows(sum_of_rows: Tensor, rows: int) -> Tensor:

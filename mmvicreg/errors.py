@@ -30,6 +30,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that is not there."""
 
 
+class WrongOptionError(UserError):
+    """Options of a command that are wrong by themselves, whatever the data is; the exit status is that of usage."""
+
+
 def printable(text: str) -> str:
     """``text`` for a terminal: control characters (escape sequences among them) and lone surrogates as escapes.
 

@@ -98,36 +98,14 @@ def objective(config: Config) -> mm.Objective:
     return mm.Objective(alignment, {"image": regularizer}, pairs=pairs)
 
 
-@torch.no_grad()
-def embed(branch: mm.Branch, image: mm.ImageModality, shards: str) -> tuple[torch.Tensor, list[list[str]]]:
-    """Representations (M, E) of the images whose sample names a concept, and that concept."""
-    readers = {"image": image.reader(), "concept": mm.LabelReader("json:concept", any_name=True)}
-    images: dict[int, torch.Tensor] = {}
-    concepts: dict[int, list[str]] = {}
-    for item in mm.evaluation_items(mm.open_index(shards), readers):
-        if isinstance(item, mm.RejectedItem):
-            continue
-        if item.view == "image":
-            images[item.number] = item.value
-        else:
-            concepts[item.number] = [item.identity]
-    numbers = [number for number in images if number in concepts]
-    batches = torch.stack([images[number] for number in numbers]).split(64)
-    h_ME = torch.cat([branch.eval().represent(batch) for batch in batches])
-    return h_ME, [concepts[number] for number in numbers]
-
-
 def main(config: Config) -> None:
-    """Train; then every held-out image retrieves the training images of its concept."""
+    """Train; then every held-out image retrieves the training images of its concept, before training and after."""
     run = mm.train(config, objective)
     torch.manual_seed(config.seed)
+    untrained = replace(run, model=mm.Model({"image": config.image.branch()}, run.model.views))
     scores = {}
-    for name, branch in (("untrained", config.image.branch()), ("held_out", run.model.branch("crop"))):
-        (queries, wanted), (items, shown) = (
-            embed(branch, config.image, shards) for shards in (config.held_out, config.train)
-        )
-        positives = mm.Positives.from_identities(wanted, shown)
-        found = mm.retrieval_metrics(queries, items, positives, skip_unmatched=True, resamples=1000)
+    for name, model in (("untrained", untrained), ("held_out", run)):
+        found = mm.retrieve_by_label(model, queries=config.held_out, items=config.train, label="json:concept")
         scores[name] = {"image_to_image": found.to_json()}
         print(
             f"{name}: R@1 {found.recall[1]:.1%} (chance {found.chance[1]:.1%}), R@10 {found.recall[10]:.1%}"

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from mmvicreg.cli.model_options import WrongOptionError
+from mmvicreg.cli.model_options import check_figure
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 
 SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "effective_rank", "knn", "linear")
 """Last parts of the names of numbers worth a row of the table."""
@@ -27,6 +27,13 @@ class CompareConfig:
     """picture of the curves to write; empty for none"""
     all_scores: bool = False
     """every number of summary.json, not only the common ones"""
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise WrongOptionError(
+                f"found {len(self.runs)}, expected two runs or more: mmvicreg compare RUN RUN"
+            )
+        check_figure(self.out)
 
 
 @dataclass(frozen=True)
@@ -120,10 +127,6 @@ def curves(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 def compare(config: CompareConfig) -> Output:
     """Tables of what differs and what was scored, and a picture of the curves."""
-    if config.out and Path(config.out).suffix not in (".png", ".svg", ".pdf"):
-        raise WrongOptionError(
-            f"--out {config.out}: expected a picture, .png, .svg or .pdf; a page of runs is report"
-        )
     found = compare_runs(config.runs, all_scores=config.all_scores)
     shown: list[Any] = []
     if found.differences:

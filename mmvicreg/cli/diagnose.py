@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.model_options import Model, ModelOptions, check_figure
 from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
@@ -26,7 +26,7 @@ class DiagnoseConfig(ModelOptions):
 
     run: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    data: str = ""
+    data: str
     """shards of paired samples, with {000..009} and * expanded; training or held-out ones"""
     out: str = ""
     """picture to write (.png, .svg or .pdf); empty for RUN/diagnosis.png"""
@@ -37,15 +37,12 @@ class DiagnoseConfig(ModelOptions):
     seed: int = 0
     """seed of the shuffles and of the halves"""
 
+    def __post_init__(self) -> None:
+        check_figure(self.out)
+
 
 def diagnose(config: DiagnoseConfig) -> Output:
     """Embed the shards once, diagnose every pair of branches, and draw it."""
-    if not config.data:
-        raise InvalidValueError("no shards to diagnose on; give --data 'folder/train-{000..099}.tar'")
-    if config.permutations < 1 or not config.ridge > 0:
-        raise InvalidValueError(
-            f"permutations is at least 1 and ridge above 0, found {config.permutations} and {config.ridge}"
-        )
     import numpy as np
 
     from mmvicreg.evaluation.embed import embed_split
@@ -149,7 +146,7 @@ def _draw(found: dict[Pair, Diagnosis], layers: dict[Pair, LayerAlignment], path
     import numpy as np
     from matplotlib.figure import Figure
 
-    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, dress, save
+    from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, label_axes, save
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.4, 2.8 * len(found)), layout="constrained", facecolor=PAPER)
@@ -164,25 +161,25 @@ def _draw(found: dict[Pair, Diagnosis], layers: dict[Pair, LayerAlignment], path
             left.axvline(each.shared_dimensions, color=measured, linewidth=0.8, linestyle=":")
             left.set_xscale("log")
             left.legend(frameon=False, fontsize=8)
-            dress(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
+            label_axes(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
             sizes, scores = zip(*each.curve, strict=True)
             right.plot(sizes, [100 * score for score in scores], "o-", color=measured, linewidth=1.8)
             right.plot([sizes[-1], 2 * sizes[-1]], [100 * scores[-1], 100 * each.twice], ":", color=measured)
             right.set_xscale("log", base=2)
-            dress(right, "mean recall on held-out samples, %", "training pairs")
+            label_axes(right, "mean recall on held-out samples, %", "training pairs")
             _draw_layers(grid, pair, layers.get(pair))
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)
 
 
 def _draw_layers(axes: Axes, pair: Pair, found: LayerAlignment | None) -> None:
-    from mmvicreg.evaluation.report.figures import dress
+    from mmvicreg.evaluation.report.figures import label_axes
 
     if found is None:
         axes.set_axis_off()
         return
     shown = axes.imshow(100 * found.shared, origin="lower", cmap="Blues", vmin=0, aspect="auto")
-    dress(axes, "shared neighbours by layer, %", f"layer of {pair[1]}")
+    label_axes(axes, "shared neighbours by layer, %", f"layer of {pair[1]}")
     axes.set_ylabel(f"layer of {pair[0]}")
     axes.grid(False)
     figure = axes.get_figure()

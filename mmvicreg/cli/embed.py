@@ -8,6 +8,7 @@ from typing import Literal
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Out, Shards
 from mmvicreg.cli.output import Output
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,23 @@ class EmbedConfig(ModelOptions):
     projection: Literal["pca", "umap"] = "pca"
     """of .parquet: how the map is made; umap needs the extra mmvicreg[umap]"""
 
+    def __post_init__(self) -> None:
+        from mmvicreg.evaluation.nearest import check_rows_name
+
+        try:
+            check_rows_name(self.out)
+        except InvalidValueError as error:
+            raise WrongOptionError(str(error)) from None
+
 
 def embed(config: EmbedConfig) -> Output:
     """Every branch's embeddings with identities and sample keys, in one file."""
     from mmvicreg.evaluation.embed import embed_split
-    from mmvicreg.evaluation.nearest import check_rows_name, write_rows
+    from mmvicreg.evaluation.nearest import write_rows
     from mmvicreg.evaluation.report.content import SampleContent
     from mmvicreg.exploration.embedding_table import write_table
     from mmvicreg.shards.index import open_index
 
-    check_rows_name(config.out)  # before anything is computed
     run = config.load(config.model)
     index = open_index(config.data)
     store = embed_split(run, index, device=config.device, threads=config.threads)

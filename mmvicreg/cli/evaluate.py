@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmvicreg.cli.model_options import Model, ModelOptions
+from mmvicreg.cli.model_options import Model, ModelOptions, named_splits
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -21,7 +21,7 @@ class EvaluateConfig(ModelOptions):
 
     run: Model
     """run directory, exported folder, hf/OWNER/NAME, open_clip/NAME:WEIGHTS, transformers/NAME"""
-    data: tuple[str, ...] = ()
+    data: tuple[str, ...]
     """held-out shards, each NAME=SHARDS or SHARDS, with {000..009} and * expanded"""
     out: str = ""
     """JSON file to write; empty for RUN/evaluation.json"""
@@ -32,25 +32,12 @@ class EvaluateConfig(ModelOptions):
     group_images: bool = False
     """pictures of identical bytes are one item, which matches all its captions (for data with a sample a caption)"""
 
-
-def named_splits(data: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises ValueError for none or a name twice."""
-    if not data:
-        raise InvalidValueError(
-            "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
-        )
-    splits: dict[str, str] = {}
-    for entry in data:
-        name, equals, shards = entry.partition("=")
-        if not equals or "/" in name or "~" in name:  # a path may hold a = too
-            name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
-        if name in splits:
-            raise InvalidValueError(
-                f"two splits are called {name!r}; name them: --data first=... second=... (or put the "
-                "pattern in quotes, if the shell has expanded one)"
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise WrongOptionError(
+                "no shards to evaluate on; give --data 'folder/test-*.tar' or --data NAME=SHARDS ..."
             )
-        splits[name] = shards
-    return splits
+        named_splits(self.data)
 
 
 def evaluate(config: EvaluateConfig) -> Output:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +11,7 @@ import tyro
 
 from mmvicreg.cli.model_options import ModelOptions
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.exploration.searcher import Searcher
@@ -26,7 +26,7 @@ class ExploreConfig(ModelOptions):
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
     """one run or two: run directories, exported folders, published models"""
-    data: str = ""
+    data: str = field(kw_only=True)
     """shards to search in, with {000..009} and * expanded"""
     port: int = 7860
     """port of 127.0.0.1 that the page is served on"""
@@ -41,19 +41,19 @@ class ExploreConfig(ModelOptions):
     embeddings: str = ""
     """Parquet file to write the first run's embeddings to, for embedding-atlas"""
 
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.runs) <= 2:
+            raise WrongOptionError(
+                f"{len(self.runs)} runs; expected one or two: mmvicreg explore RUN [RUN] --data SHARDS"
+            )
+        if self.embeddings and Path(self.embeddings).suffix != ".parquet":
+            raise WrongOptionError(f"--embeddings {self.embeddings}: expected a name that ends in .parquet")
+
 
 def explore(config: ExploreConfig) -> Output:
     """Embed the shards, serve the page, and wait for Ctrl-C."""
     from mmvicreg.exploration import explorer, server
 
-    if not 1 <= len(config.runs) <= 2:
-        raise InvalidValueError(
-            f"{len(config.runs)} runs; expected one or two: mmvicreg explore RUN [RUN] --data SHARDS"
-        )
-    if not config.data:
-        raise InvalidValueError("no shards to search in; give --data 'folder/test-*.tar'")
-    if config.k < 1:
-        raise InvalidValueError(f"--k {config.k}: expected 1 or more")
     server.check_port(config.port)  # before anything is computed
     sides = _searchers(config)
     options = explorer.ExplorerOptions(config.k, config.projection, config.label)
@@ -98,7 +98,5 @@ def _write_embeddings(config: ExploreConfig, sides: dict[str, Searcher]) -> None
 
     first = next(iter(sides.values()))
     path = Path(config.embeddings)
-    if path.suffix != ".parquet":
-        raise InvalidValueError(f"--embeddings {path}: expected a name that ends in .parquet")
     write_table(first.store, first.content, path, projection=config.projection, method=config.method)
     Output({}, (f"written: {path}",)).show(as_json=False)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Out
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,12 @@ class ExportConfig(ModelOptions):
     """image, onnx: which branch"""
     push: str = ""
     """hub: also upload to this Hugging Face repository (OWNER/NAME)"""
+
+    def __post_init__(self) -> None:
+        if self.push and self.format != "hub":
+            raise WrongOptionError(
+                f"--push uploads --format hub, found --format {self.format}; leave one of them out"
+            )
 
 
 def export(config: ExportConfig) -> Output:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmvicreg.cli.model_options import ModelOptions, Shards
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.evaluation.report.content import SampleContent, Shown
@@ -40,6 +40,10 @@ class LookConfig:
     recipe: str | None = None
     """recipe file that defines the run's own modalities; it is executed"""
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise WrongOptionError(f"--samples is {self.samples}; expected a number at least 1")
+
 
 def look(config: LookConfig) -> Output:
     """Measure the shards, write the page, and print what to know."""
@@ -49,11 +53,6 @@ def look(config: LookConfig) -> Output:
     from mmvicreg.modalities.text import TextReader
     from mmvicreg.shards.index import open_index
 
-    if config.samples < 1 or config.shown < 0 or config.threads < 1:
-        raise InvalidValueError(
-            f"--samples {config.samples}, --shown {config.shown}, --threads {config.threads}: expected at least 1, 0 "
-            "and 1"
-        )
     readers = {name: each.reader() for name, each in _modalities(config).items()}
     texts = {name: reader for name, reader in readers.items() if isinstance(reader, TextReader)}
     places = config.captions or tuple(place for each in texts.values() for place in each.places) or ("txt",)
@@ -93,23 +92,23 @@ def _modalities(config: LookConfig) -> Mapping[str, Modality]:
 
 
 def _others(readers: Mapping[str, Reader]) -> dict[str, tuple[str, ...]]:
-    """Members of the branches that are neither texts nor what every look measures."""
-    from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+    """Members of the branches that are neither texts nor what is measured in any case."""
+    from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
     from mmvicreg.modalities.text import TextReader
 
     return {
         name: reader.members
         for name, reader in readers.items()
-        if not isinstance(reader, TextReader) and not set(reader.members) & {*PICTURES, *RECORDINGS}
+        if not isinstance(reader, TextReader) and not set(reader.members) & {*IMAGES, *RECORDINGS}
     }
 
 
 def _shown_readers(readers: Mapping[str, Reader], places: tuple[str, ...]) -> dict[str, Reader]:
     """The readers of the run, and plain ones of what it does not read."""
     from mmvicreg.exploration.plain_reader import PlainReader
-    from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+    from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
 
-    plain = {"(image)": PlainReader(PICTURES), "(audio)": PlainReader(RECORDINGS)}
+    plain = {"(image)": PlainReader(IMAGES), "(audio)": PlainReader(RECORDINGS)}
     used = {member for reader in readers.values() for member in reader.members}
     shown: dict[str, Reader] = {name: each for name, each in plain.items() if not used & set(each.members)}
     return {**shown, **readers, "(caption)": PlainReader(places=places)}

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from mmvicreg.cli.model_options import WrongOptionError, check_ranges
-from mmvicreg.errors import UserError, printable
+from mmvicreg.cli.model_options import check_ranges
+from mmvicreg.errors import UserError, WrongOptionError, printable
 from mmvicreg.runs.command_line import expand_home
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
-"""Exit statuses: wrong options; data or files that cannot be used; Ctrl-C."""
+"""Exit statuses: options that are wrong by themselves, as far as they say before anything is read (a missing value, a
+number out of range, a name with another suffix: WrongOptionError); data, files or a machine that cannot be used (every
+other UserError); Ctrl-C."""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -21,17 +22,16 @@ Out: TypeAlias = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT
 """file or folder to write"""
 
 AT_LEAST = {
-    **dict.fromkeys(("threads", "k", "epochs", "batch_size", "max_pixels"), 1),
-    **dict.fromkeys(("processes", "folds", "samples", "size", "min_side", "max_caption", "seed"), 0),
-    **dict.fromkeys(("encoder_rate", "head_rate", "weight_decay", "flip"), 0),
+    **dict.fromkeys(("threads", "k", "epochs", "batch_size", "max_pixels", "quality", "permutations"), 1),
+    **dict.fromkeys(("landmarks", "width"), 1),
+    **dict.fromkeys(("processes", "folds", "samples", "shown", "size", "min_side", "max_caption", "seed"), 0),
+    **dict.fromkeys(("encoder_rate", "head_rate", "weight_decay", "flip", "resize", "megabytes", "port"), 0),
 }
 """The least value of an option, which means the same in every command that has it."""
-AT_MOST = {"fraction": 1, "flip": 1}
-ABOVE = {"fraction": 0}
-
-
-class WrongOptionError(InvalidValueError):
-    """An option outside its range; the exit status is that of wrong options."""
+AT_MOST = {"fraction": 1, "flip": 1, "quality": 100, "port": 65535}
+ABOVE = {"fraction": 0, "ridge": 0}
+FIGURES = (".png", ".svg", ".pdf")
+"""Formats of figures, by the suffix of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,30 @@ def check_device(device: str) -> None:
             f"--device {device}: not usable on this machine ({reason}); leave it out for the best device there is, or "
             "give cpu"
         ) from None
+
+
+def named_splits(data: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=SHARDS`` as it says; ``SHARDS`` by the file name's stem. Raises WrongOptionError for a name twice."""
+    splits: dict[str, str] = {}
+    for entry in data:
+        name, equals, shards = entry.partition("=")
+        if not equals or "/" in name or "~" in name:  # a path may hold a = too
+            name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
+        if name in splits:
+            raise WrongOptionError(
+                f"two splits are called {name!r}; name them: --data first=... second=... (or put the "
+                "pattern in quotes, if the shell has expanded one)"
+            )
+        splits[name] = shards
+    return splits
+
+
+def check_figure(path: str) -> None:
+    """Raise WrongOptionError where ``--out`` is given and is no name of a figure."""
+    if path and Path(path).suffix not in FIGURES:
+        raise WrongOptionError(
+            f"--out {path}: expected a picture, .png, .svg or .pdf; a page of runs is report"
+        )
 
 
 def check_ranges(config: Any) -> None:

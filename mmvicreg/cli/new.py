@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.errors import InvalidValueError, MissingFileError, WrongOptionError
 from mmvicreg.files import write_text
 from mmvicreg.shards.index import open_index
 
@@ -84,6 +84,10 @@ class NewConfig:
     text: tuple[str, ...] = ("txt",)
     """where captions are: a member suffix, or json:FIELD such as json:captions"""
 
+    def __post_init__(self) -> None:
+        if Path(self.recipe).suffix != ".py":
+            raise WrongOptionError(f"{self.recipe}: a recipe is a Python file; give a name that ends in .py")
+
 
 def new(config: NewConfig) -> Output:
     """Write the recipe; say what to type next.
@@ -91,8 +95,6 @@ def new(config: NewConfig) -> Output:
     Raises InvalidValueError where the file is there already, or where the shards hold no such members.
     """
     path = Path(config.recipe)
-    if path.suffix != ".py":
-        raise InvalidValueError(f"{path}: a recipe is a Python file; give a name that ends in .py")
     if path.exists():
         raise InvalidValueError(f"{path} is there already, and is not overwritten; give another name")
     notices = [

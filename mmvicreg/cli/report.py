@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mmvicreg.cli.model_options import ModelOptions
+from mmvicreg.cli.model_options import ModelOptions, named_splits
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import MissingFileError
+from mmvicreg.errors import WrongOptionError
 
 if TYPE_CHECKING:
     from mmvicreg.evaluation.report.page import RunReport
@@ -29,16 +29,18 @@ class ReportConfig(ModelOptions):
     samples: int = 6
     """training samples to show"""
 
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise WrongOptionError("no run to report on: mmvicreg report RUN [RUN ...]")
+        named_splits(self.data)
+
 
 def report(config: ReportConfig) -> Output:
     """Score what was given, gather the files of every run, and write the page."""
-    from mmvicreg.cli.evaluate import named_splits
     from mmvicreg.evaluation.report.collect import compare
     from mmvicreg.evaluation.report.html import write_report
 
-    if not config.runs:
-        raise MissingFileError("no run to report on: mmvicreg report RUN [RUN ...]")
-    splits = named_splits(config.data) if config.data else {}
+    splits = named_splits(config.data)
     runs = [_collect(config, source, splits) for source in config.runs]
     out = Path(config.out) if config.out else Path(config.runs[0]) / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import tyro
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Shards
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError, UserError, printable
+from mmvicreg.errors import UserError, WrongOptionError, printable
 
 if TYPE_CHECKING:
     from mmvicreg.exploration.searcher import Found, Searcher
@@ -41,15 +41,15 @@ class SearchConfig(ModelOptions):
     method: Literal["auto", "exact", "ivf", "hnsw"] = "auto"
     """exact, or approximate by faiss; auto is exact up to 500,000 items and ivf above"""
 
+    def __post_init__(self) -> None:
+        if not self.query and not self.interactive:
+            raise WrongOptionError("no query: give a text or a file after SHARDS, or --interactive")
+
 
 def search(config: SearchConfig) -> Output:
     """The nearest items, best first: cosine, source file and row, caption, sample keys."""
     from mmvicreg.exploration.searcher import Searcher
 
-    if not config.query and not config.interactive:
-        raise InvalidValueError("no query: give a text or a file after SHARDS, or --interactive")
-    if config.k < 1:
-        raise InvalidValueError(f"--k {config.k}: expected 1 or more")
     run = config.load(config.model)
     searcher = Searcher(
         run,
@@ -89,11 +89,11 @@ def _queries() -> Iterator[str]:
 
 def answer(config: SearchConfig, searcher: Searcher, query: str) -> list[Found]:
     """What one query finds: a file where the query ends as an image or a recording does, else a text."""
-    from mmvicreg.modalities.decoding.formats import RECORDINGS, is_picture
+    from mmvicreg.modalities.decoding.formats import RECORDINGS, is_image
 
     to = config.among if config.by_predictor else ""
     suffix = Path(query).suffix
-    if is_picture(suffix) or suffix.lower().removeprefix(".") in RECORDINGS:
+    if is_image(suffix) or suffix.lower().removeprefix(".") in RECORDINGS:
         query_D = searcher.embed_file(Path(query), branch=config.query_branch, to=to)
     else:
         query_D = searcher.embed_text(query, branch=config.query_branch, to=to)

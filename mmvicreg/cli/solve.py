@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Out
 from mmvicreg.cli.output import Output
-from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -25,7 +24,7 @@ class SolveOptions(ModelOptions):
     as timm/NAME:WEIGHTS+transformers/NAME:WEIGHTS"""
     out: Out
     """run directory to write"""
-    train: str = ""
+    train: str
     """shards of paired samples, with {000..099} and * expanded"""
     validation: str = ""
     """held-out shards that choose ridges, powers and bandwidth; empty takes the defaults"""
@@ -53,8 +52,6 @@ class SolveOptions(ModelOptions):
 
 def solve(config: SolveOptions) -> Output:
     """Solve, and score the test shards where there are any."""
-    if not config.train:
-        raise InvalidValueError("no shards to solve on; give --train 'folder/train-{000..099}.tar'")
     import json
 
     from mmvicreg.evaluation.evaluate import score_splits, scores_table, summarize_splits

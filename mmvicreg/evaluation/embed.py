@@ -166,7 +166,7 @@ def embed_samples(
     target = Path(folder) / store_name(
         model, index, readers, settings=f"{precision} {block_size} {batch_size}"
     )
-    # Looked for by one process: a store must not appear between two looks.
+    # One process decides for all: a store may appear between the checks of two.
     if distributed.broadcast_object((target / "store.json").is_file()):
         return open_store(target)
     rank, size = distributed.rank(), distributed.world_size()

@@ -14,7 +14,7 @@ from mmvicreg.evaluation.store import Store
 from mmvicreg.evaluation.transfer.prompts import image_branches, text_branches, text_item
 from mmvicreg.evaluation.unit_rows import require_finite
 from mmvicreg.files import write_text, write_with
-from mmvicreg.modalities.decoding.formats import is_picture
+from mmvicreg.modalities.decoding.formats import is_image
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
 from mmvicreg.stream.reader import Sample
@@ -126,7 +126,7 @@ def embed_query(
     ``branch``: which branch embeds it; needed where several could. ``to``: what it predicts of that branch. Raises
     FileNotFoundError for a missing picture, ValueError where the run has no branch for the query, or no such predictor.
     """
-    picture = is_picture(Path(query).suffix)
+    picture = is_image(Path(query).suffix)
     if picture and not Path(query).is_file():
         raise MissingFileError(f"{query}: no such picture")
     name = branch or _only_branch(run, picture)

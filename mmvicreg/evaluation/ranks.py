@@ -29,7 +29,8 @@ class Ranks:
 
     ``above`` counts the items that score higher than the best match, ``tied`` those equal to it (itself
     included) and ``tied_matches`` how many of these match; ``matches`` counts all matches;
-    ``average_precision`` is the expected mAP@R of the query (R = its matches).
+    ``average_precision`` is the expected mAP@R of the query (R = its matches). ``match_above`` and ``match_tied`` are
+    the same two counts for every match, not the best alone: int64 (sum of ``matches``,), in the order of the queries.
     """
 
     above: np.ndarray
@@ -37,6 +38,8 @@ class Ranks:
     tied_matches: np.ndarray
     matches: np.ndarray
     average_precision: np.ndarray
+    match_above: np.ndarray
+    match_tied: np.ndarray
     num_items: int
 
     def recall(self, k: int) -> np.ndarray:
@@ -52,6 +55,36 @@ class Ranks:
         """Expected rank of the best match, counted from 1, float64 (Q,)."""
         return self.above + (self.tied + 1) / (self.tied_matches + 1)
 
+    def found(self, k: int | np.ndarray) -> np.ndarray:
+        """Expected fraction of a query's matches that are among its first k, float64 (Q,); ``k`` one for all, or (Q,).
+
+        Recall as MTEB and trec_eval count it; with k the number of matches, R-precision.
+        """
+        k_P = np.repeat(np.broadcast_to(k, self.matches.shape), self.matches)
+        inside_P = np.clip(k_P - self.match_above, 0, self.match_tied) / self.match_tied
+        return self._sum_of_matches(inside_P) / self.matches
+
+    def discounted_gain(self, k: int = 10) -> np.ndarray:
+        """Expected nDCG@k with gain 1 for a match, discount 1 / log2(1 + position), float64 (Q,).
+
+        Järvelin and Kekäläinen 2002; ties as in McSherry and Najork 2008.
+        """
+        discounts = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2)))]
+        first, last = (np.minimum(x, k) for x in (self.match_above, self.match_above + self.match_tied))
+        gain_P = (discounts[last] - discounts[first]) / self.match_tied
+        return self._sum_of_matches(gain_P) / discounts[np.minimum(self.matches, k)]
+
+    def reciprocal_rank(self) -> np.ndarray:
+        """Expectation of 1 / rank of the best match, float64 (Q,)."""
+        cases = np.stack([self.above, self.tied, self.tied_matches], axis=1)
+        distinct, case_Q = np.unique(cases, axis=0, return_inverse=True)
+        return np.array([_expected_reciprocal(*case) for case in distinct.tolist()])[case_Q.reshape(-1)]
+
+    def _sum_of_matches(self, values_P: np.ndarray) -> np.ndarray:
+        if not len(self.matches):
+            return np.zeros(0)
+        return np.add.reduceat(values_P, np.cumsum(self.matches) - self.matches)
+
     @staticmethod
     def join(parts: list[Ranks]) -> Ranks:
         """The ranks of consecutive ranges of queries as one."""
@@ -61,6 +94,8 @@ class Ranks:
             tied_matches=np.concatenate([part.tied_matches for part in parts]),
             matches=np.concatenate([part.matches for part in parts]),
             average_precision=np.concatenate([part.average_precision for part in parts]),
+            match_above=np.concatenate([part.match_above for part in parts]),
+            match_tied=np.concatenate([part.match_tied for part in parts]),
             num_items=parts[0].num_items,
         )
 
@@ -76,6 +111,16 @@ def _missed(size: np.ndarray, wanted: np.ndarray, drawn: np.ndarray) -> np.ndarr
         factor = np.maximum(size - drawn - i, 0) / np.maximum(size - i, 1)
         missed *= np.where(i < wanted, factor, 1.0)
     return missed
+
+
+def _expected_reciprocal(above: int, tied: int, matches: int) -> float:
+    """Expectation of 1 / (above + X), X the first of ``matches`` that lie in random order among ``tied``.
+
+    P(X = 1) = p / t, and P(X = j + 1) = P(X = j) (t - j - p + 1) / (t - j) for t tied and p matching.
+    """
+    place = np.arange(1, tied - matches + 1)
+    chance = matches / tied * np.r_[1.0, np.cumprod((tied - place - matches + 1) / (tied - place))]
+    return float((chance / (above + np.arange(1, len(chance) + 1))).sum())
 
 
 def rank_queries(
@@ -161,7 +206,8 @@ def _ranks(
         tied_matches = (score_QP == np.take_along_axis(score_QP, best, 1)).sum(1)
         above, tied = (np.take_along_axis(count[at], best, 1)[:, 0] for count in (above_P, tied_P))
         precision = _average_precision(score_QP, above_P[at], tied_P[at])
-        parts.append(Ranks(above, tied, tied_matches, matches, precision, positives.num_items))
+        every = above_P[at][valid], tied_P[at][valid]
+        parts.append(Ranks(above, tied, tied_matches, matches, precision, *every, positives.num_items))
     return Ranks.join(parts)
 
 

@@ -1,7 +1,8 @@
 """Retrieval scores between two sets of embeddings, chance beside each, with intervals.
 
-Recall counts every matching item: a query is answered when any of its matches is among the first k. See
-``ranks`` for how ties are counted.
+``recall`` counts every matching item: a query is answered when any of its matches is among the first k. MTEB and
+trec_eval call another number recall, the fraction of a query's matches that are among the first k; it is here as
+``mteb_recall``. See ``ranks`` for how ties are counted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class RetrievalScores:
 
     ``recall[k]``: fraction of queries with a match among the first k; ``chance[k]``: the same for a random
     order; ``interval[k]``: 95% bootstrap interval of ``recall[k]`` over queries (equal ends if not asked
-    for); ``mean_average_precision``: mAP@R.
+    for); ``mean_average_precision``: mAP@R. ``mteb_recall[k]``: fraction of a query's matches that are among the first
+    k; ``ndcg_at_10``: nDCG of the first 10 with gain 1 for a match; ``mean_reciprocal_rank``: of the best match,
+    without a cut-off; ``r_precision``: fraction of a query's R matches among the first R.
     """
 
     recall: dict[int, float]
@@ -33,6 +36,10 @@ class RetrievalScores:
     median_rank: float
     mean_rank: float
     mean_average_precision: float
+    mteb_recall: dict[int, float]
+    ndcg_at_10: float
+    mean_reciprocal_rank: float
+    r_precision: float
     num_queries: int
     num_items: int
 
@@ -43,9 +50,8 @@ class RetrievalScores:
             flat[f"recall_at_{k}"] = self.recall[k]
             flat[f"chance_at_{k}"] = self.chance[k]
             flat[f"interval_low_at_{k}"], flat[f"interval_high_at_{k}"] = self.interval[k]
-        rest = asdict(self)
-        names = ("median_rank", "mean_rank", "mean_average_precision", "num_queries", "num_items")
-        return flat | {name: rest[name] for name in names}
+            flat[f"mteb_recall_at_{k}"] = self.mteb_recall[k]
+        return flat | {name: value for name, value in asdict(self).items() if not isinstance(value, dict)}
 
 
 def retrieval_metrics(
@@ -115,6 +121,10 @@ def summarize(ranks: Ranks, *, ks: Sequence[int] = (1, 5, 10), resamples: int = 
         median_rank=float(np.median(rank)),
         mean_rank=float(rank.mean()),
         mean_average_precision=float(ranks.average_precision.mean()),
+        mteb_recall={k: float(ranks.found(k).mean()) for k in ks},
+        ndcg_at_10=float(ranks.discounted_gain(10).mean()),
+        mean_reciprocal_rank=float(ranks.reciprocal_rank().mean()),
+        r_precision=float(ranks.found(ranks.matches).mean()),
         num_queries=len(rank),
         num_items=ranks.num_items,
     )
@@ -174,14 +184,21 @@ def _average(scores: list[RetrievalScores]) -> RetrievalScores:
     def mean(name: str) -> float:
         return float(np.mean([vars(s)[name] for s in scores]))
 
+    def mean_at(name: str) -> dict[int, float]:
+        return {k: float(np.mean([vars(s)[name][k] for s in scores])) for k in scores[0].recall}
+
     recalls = {k: [s.recall[k] for s in scores] for k in scores[0].recall}
     return RetrievalScores(
-        recall={k: float(np.mean(values)) for k, values in recalls.items()},
-        chance={k: float(np.mean([s.chance[k] for s in scores])) for k in recalls},
+        recall=mean_at("recall"),
+        chance=mean_at("chance"),
         interval={k: (min(values), max(values)) for k, values in recalls.items()},
         median_rank=mean("median_rank"),
         mean_rank=mean("mean_rank"),
         mean_average_precision=mean("mean_average_precision"),
+        mteb_recall=mean_at("mteb_recall"),
+        ndcg_at_10=mean("ndcg_at_10"),
+        mean_reciprocal_rank=mean("mean_reciprocal_rank"),
+        r_precision=mean("r_precision"),
         num_queries=sum(s.num_queries for s in scores),
         num_items=scores[0].num_items,
     )

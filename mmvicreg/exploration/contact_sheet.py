@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmvicreg.evaluation.report.content import Shown
 from mmvicreg.evaluation.report.diagnosis import Finding
-from mmvicreg.evaluation.report.figures import COLOURS, Example, dress, inline_svg, single
+from mmvicreg.evaluation.report.figures import COLOURS, Example, inline_svg, label_axes, single
 from mmvicreg.evaluation.report.html import environment, page_style
 from mmvicreg.exploration.data_statistics import DataStatistics, Spread
 from mmvicreg.files import write_text
@@ -142,7 +142,7 @@ def _histogram(axes: Axes, *, values: np.ndarray, title: str) -> None:
     else:
         edges = np.linspace(low, max(high, low + 1e-9), 41)
     axes.hist(np.minimum(values, edges[-1] - 1e-9), bins=edges.tolist(), color=COLOURS[0])
-    dress(axes, title, "")
+    label_axes(axes, title, "")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

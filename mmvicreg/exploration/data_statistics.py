@@ -20,7 +20,7 @@ from mmvicreg.exploration.duplicates import (
 )
 from mmvicreg.exploration.sample_facts import SampleFacts, measure
 from mmvicreg.exploration.scripts import writing_of
-from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
 from mmvicreg.modalities.text import TextReader
 from mmvicreg.modalities.vocabulary import words_of
 from mmvicreg.progress import bar
@@ -119,7 +119,7 @@ def statistics_of(
     modalities by name.
     """
     numbers = np.unique(np.linspace(0, len(index) - 1, min(samples, len(index))).round().astype(int))
-    held = _Tally(readers)
+    held = _Counts(readers)
     with bar("look", len(numbers)) as advance:
         for found in _measured(index, numbers.tolist(), places, others, threads):
             held.add(found)
@@ -135,7 +135,7 @@ def _measured(
     threads: int,
 ) -> Iterator[SampleFacts]:
     fetch = Fetcher(index)
-    wanted = {*PICTURES, *RECORDINGS, *(place.partition(":")[0] for place in places)}
+    wanted = {*IMAGES, *RECORDINGS, *(place.partition(":")[0] for place in places)}
     wanted |= {member for members in others.values() for member in members}
 
     def read(some: Sequence[int]) -> list[SampleFacts]:
@@ -154,7 +154,7 @@ def _measured(
             yield from ahead.popleft().result()
 
 
-class _Tally:
+class _Counts:
     """Counts as samples come."""
 
     def __init__(self, readers: Mapping[str, TextReader]) -> None:

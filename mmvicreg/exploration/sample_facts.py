@@ -11,7 +11,7 @@ from PIL import Image
 from mmvicreg.exploration.duplicates import item_digest, mean_colour, perceptual_hash
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.modalities.decoding.arrays import first_member
-from mmvicreg.modalities.decoding.formats import PICTURES, PILLOW_FORMATS, RECORDINGS
+from mmvicreg.modalities.decoding.formats import IMAGES, PILLOW_FORMATS, RECORDINGS
 from mmvicreg.modalities.decoding.records import captions_of, read_record
 from mmvicreg.stream.reader import BadSampleError, Sample
 
@@ -73,7 +73,7 @@ def measure(sample: Sample, places: tuple[str, ...], others: Mapping[str, tuple[
 
 
 def _image(sample: Sample) -> ImageFacts | None:
-    found = first_member(sample.members, PICTURES)
+    found = first_member(sample.members, IMAGES)
     if found is None:
         return None
     data = found[1]

@@ -18,7 +18,7 @@ from mmvicreg.evaluation.transfer.prompts import image_branches, text_branches, 
 from mmvicreg.exploration.row_index import Method, RowIndex
 from mmvicreg.interop.encoding import input_of
 from mmvicreg.modalities.audio import AudioModality
-from mmvicreg.modalities.decoding.formats import RECORDINGS, is_picture
+from mmvicreg.modalities.decoding.formats import RECORDINGS, is_image
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.run import Run
 from mmvicreg.shards.index import open_index
@@ -106,7 +106,7 @@ class Searcher:
                 f"{file.name} has {file.stat().st_size / 1e6:.0f} MB; at most {MAX_FILE / 1e6:.0f} MB are read: "
                 "shrink it"
             )
-        name = branch or self.branch_for("image" if is_picture(file.suffix) else "audio")
+        name = branch or self.branch_for("image" if is_image(file.suffix) else "audio")
         return self._embed(name, input_of(self._reader(name), file), to)
 
     def embed_row(self, view: str, row: int) -> Tensor:

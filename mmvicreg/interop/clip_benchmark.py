@@ -23,7 +23,7 @@ def load_run(model_name: str, pretrained: str = "", cache_dir: str | None = None
 
 
 def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:
-    """Share of rows whose class is among the k best. CLIP_benchmark 1.6 makes a number of an array of one element,
+    """Fraction of rows whose class is among the k best. CLIP_benchmark 1.6 makes a number of an array of one element,
     which NumPy refuses from 2.4 on."""
     best = output.topk(max(topk), dim=1).indices == target[:, None]
     return [float(best[:, :k].any(1).double().mean()) for k in topk]

@@ -1,4 +1,4 @@
-"""Embed things at hand with a run: pictures, arrays, files, texts; the work behind the methods of ``Run``."""
+"""Embed images, arrays, files and texts with a run: what ``Run.encode`` and its relatives do."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def input_of(reader: Reader, item: object) -> Tensor:
         return _first(reader, reader.members[0], item, "these bytes")
     taken = "strings" if isinstance(reader, TextReader) else "paths, bytes"
     if isinstance(reader, ImageReader):
-        taken = "PIL pictures, uint8 arrays (H, W, 3), paths, bytes"
+        taken = "PIL images, uint8 arrays (H, W, 3), paths, bytes"
     found = (
         f"{type(item).__name__} of shape {tuple(item.shape)}"
         if isinstance(item, Tensor)
@@ -99,7 +99,7 @@ def _pixels(item: Image.Image | np.ndarray) -> np.ndarray:
             or (item.ndim == 3 and item.shape[2] not in (1, 3, 4))
         ):
             raise InvalidValueError(
-                f"a picture is an array uint8 (H, W), (H, W, 3) or (H, W, 4); found {item.dtype} {item.shape}"
+                f"an image is an array uint8 (H, W), (H, W, 3) or (H, W, 4); found {item.dtype} {item.shape}"
             )
         item = Image.fromarray(item[:, :, 0] if item.ndim == 3 and item.shape[2] == 1 else item)
     return from_pillow(item)

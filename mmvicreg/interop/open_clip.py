@@ -45,7 +45,7 @@ def _maybe_unit(z_nD: Tensor, normalize: bool) -> Tensor:
 
 
 class ImageTransform:
-    """A PIL picture to the evaluation input of an image reader, uint8 (3, H, W)."""
+    """A PIL image to the evaluation input of an image reader, uint8 (3, H, W)."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

@@ -48,13 +48,13 @@ class OpenClipImage(ImageModality):
     projector: tuple[int, ...] = ()
 
     def reader(self) -> OpenClipImageReader:
-        """Bytes to uint8 (3, size, size), as open_clip's evaluation transform makes them of an RGB picture."""
+        """Bytes to uint8 (3, size, size), as open_clip's evaluation transform makes them of an RGB image."""
         return OpenClipImageReader(**vars(super().reader()))
 
 
 @dataclass(frozen=True)
 class OpenClipImageReader(ImageReader):
-    """Pictures through open_clip's own transform, to the bit; ours differs by 1 of 255 in few pixels."""
+    """Images through open_clip's own transform, to the bit; ours differs by 1 of 255 in few pixels."""
 
     def prepare(self, array: np.ndarray) -> Tensor:
         return resize_whole(array, self.size, resize=self.resize, interpolation=self.interpolation)

@@ -1,8 +1,8 @@
 """Two-tower models of transformers as runs: their own image processor and their own tokenizer.
 
-A picture is decoded by the rules of :mod:`mmvicreg.modalities.decoding.pixels`, resized and cropped by the model's
+An image is decoded by the rules of :mod:`mmvicreg.modalities.decoding.pixels`, resized and cropped by the model's
 processor, and normalized on the device; the processor's normalization is measured, and checked against the whole
-processor on one picture.
+processor on one image.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class _Processing:
     def __init__(self, encoder: str) -> None:
         self.encoder = encoder
         self.processor = _processor(encoder)
-        pictures = [
+        images = [
             np.random.default_rng(0).integers(0, 256, (*sides, 3)).astype(np.uint8)
             for sides in ((61, 97), (97, 61))
         ]
-        wide, tall = (self.normalized(picture) for picture in pictures)
+        wide, tall = (self.normalized(image) for image in images)
         if wide.shape != tall.shape or wide.shape[0] != 3 or wide.shape[1] != wide.shape[2]:
             raise InvalidValueError(
-                f"{encoder}: its image processor gives {tuple(wide.shape)} for a wide picture and {tuple(tall.shape)} "
+                f"{encoder}: its image processor gives {tuple(wide.shape)} for a wide image and {tuple(tall.shape)} "
                 "for a tall one; expected one square of pixels in three channels"
             )
         self.size = wide.shape[-1]
@@ -79,7 +79,7 @@ class _Processing:
         shift, scale = black.mean((1, 2)), (white - black).mean((1, 2))
         self.mean = tuple((-shift / scale).tolist())
         self.std = tuple((1 / scale).tolist())
-        ours = self.resized(pictures[0]) / 255 * scale[:, None, None] + shift[:, None, None]
+        ours = self.resized(images[0]) / 255 * scale[:, None, None] + shift[:, None, None]
         if (ours - wide).abs().max() > 1e-3:
             raise InvalidValueError(
                 f"{encoder}: its image processor ({type(self.processor).__name__}) does more than resize, crop and "
@@ -165,7 +165,7 @@ class TransformersImage(ImageModality):
 
 @dataclass(frozen=True)
 class TransformersImageReader(ImageReader):
-    """Pictures through the model's own image processor, without its normalization."""
+    """Images through the model's own image processor, without its normalization."""
 
     source: str
 

@@ -60,9 +60,9 @@ class AudioModality:
     bins: int = 64
     """mel bins"""
     time_mask: float = 0.0
-    """largest share of frames silenced while training (SpecAugment)"""
+    """largest fraction of frames silenced while training (SpecAugment)"""
     frequency_mask: float = 0.0
-    """largest share of mel bins silenced while training (SpecAugment)"""
+    """largest fraction of mel bins silenced while training (SpecAugment)"""
     width: int = 16
     """of mel and wave: channels of the first convolution"""
     precomputed_views: int = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmvicreg.modalities.decoding.arrays import first_member
-from mmvicreg.modalities.decoding.formats import MAX_BYTES, PICTURES
+from mmvicreg.modalities.decoding.formats import IMAGES, MAX_BYTES
 from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmvicreg.branches.model import Branch
-    from mmvicreg.modalities.decoding.pixels import Picture
+    from mmvicreg.modalities.decoding.pixels import DecodedImage
     from mmvicreg.modalities.encoders.preprocessing import Preprocessing
 
 
@@ -43,10 +43,10 @@ class ImageModality:
     """dropout inside the projector"""
     size: int = 224
     """side of the square input, in pixels"""
-    members: tuple[str, ...] = PICTURES
+    members: tuple[str, ...] = IMAGES
     """member suffixes that hold the image; the first that a sample has is read"""
     resize: str = ""
-    """how evaluation makes a square of a picture: shortest (the middle is cut out), squash, or longest (black at the
+    """how evaluation makes a square of an image: shortest (the middle is cut out), squash, or longest (black at the
     edges); empty for that of the weights"""
     interpolation: str = ""
     """of evaluation: bicubic or bilinear; empty for that of the weights"""
@@ -165,33 +165,33 @@ class ImageReader(Reader):
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
         from mmvicreg.modalities.decoding import crops
 
-        picture = self._decode(sample)
-        if picture is None:
+        image = self._decode(sample)
+        if image is None:
             return None
-        height, width = picture.array.shape[:2]
+        height, width = image.array.shape[:2]
         box = crops.random_box(
             generator, width=width, height=height, scale=self.crop_scale, ratio=self.crop_ratio
         )
-        value = self._jitter(crops.resize_crop(picture.array, box, size=self.size), generator)
+        value = self._jitter(crops.resize_crop(image.array, box, size=self.size), generator)
         if generator.random() < self.flip:
             value = value.flip(-1)
-        return Item(value, recovered=picture.recovered)
+        return Item(value, recovered=image.recovered)
 
     def items(self, sample: Sample) -> list[Item]:
-        picture = self._decode(sample)
-        if picture is None:
+        image = self._decode(sample)
+        if image is None:
             return []
-        return [Item(self.prepare(picture.array), recovered=picture.recovered)]
+        return [Item(self.prepare(image.array), recovered=image.recovered)]
 
     def prepare(self, array: np.ndarray) -> Tensor:
-        """The evaluation input, uint8 (3, size, size), of a decoded picture, uint8 (H, W, 3)."""
+        """The evaluation input, uint8 (3, size, size), of a decoded image, uint8 (H, W, 3)."""
         from mmvicreg.modalities.decoding import crops
 
         if (self.resize, self.interpolation) == ("shortest", "bicubic"):
             return crops.resize_centre(array, self.size)
         return crops.resize_whole(array, self.size, resize=self.resize, interpolation=self.interpolation)
 
-    def _decode(self, sample: Sample) -> Picture | None:
+    def _decode(self, sample: Sample) -> DecodedImage | None:
         from mmvicreg.modalities.decoding import pixels
 
         found = first_member(sample.members, self.suffixes)

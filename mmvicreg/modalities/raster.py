@@ -39,7 +39,7 @@ class RasterModality:
     clip: tuple[float, float] = (0.0, 10.0)
     """least and largest value after scaling; they become 0 and 1"""
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """share of the area a training crop covers"""
+    """fraction of the area a training crop covers"""
     flip: float = 0.0
     """probability of a horizontal flip"""
     width: int = 32

@@ -25,7 +25,8 @@ class VectorModality:
     width: int = 768
     """length of every vector"""
     members: tuple[str, ...] = ("npy", "safetensors")
-    """member suffixes that hold (width,), or (readings, width) of which training draws one"""
+    """member suffixes that hold (width,), or (views, width): several augmented views, of which training
+    draws one"""
     tensor: str = ""
     """of a safetensors member: which tensor; empty for its only one"""
     learning_rate: float | None = None
@@ -51,7 +52,7 @@ class VectorModality:
 
 @dataclass(frozen=True)
 class VectorReader(Reader):
-    """One reading drawn for training; all of them for evaluation."""
+    """One augmented view drawn for training; all of them for evaluation."""
 
     suffixes: tuple[str, ...]
     tensor: str
@@ -72,11 +73,11 @@ class VectorReader(Reader):
         return torch.float32
 
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self._readings(sample)
+        found = self._views(sample)
         return None if found is None or not len(found) else self._item(found[generator.integers(len(found))])
 
     def items(self, sample: Sample) -> list[Item]:
-        found = self._readings(sample)
+        found = self._views(sample)
         return [] if found is None else [self._item(row) for row in found]
 
     def _item(self, row: np.ndarray) -> Item:
@@ -84,8 +85,8 @@ class VectorReader(Reader):
 
         return Item(torch.from_numpy(row.copy()))
 
-    def _readings(self, sample: Sample) -> np.ndarray | None:
-        """(readings, width)."""
+    def _views(self, sample: Sample) -> np.ndarray | None:
+        """(views, width)."""
         found = first_member(sample.members, self.suffixes)
         if found is None:
             return None

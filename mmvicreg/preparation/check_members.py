@@ -20,9 +20,9 @@ from mmvicreg.shards.shard_cache import ShardCache
 from mmvicreg.shards.tar import BadShardError, Problem, Scan, scan_file
 
 Depth = Literal["headers", "content", "decode"]
-PICTURES = {suffix: {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()) for suffix in formats.PICTURES}
+IMAGES = {suffix: {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()) for suffix in formats.IMAGES}
 """Pillow's name of the format that each picture suffix says."""
-KNOWN = (*PICTURES, "txt", "json")
+KNOWN = (*IMAGES, "txt", "json")
 KEPT = 1000
 
 CONTENT_KINDS = {
@@ -156,7 +156,7 @@ def _member(
 ) -> None:
     (key, suffix), (fd, offset, length) = name, place
     kind = suffix.rpartition(".")[2]
-    if kind in PICTURES:
+    if kind in IMAGES:
         if limits.depth == "decode":
             _decode(key, os.pread(fd, length, offset), limits, collect=collect)
         _picture(key, kind, _Window(fd, offset, length), limits=limits, collect=collect)
@@ -222,17 +222,17 @@ def _picture(key: str, suffix: str, window: _Window, *, limits: Limits, collect:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         Image.MAX_IMAGE_PIXELS = None  # only the header is read here, and the limit is ours
-        with Image.open(cast("IO[bytes]", window), formats=tuple(set(PICTURES.values()))) as image:
+        with Image.open(cast("IO[bytes]", window), formats=tuple(set(IMAGES.values()))) as image:
             width, height = image.size
             collect.statistics[f"format {image.format}"] += 1
             collect.statistics[f"mode {image.mode}"] += 1
             collect.statistics["animated"] += bool(vars(image).get("is_animated", False))
             collect.statistics["EXIF orientation"] += image.getexif().get(0x0112, 1) != 1
             collect.statistics[f"side about {1 << (min(width, height).bit_length() - 1)}"] += 1
-            if image.format not in (PICTURES[suffix], "MPO"):
+            if image.format not in (IMAGES[suffix], "MPO"):
                 collect.find("another format", key, f"{image.format} in .{suffix}")
     except UnidentifiedImageError:
-        collect.find("not a picture", key, f".{suffix}: none of {', '.join(sorted(set(PICTURES.values())))}")
+        collect.find("not a picture", key, f".{suffix}: none of {', '.join(sorted(set(IMAGES.values())))}")
         return
     except Exception as error:  # Pillow's plugins raise anything on damaged bytes
         collect.find("not a picture", key, f".{suffix}: {type(error).__name__}: {error}")

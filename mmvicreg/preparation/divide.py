@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 from mmvicreg.preparation.records import Record
 
 
@@ -21,13 +21,17 @@ class Fractions:
     seed: int = 0
     """seed of the choice of groups"""
 
-    def check(self) -> None:
-        """Raise InvalidValueError unless both lie in [0, 1) and something is left to train on."""
+    def __post_init__(self) -> None:
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise InvalidValueError(
+            raise WrongOptionError(
                 f"--divide.validation {self.validation} and --divide.test {self.test}: expected fractions of 0 or more "
                 "with a sum below 1"
             )
+
+    def parts(self) -> dict[str, float]:
+        """The parts that are held out, by the prefix of their shards."""
+        parts = {"test": self.test, "validation": self.validation}
+        return {name: fraction for name, fraction in parts.items() if fraction}
 
 
 def divide(records: Sequence[Record], fractions: Fractions, *, prefix: str) -> dict[str, list[Record]]:
@@ -36,12 +40,9 @@ def divide(records: Sequence[Record], fractions: Fractions, *, prefix: str) -> d
     Groups are ordered by a hash of seed and name, and the first of that order are held out: no random state, the same
     on every machine. Raises InvalidValueError where there are fewer groups than parts.
     """
-    wanted = {"test": fractions.test, "validation": fractions.validation}
-    wanted = {name: fraction for name, fraction in wanted.items() if fraction}
+    wanted = fractions.parts()
     if not wanted:
         return {prefix: list(records)}
-    if prefix in wanted:
-        raise InvalidValueError(f"--prefix {prefix} is the name of a part that is held out; choose another")
     groups = sorted({_group(record) for record in records}, key=lambda name: _order(fractions.seed, name))
     if len(groups) <= len(wanted):
         raise InvalidValueError(

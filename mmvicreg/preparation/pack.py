@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, WrongOptionError
 from mmvicreg.files import lock, write_json, write_text
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.preparation.divide import Fractions, divide
 from mmvicreg.preparation.jobs import run_all
 from mmvicreg.preparation.pack_shards import (
@@ -85,6 +85,17 @@ class PackConfig:
     resume: bool = False
     """continue an earlier packing: keep the shards that are whole, and write those again that left samples out"""
 
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not 1 <= self.quality <= 100 or self.resize < 0 or self.megabytes < 0:
+            raise WrongOptionError(
+                f"--samples {self.samples}, --quality {self.quality}, --resize {self.resize}, --megabytes "
+                f"{self.megabytes}: expected at least 1 sample, a quality of 1 to 100, and sizes of 0 (none) or more"
+            )
+        if self.prefix in self.divide.parts():
+            raise WrongOptionError(
+                f"--prefix {self.prefix} is the name of a part that is held out; choose another"
+            )
+
 
 @dataclass(frozen=True)
 class PackReport:
@@ -105,13 +116,7 @@ def pack(config: PackConfig) -> PackReport:
     Raises InvalidValueError where shards of these names are there and ``resume`` is off, where ``resume`` is given with
     other options than before, for a source that cannot be read, and where nothing of it can be packed.
     """
-    if config.samples < 1 or not 1 <= config.quality <= 100 or config.resize < 0 or config.megabytes < 0:
-        raise InvalidValueError(
-            f"--samples {config.samples}, --quality {config.quality}, --resize {config.resize}, --megabytes "
-            f"{config.megabytes}: expected at least 1 sample, a quality of 1 to 100, and sizes of 0 (none) or more"
-        )
     records, left_out = _read(config)
-    config.divide.check()
     parts = divide(records, config.divide, prefix=config.prefix)
     os.makedirs(config.output, exist_ok=True)
     with lock(Path(config.output), purpose="packing"):
@@ -159,7 +164,7 @@ def _read(config: PackConfig) -> tuple[list[Record], list[LeftOut]]:
             f"; of what was left out, the first: {left_out[0].file}: {left_out[0].reason}" if left_out else ""
         )
         raise InvalidValueError(
-            f"{config.source!r} holds no samples (pictures are {', '.join(PICTURES)}){first}"
+            f"{config.source!r} holds no samples (pictures are {', '.join(IMAGES)}){first}"
         )
     return records, left_out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.decoding.formats import is_picture
+from mmvicreg.modalities.decoding.formats import is_image
 from mmvicreg.preparation.records import Content, ImageFolder, LeftOut, Record, split_lines, suffix_of
 
 SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -65,11 +65,11 @@ def _files(paths: list[Path], pictures: ImageFolder) -> Iterator[Record | LeftOu
             except (InvalidValueError, OSError) as error:
                 yield LeftOut(str(path.relative_to(pictures.root)), str(error))
     stems = Counter(
-        os.path.splitext(path.name)[0] if is_picture(path.suffix) else path.name for path, _ in found
+        os.path.splitext(path.name)[0] if is_image(path.suffix) else path.name for path, _ in found
     )
     used = set[str]()
     for path, suffix in found:
-        stem = os.path.splitext(path.name)[0] if is_picture(path.suffix) else path.name
+        stem = os.path.splitext(path.name)[0] if is_image(path.suffix) else path.name
         used.add(stem)
         name = path.relative_to(pictures.root)
         yield from _record(
@@ -92,7 +92,7 @@ def _record(
     path: Path, suffix: str, name: str, beside: dict[str, dict[str, Path]], pictures: ImageFolder
 ) -> Iterator[Record | LeftOut]:
     file = str(path.relative_to(pictures.root))
-    stem = os.path.splitext(path.name)[0] if is_picture(path.suffix) else path.name
+    stem = os.path.splitext(path.name)[0] if is_image(path.suffix) else path.name
     extra = beside.get(stem, {})
     members: dict[str, Content] = {suffix: path}
     captions: list[str] = []

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.files import write_json
-from mmvicreg.modalities.decoding.formats import is_picture
+from mmvicreg.modalities.decoding.formats import is_image
 from mmvicreg.preparation.records import Content, LeftOut, Record, image_format
 
 
@@ -180,7 +180,7 @@ def _described(record: Record) -> dict[str, bytes]:
 
 def _member(suffix: str, content: Content, encoding: Encoding) -> tuple[str, bytes]:
     data = content if isinstance(content, bytes) else content.read_bytes()
-    if not is_picture(suffix):
+    if not is_image(suffix):
         return suffix, data
     if not data:
         raise InvalidValueError("an empty picture")

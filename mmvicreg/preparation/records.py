@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.modalities.decoding.formats import PICTURES, PILLOW_FORMATS, is_picture
+from mmvicreg.modalities.decoding.formats import IMAGES, PILLOW_FORMATS, is_image
 
 Content = bytes | Path
 """A member: its bytes, or the file that the packing process reads."""
@@ -106,13 +106,13 @@ def suffix_of(content: Content, name: str = "") -> str:
     Raises InvalidValueError where it is of no format that the readers decode.
     """
     suffix = os.path.splitext(name)[1][1:].lower()
-    if is_picture(suffix):
+    if is_image(suffix):
         return suffix
     try:
         return SUFFIX_OF[image_format(content)]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise InvalidValueError(
-            f"{name or 'the picture'} is not a picture in a format that is read ({', '.join(PICTURES)}); "
+            f"{name or 'the picture'} is not a picture in a format that is read ({', '.join(IMAGES)}); "
             "convert it first"
         ) from None
 

@@ -66,7 +66,7 @@ class Run:
     ) -> Tensor:
         """Embeddings float32 (n, D) on the CPU of one item or a sequence of n.
 
-        Of an image view, items are PIL pictures, uint8 arrays (H, W, 3), paths or bytes; of a text view, strings; of
+        Of an image view, items are PIL images, uint8 arrays (H, W, 3), paths or bytes; of a text view, strings; of
         any view, paths and bytes of what its reader reads, or its own input as a tensor. Rows have unit length unless
         ``normalize`` is False. ``device`` empty takes a GPU where there is one; the branch stays there. Raises
         FileNotFoundError and ValueError for what cannot be read.

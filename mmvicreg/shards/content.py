@@ -2,7 +2,7 @@
 
 Of a shard of at most WHOLE bytes, every byte of every member is hashed. Of a larger one every member is: whole up to
 SMALL bytes, else its first, middle and last PIECE bytes. Times and owners in tar headers are not. So a changed label or
-caption, an array from another encoder and a picture encoded anew change the hash; a few bytes edited in place inside a
+caption, an array from another encoder and an image encoded anew change the hash; a few bytes edited in place inside a
 large member need not.
 """
 

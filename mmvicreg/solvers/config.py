@@ -35,7 +35,7 @@ class SolveConfig:
     pairing: PairingConfig = field(default_factory=PairingConfig)
     """what of the data enters the moments"""
     augmented_views: dict[str, int] = field(default_factory=dict)
-    """branch and how many training readings (crops, captions) of each sample enter beside its evaluation reading"""
+    """branch and how many augmented views (crops, captions) of each sample enter beside its evaluation items"""
     pairs: tuple[tuple[str, str], ...] = ()
     """pairs of branches that are aligned; empty for all"""
     seed: int = 0

@@ -135,7 +135,7 @@ def _held_out(
 ) -> tuple[tuple[tuple[int, float], ...], float, float, int]:
     """Learning curve, aligning, predicting, and the number of queries: solved on one half, scored on the other.
 
-    Samples that share an item (a caption of several pictures) are never divided.
+    Samples that share an item (a caption of several images) are never divided.
     """
     groups = _groups(data)
     order = random.permutation(len(groups))

@@ -31,7 +31,7 @@ class Whitening:
     power: float = 1.0
     """1 whitens fully, 0 leaves the features as they are"""
     within: float = 0.0
-    """weight of the scatter within concepts (several crops, several pictures of one caption), which is noise"""
+    """weight of the scatter within concepts (several crops, several images of one caption), which is noise"""
 
 
 def check_whitening(name: str, whitening: Whitening) -> None:

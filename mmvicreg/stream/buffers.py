@@ -1,6 +1,6 @@
 """Memory that batches are read into, used again once nobody holds them any more.
 
-A fresh buffer above 32 MB is new pages of the system every time: 52 us a picture of 224 pixels, measured, where
+A fresh buffer above 32 MB is new pages of the system every time: 52 us an image of 224 pixels, measured, where
 writing it takes 7. Page-locked buffers are kept and used again by torch's own allocator, which also waits for the
 copies to the device that read them; ordinary ones by this file.
 """
@@ -18,7 +18,7 @@ from mmvicreg.stream.reader import Reader
 
 
 class Buffers:
-    """Hands out {view: (rows, *shape)}, not yet written; pictures (3 dimensions) are laid out channels last.
+    """Hands out {view: (rows, *shape)}, not yet written; images (3 dimensions) are laid out channels last.
 
     A buffer is free again when the last tensor over it is gone: the one handed out, its views, and what ``numpy()``
     made of them. So a batch that is kept is never written to. At most ``keep`` free buffers of each view are held.
@@ -35,7 +35,7 @@ class Buffers:
 
     def _pinned(self, view: str) -> torch.Tensor:
         shape, dtype = self._shapes[view]
-        layout = torch.channels_last if _is_picture(shape) else torch.contiguous_format
+        layout = torch.channels_last if _is_image(shape) else torch.contiguous_format
         return torch.empty(shape, dtype=dtype, pin_memory=True, memory_format=layout)
 
     def _ordinary(self, view: str) -> torch.Tensor:
@@ -48,7 +48,7 @@ class Buffers:
         lent = memory.view()  # the tensor's storage keeps this alive: it is gone when the last user is
         weakref.finalize(lent, self._put_back, free, memory).atexit = False
         flat = torch.from_numpy(lent).view(dtype)
-        if _is_picture(shape):
+        if _is_image(shape):
             rows, channels, height, width = shape
             return flat.view(rows, height, width, channels).permute(0, 3, 1, 2)
         return flat.view(shape)
@@ -77,5 +77,5 @@ class Sender:
             x.record_stream(current)  # its memory came from the other stream
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[1] == 3

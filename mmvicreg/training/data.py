@@ -121,7 +121,7 @@ def describe_members(index: ShardIndex, cache: ShardCache) -> str:
     return f"the members {', '.join(members[:20])}" + (f" and the JSON fields {fields}" if fields else "")
 
 
-def account(plan: Plan, step: int, counts: SampleCounts) -> dict[str, Any]:
+def data_counts(plan: Plan, step: int, counts: SampleCounts) -> dict[str, Any]:
     """What happened to the samples: ``counts`` of all processes, and the coverage of the data set by the plan.
 
     ``seen``, ``unique``, ``duplicate``, ``never_seen`` (samples), ``epochs``; ``recovered``, ``rejected`` by
@@ -135,11 +135,11 @@ def account(plan: Plan, step: int, counts: SampleCounts) -> dict[str, Any]:
 def write_summary(folder: Path, plan: Plan, step: int, *, counts: SampleCounts) -> str:
     """Write ``data.json``: what happened to the samples, and the shards with the most rejections. Returns a line
     that says the same. The ledger in the run directory names every rejected sample."""
-    accounted = account(plan, step, counts)
-    write_json(folder / SUMMARY, {**accounted, "worst_shards": counts.worst(REASONS)})
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in accounted["rejected"].items())
+    counted = data_counts(plan, step, counts)
+    write_json(folder / SUMMARY, {**counted, "worst_shards": counts.worst(REASONS)})
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counted["rejected"].items())
     return (
-        f"{accounted['seen']:,} samples seen: {accounted['unique']:,} different ones, {accounted['duplicate']:,} "
-        f"again, {accounted['never_seen']:,} of the data never; {counts.recovered:,} inputs recovered, "
+        f"{counted['seen']:,} samples seen: {counted['unique']:,} different ones, {counted['duplicate']:,} "
+        f"again, {counted['never_seen']:,} of the data never; {counts.recovered:,} inputs recovered, "
         f"{counts.rejections:,} rejected" + (f" ({reasons})" if reasons else "")
     )

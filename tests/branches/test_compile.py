@@ -69,7 +69,7 @@ def test_compiled_encoders_train_as_eager_ones_and_continue_bit_for_bit(shards: 
     check(config, lambda config: mm.Objective(mm.Invariance(), {"b": goal}), tolerance=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("change", "tolerance"),
     [
@@ -87,7 +87,7 @@ def test_compiling_goes_with_the_other_options(
     check(plain(shards, tmp_path, a=a, b=b, **change), toy.objective, tolerance=tolerance)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("parallel", "norm"), [("ddp", "batch"), ("fsdp", "layer")])
 def test_two_processes_compile(shards: str, tmp_path: Path, parallel: Any, norm: Any) -> None:
     a, b = (toy.Numbers(f"{name}.npy", dropout=0.0, norm=norm) for name in "ab")
@@ -101,7 +101,7 @@ def test_two_processes_compile(shards: str, tmp_path: Path, parallel: Any, norm:
     interruption.assert_same(tmp_path / "compiled", tmp_path / "cut")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_dropout_falls_the_same_without_and_with_gradient() -> None:
     """What ``chunk`` needs of a compiled encoder: it runs once without gradient and again with it."""
     model = Model({"a": toy.Numbers("a.npy", dropout=0.5, norm="layer").branch()}, {"a": "a"})

@@ -22,8 +22,8 @@ def rows(rank: int) -> torch.Tensor:
 def layer(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     made = kind(6).double()
-    nn.init.uniform_(made.weight)
-    nn.init.uniform_(made.bias)
+    for parameter in made.parameters():
+        nn.init.uniform_(parameter)
     return made
 
 
@@ -93,6 +93,7 @@ def test_a_normalisation_that_does_more_is_refused() -> None:
 
 def test_the_projector_is_the_papers() -> None:
     made = projector(10, (8, 8, 4))
+    assert isinstance(made, nn.Sequential)
     kinds = [type(module).__name__ for module in made]
     assert kinds == ["Linear", "SyncBatchNorm", "ReLU", "Linear", "SyncBatchNorm", "ReLU", "Linear"]
     assert made[-1].bias is None

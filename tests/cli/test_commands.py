@@ -39,6 +39,14 @@ def trained(tmp_path_factory):
     return folder / "run", shards
 
 
+def status_of(arguments):
+    """The exit status, also where the parser of options ends the program."""
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_examples_and_names_every_positional(name, capsys):
     with pytest.raises(SystemExit, match="0"):
@@ -53,17 +61,13 @@ def test_help_shows_examples_and_names_every_positional(name, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_arguments_or_unknown_options_are_usage_errors(name, capsys):
     for arguments in ([], ["--no-such-option"]):
-        if name in ("compare", "report", "explore") and not arguments:
-            continue  # any number of runs parses; none at all is a message of ours
-        with pytest.raises(SystemExit, match="2"):
-            main([name, *arguments])
+        assert status_of([name, *arguments]) == 2
         captured = capsys.readouterr()
         assert captured.err and "Traceback" not in captured.err
 
 
 BAD = [
     ["evaluate", "{folder}/none", "--data", "{shards}"],
-    ["evaluate", "{run}", "--recipe", "{toy}"],
     ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{folder}/none-*.tar"],
     ["evaluate", "{run}", "--recipe", "{folder}/none.py", "--data", "{shards}"],
     ["evaluate", "{run}", "--data", "{shards}"],
@@ -72,23 +76,14 @@ BAD = [
     ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--average"],
     ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--device", "cuda"],
     ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--device", "teapot"],
-    ["evaluate", "{run}", "--recipe", "{toy}", "--data", "x={shards}", "x={shards}"],
     ["evaluate", "{run}", "--recipe", "{toy}", "--data", "{shards}", "--caption", "txt"],
     ["evaluate", "{shards}", "--data", "{shards}"],
-    ["compare"],
-    ["compare", "{run}"],
     ["compare", "{run}", "{folder}/none"],
-    ["report"],
     ["report", "{folder}/none"],
     ["report", "{run}", "--recipe", "{toy}", "--data", "{folder}/none.tar"],
-    ["embed", "{run}", "{shards}", "{folder}/rows.csv", "--recipe", "{toy}"],
     ["embed", "{folder}/none", "{shards}", "{folder}/rows.npz"],
     ["embed", "{run}", "pipe:cat x.tar", "{folder}/rows.npz", "--recipe", "{toy}"],
-    ["explore"],
-    ["explore", "{run}", "{run}", "{run}", "--data", "{shards}"],
-    ["explore", "{run}"],
     ["explore", "{folder}/none", "--data", "{shards}"],
-    ["search", "{run}", "{shards}"],
     ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}"],
     ["search", "{run}", "{shards}", "a word", "--recipe", "{toy}", "--among", "sound"],
     ["classify", "{run}", "--recipe", "{toy}", "--test", "{shards}", "--branch", "sound"],
@@ -109,14 +104,14 @@ BAD = [
     ["export", "{run}", "{folder}/a.onnx", "--format", "onnx", "--branch", "sound", "--recipe", "{toy}"],
     ["export", "{run}", "{folder}/data", "--format", "onnx", "--recipe", "{toy}"],
     ["export", "{folder}/none", "{folder}/exported"],
+    ["solve", "{folder}/none", "{folder}/solved", "--train", "{shards}"],
+    ["diagnose", "{folder}/none", "--data", "{shards}"],
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
     ["look", "{folder}/none-*.tar"],
     ["look", "{shards}", "--run", "{folder}/none"],
-    ["look", "{shards}", "--samples", "0"],
     ["new", "{toy}", "--train", "{shards}", "--validation", "{shards}"],
-    ["new", "{folder}/recipe.txt", "--train", "{shards}", "--validation", "{shards}"],
     ["new", "{folder}/a.py", "--train", "{shards}", "--validation", "{shards}", "--image", "jpg"],
     ["pack", "{folder}/none", "{folder}/packed"],
     ["pack", "{toy}", "{folder}/packed"],
@@ -135,7 +130,12 @@ def test_bad_input_is_one_message_and_status_1(arguments, trained, tmp_path, cap
     assert "Traceback" not in captured.err and not captured.out
 
 
-OUT_OF_RANGE = [
+def test_both_statuses_are_tried_on_every_command():
+    assert {each[0] for each in BAD} == set(COMMANDS)
+    assert {each.split()[0] for each, _ in WRONG} == set(COMMANDS)
+
+
+WRONG = [
     ("embed {run} {shards} {folder}/rows.npz --threads -1", "--threads is -1; expected a number at least 1"),
     ("evaluate {run} --data {shards} --threads 0", "--threads is 0"),
     ("evaluate {run} --data {shards} --folds -2", "--folds is -2"),
@@ -152,15 +152,40 @@ OUT_OF_RANGE = [
     ("finetune {run} {folder}/o --train {shards} --test {shards} --encoder-rate -1", "--encoder-rate is -1.0"),
     ("segment {run} --train {shards} --test {shards} --batch-size 0", "--batch-size is 0"),
     ("compare {run} {run} --out {folder}/curves.html", "expected a picture, .png, .svg or .pdf"),
+    ("compare", "found 0, expected two runs or more"),
+    ("compare {run}", "found 1, expected two runs or more"),
+    ("report", "no run to report on"),
+    ("report {run} --data x={shards} x={shards}", "two splits are called 'x'"),
+    ("evaluate {run} --data", "no shards to evaluate on"),
+    ("evaluate {run} --data x={shards} x={shards}", "two splits are called 'x'"),
+    ("evaluate {run}", "--data"),
+    ("diagnose {run}", "--data"),
+    ("diagnose {run} --data {shards} --ridge 0", "--ridge is 0.0; expected a number above 0"),
+    ("diagnose {run} --data {shards} --out {folder}/a.txt", "expected a picture"),
+    ("solve {run} {folder}/solved", "--train"),
+    ("solve {run} {folder}/solved --train {shards} --landmarks 0", "--landmarks is 0"),
+    ("embed {run} {shards} {folder}/rows.csv", "rows.csv: expected a name in .safetensors"),
+    ("explore {run}", "--data"),
+    ("explore --data {shards}", "0 runs; expected one or two"),
+    ("explore {run} {run} {run} --data {shards}", "3 runs; expected one or two"),
+    ("explore {run} --data {shards} --port 70000", "--port is 70000"),
+    ("explore {run} --data {shards} --embeddings {folder}/a.npz", "expected a name that ends in .parquet"),
+    ("search {run} {shards}", "no query"),
+    ("look {shards} --samples 0", "--samples is 0"),
+    ("new {folder}/recipe.txt --train {shards} --validation {shards}", "a recipe is a Python file"),
+    ("export {run} {folder}/a.onnx --format onnx --push a/b", "--push uploads --format hub"),
+    ("pack {folder} {folder}/packed --quality 0", "--quality 0"),
+    ("pack {folder} {folder}/packed --divide.test 1", "with a sum below 1"),
+    ("pack {folder} {folder}/packed --prefix test --divide.test 0.5", "name of a part that is held out"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "words"), OUT_OF_RANGE, ids=[each for each, _ in OUT_OF_RANGE])
-def test_an_option_out_of_range_is_a_usage_error_before_anything_is_read(arguments, words, trained, capsys):
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[each for each, _ in WRONG])
+def test_wrong_options_are_status_2_before_anything_is_read(arguments, words, trained, capsys):
     run, shards = trained
     known = {"run": run, "shards": shards, "folder": run.parent}
     before = sorted(run.parent.rglob("*"))
-    assert main(arguments.format(**known).split()) == 2
+    assert status_of(arguments.format(**known).split()) == 2
     captured = capsys.readouterr()
     assert words in captured.err and "Traceback" not in captured.err and not captured.out
     assert sorted(run.parent.rglob("*")) == before

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scores import numbers
 from small_shards import small_shard
 
 import mmvicreg as mm
@@ -29,7 +30,7 @@ def test_the_recipe_trains_scores_and_reports_as_written(tmp_path: Path) -> None
     command = [sys.executable, "mine.py", "--batch-size", "32", "--epochs", "2", "--cpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    scores = read_summary(tmp_path / "runs/mine/summary.json").split("validation", "image_to_text")
+    scores = numbers(read_summary(tmp_path / "runs/mine/summary.json"), "validation", "image_to_text")
     assert scores["recall_at_1"] > scores["chance_at_1"]
     page = (tmp_path / "runs/mine/report.html").read_text()
     assert set(re.findall(r"(\d+) steps", page)) == {"4"}  # counted in one way on the whole page

@@ -35,6 +35,7 @@ def test_one_start_answers_several_queries_within_a_second_each(pictured_run):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     seconds, answers = [], []
+    assert process.stdin and process.stdout
     for query in ("snowman", "nowhere.png", "snowman", "broom"):
         begun = time.monotonic()
         process.stdin.write(f"{query}\n")
@@ -63,8 +64,3 @@ def test_results_name_file_row_and_caption_and_nothing_a_terminal_obeys(pictured
     result = json.loads(capsys.readouterr().out)["results"][0]
     assert result["source"] == "cats/\x1b[31mtom.png row 7" and result["keys"]
     assert result["text"].startswith("a")
-
-
-def test_no_query_is_a_message(pictured_run, capsys):
-    assert main(["search", str(pictured_run.folder), pictured_run.shards]) == 1
-    assert "--interactive" in capsys.readouterr().err

@@ -87,15 +87,8 @@ def test_search_classify_export_and_open_clip_take_a_solved_run(
     again = mm.load(tmp_path / "exported")
     torch.testing.assert_close(again.model.branch("image")(x).z, run.model.branch("image")(x).z)
     model, preprocess, tokenizer = run.to_open_clip()
-    pixels = preprocess(Image.new("RGB", (80, 70)))[None]
-    assert model.encode_image(pixels).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
-
-
-def test_solve_without_shards_says_what_is_missing(
-    trained: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["solve", trained[0], str(tmp_path / "solved")]) == 1
-    assert "no shards to solve on" in capsys.readouterr().err
+    prepared = preprocess(Image.new("RGB", (80, 70)))[None]
+    assert model.encode_image(prepared).shape[1] == model.encode_text(tokenizer(["a red bird"])).shape[1]
 
 
 def test_a_diagnosis_counts_the_dimensions_that_two_branches_share() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from photographs import crop, encoded
 from safetensors import safe_open
+from scores import numbers
 from small_runs import make_run
 from webdataset import TarWriter
 
@@ -124,7 +125,7 @@ def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):
         out=str(tmp_path / "found.json"),
     )
     classify(config)
-    found = read_summary(tmp_path / "found.json").split("test")
+    found = numbers(read_summary(tmp_path / "found.json"), "test")
     assert found["knn_1.top1"] == 1.0  # the training rows themselves
     assert found["linear.top1"] > 0.9
     assert found["zero_shot.classes"] == 2 and found["zero_shot.chance"] == 0.5
@@ -171,9 +172,9 @@ def test_several_labels_and_lists_of_names(tmp_path):
     with TarWriter(str(tmp_path / "many-000000.tar")) as writer:
         for n, labels in enumerate([[0, 2], [1], []]):
             writer.write({"__key__": str(n), "json": json.dumps({"labels": labels}).encode()})
-    labels = labels_of(open_index(str(tmp_path / "many-000000.tar")), "json:labels")
-    assert labels == [[0, 2], [1], []]
-    assert label_matrix(labels, 3).astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    several = labels_of(open_index(str(tmp_path / "many-000000.tar")), "json:labels")
+    assert several == [[0, 2], [1], []]
+    assert label_matrix(several, 3).astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
     (tmp_path / "names.json").write_text(json.dumps({"boat": 1, "bird": 0}))
     assert read_lines(tmp_path / "names.json") == ["bird", "boat"]
     with pytest.raises(KeyError, match="reads cls; the shards have only json"):
@@ -183,9 +184,9 @@ def test_several_labels_and_lists_of_names(tmp_path):
 @pytest.fixture
 def many(tmp_path):
     """Photographs with several labels each: which of the two it is of, its half, and one for all."""
-    for name, numbers in (("train", range(0, 40)), ("test", range(40, 60))):
+    for name, samples in (("train", range(0, 40)), ("test", range(40, 60))):
         with TarWriter(str(tmp_path / f"{name}-000000.tar")) as writer:
-            for n in numbers:
+            for n in samples:
                 labels = [n % 2, 2 + (7 * n % 580 > 290), 4]
                 sample = {"__key__": f"{n:03d}", "png": encoded(n, format="PNG")}
                 writer.write(sample | {"json": json.dumps({"labels": labels if n % 10 else []}).encode()})
@@ -205,7 +206,7 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
         main(["classify", export, *data, "--k", "3", "--out", f"{many}/found.json", "--device", "cpu"]) == 0
     )
     summary = read_summary(many / "found.json")
-    for scores in (summary.split("test", "knn_3"), summary.split("test", "linear")):
+    for scores in (numbers(summary, "test", "knn_3"), numbers(summary, "test", "linear")):
         assert scores["rows"] == 18 and scores["classes"] == 5  # samples without a label are left out
         assert scores["per_class.4"] == pytest.approx(1.0)  # all have it
         assert min(scores["per_class.0"], scores["per_class.1"]) > 0.9  # the two photographs differ
@@ -222,7 +223,7 @@ def test_several_labels_are_scored_by_mean_average_precision(export, many, capsy
 def test_the_papers_sgd_is_a_solver_and_other_branches_are_classified_too(export, shards, tmp_path, capsys):
     data = ["--train", shards, "--test", shards, "--out", f"{tmp_path}/found.json", "--device", "cpu"]
     assert main(["classify", export, *data, "--solver", "sgd", "--learning-rates", "0.02", "0.1"]) == 0
-    found = read_summary(tmp_path / "found.json").split("test", "linear")
+    found = numbers(read_summary(tmp_path / "found.json"), "test", "linear")
     assert found["top1"] > 0.9 and found["learning_rate"] in (0.02, 0.1)
     assert main(["classify", export, *data, "--branch", "text"]) == 0
     assert read_summary(tmp_path / "found.json").scores["test.linear.rows"] == 3  # distinct captions

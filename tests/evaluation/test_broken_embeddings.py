@@ -52,7 +52,7 @@ def test_noise_of_any_size_around_the_direction_is_not_biased(noise, width, same
 
     A score kernel that favours or handicaps a match by some roundings gives 0 or 1 here.
     """
-    found = {1: [], 10: [], 50: []}
+    found: dict[int, list[float]] = {1: [], 10: [], 50: []}
     for seed in range(4):
         queries, items = collapsed(width, noise=noise, seed=seed, same=same)
         for scores in cross_modal_metrics(queries, items, pairs(), ks=tuple(found)):

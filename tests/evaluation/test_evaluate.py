@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from photographs import encoded
+from scores import numbers
 from small_runs import make_run
 from towers_small import image_and_captions
 from webdataset import TarWriter
@@ -15,6 +16,7 @@ from webdataset import TarWriter
 from mmvicreg.cli.main import main
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.interop.export import save_pretrained
+from mmvicreg.modalities.decoding import pixels
 
 WORDS = ["a", "red", "bird", "blue", "boat"]
 
@@ -41,7 +43,7 @@ def arguments(toy, out, *options):
 
 def test_folds_and_every_number_of_geometry_are_in_the_file(toy, capsys):
     assert main(arguments(toy, "one.json", "--folds", "5")) == 0
-    found = read_summary(toy / "one.json").split("toy")
+    found = numbers(read_summary(toy / "one.json"), "toy")
     assert found["image_to_text_5_folds.num_queries"] == 20
     assert found["image_to_text_5_folds.num_items"] == 8 and found["image_to_text.num_items"] == 40
     assert found["image_to_text_5_folds.recall_at_1"] >= found["image_to_text.recall_at_1"]
@@ -52,10 +54,25 @@ def test_folds_and_every_number_of_geometry_are_in_the_file(toy, capsys):
             assert f"{kind}.text.{name}" in found
     assert found["matching_pairs.image_text.pairs"] == 20
     assert found["modality_gap.image_text.centroid"] > 0
-    assert not (toy / "export/pictures").exists()  # nothing is drawn, so no picture is decoded for it
     assert "image to text 5 folds" in capsys.readouterr().out
     assert main(arguments(toy, "none.json", "--folds", "7")) == 1
     assert "20 images do not divide into 7 folds" in capsys.readouterr().err
+
+
+def test_every_picture_is_decoded_once_and_none_to_be_shown(toy, monkeypatch):
+    decoded = []
+
+    def counting(data, **options):
+        decoded.append(data)
+        return original(data, **options)
+
+    original = pixels.decode
+    monkeypatch.setattr(pixels, "decode", counting)
+    monkeypatch.setenv("MMVICREG_CACHE", str(toy / "counted"))
+    assert main(arguments(toy, "first.json")) == 0
+    assert len(decoded) == len(set(decoded)) == 20
+    assert main(arguments(toy, "second.json")) == 0  # from the embeddings that the first call kept
+    assert len(decoded) == 20
 
 
 def test_two_launched_processes_write_the_numbers_of_one(toy):
@@ -78,7 +95,6 @@ def test_two_launched_processes_write_the_numbers_of_one(toy):
 
 def test_bad_input_is_answered_with_what_to_do(toy, capsys):
     for options, message in (
-        (["evaluate", str(toy / "export")], "give --data"),
         (["evaluate", str(toy / "export"), "--data", str(toy / "no.tar")], "missing file at open"),
         (arguments(toy, "x.json", "--caption", "json:title"), "'mmvicreg check'"),
         (arguments(toy, "x.json", "--caption", "txt"), "reads txt"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scores import numbers
 from sklearn.datasets import load_digits
 from small_runs import make_run
 from webdataset import TarWriter
@@ -92,7 +93,7 @@ def test_one_percent_trains_on_what_it_names_and_ten_percent_beats_chance_by_far
     assert (settings["encoder_rate"], settings["head_rate"]) == (0.03, 0.08)
     summary = read_summary(ten / "summary.json")
     assert (summary.settings["encoder_rate"], summary.settings["head_rate"]) == (0.01, 0.1)
-    result = summary.split("test")
+    result = numbers(summary, "test")
     assert result["training_samples"] == pytest.approx(135, abs=3) and result["rows"] == 450
     assert result["top1"] > 0.5 and result["chance"] == 0.1
     assert (ten / "confusion.png").stat().st_size > 3000

@@ -82,6 +82,7 @@ def run():
     log = [
         {"step": s, "samples_per_second": 5, "total": 1.0, "terms": {"image/variance": 1.0}} for s in range(3)
     ]
+    assert split.description
     return RunReport(
         name="run <1>",
         config={"train": "a & b.tar", "image": {"encoder": HOSTILE, "projector": [8, 8]}},

@@ -8,9 +8,11 @@ import torch
 import torchvision
 from PIL import Image
 from scipy import ndimage
+from scores import numbers
 from shard_members import DATA
 from sklearn.metrics import jaccard_score
 from small_runs import make_run
+from torch import nn
 from towers_small import image_folder, open_clip_name
 from webdataset import TarWriter
 
@@ -91,7 +93,7 @@ def test_real_encoders_tell_figure_from_ground_far_better_than_the_commonest_cla
         f"{masked}/found.json",
     ]
     assert main(["segment", f"{masked}/export", *shards, *options]) == 0
-    found = read_summary(masked / "found.json").split("test")
+    found = numbers(read_summary(masked / "found.json"), "test")
     assert found["pictures"] == 40 and found["classes"] == 2 and found["skipped"] == 0
     assert found["mean_iou"] > found["majority_iou"] + 0.25
     assert {"per_class.ground", "per_class.figure"} <= set(found)
@@ -143,7 +145,9 @@ def test_maps_are_what_each_encoder_pools():
     modality = mm.ImageModality(encoder=f"transformers/{image_folder()}", size=32, projector=())
     encoder = modality.branch().encoder.eval()
     found = feature_map(encoder, small)
-    tokens = encoder[1].model(pixel_values=encoder[0](small)).last_hidden_state
+    assert isinstance(encoder, nn.Sequential)
+    tower = encoder[1].get_submodule("model")
+    tokens = tower(pixel_values=encoder[0](small)).last_hidden_state
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens[:, 1:])
     encoder = mm.ImageModality(encoder=open_clip_name(), size=32, projector=()).branch().encoder.eval()
     assert feature_map(encoder, small).shape == (2, 64, 2, 2)

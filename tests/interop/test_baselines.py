@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,17 +43,19 @@ def shard(tmp_path_factory):
 
 def save(kind, folder):
     """A CLIP or SigLIP of random weights with a word tokenizer, as its library saves them."""
+    model: Any
+    processor: Any
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = small | {"vocab_size": len(WORDS), "max_position_embeddings": LENGTH, "eos_token_id": len(WORDS) - 1,
                     "bos_token_id": 0, "pad_token_id": 0}  # fmt: skip
     vision = small | {"image_size": SIDE, "patch_size": 16}
     torch.manual_seed(2)
     if kind == "clip":
-        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-        model, processor = transformers.CLIPModel(config), transformers.CLIPImageProcessor
+        clip = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        model, processor = transformers.CLIPModel(clip), transformers.CLIPImageProcessor
     else:
-        config = transformers.SiglipConfig(text_config=text | {"projection_size": 16}, vision_config=vision)
-        model, processor = transformers.SiglipModel(config), transformers.SiglipImageProcessor
+        siglip = transformers.SiglipConfig(text_config=text | {"projection_size": 16}, vision_config=vision)
+        model, processor = transformers.SiglipModel(siglip), transformers.SiglipImageProcessor
     model.save_pretrained(folder)
     size = {"height": SIDE, "width": SIDE}
     processor(size=size, do_center_crop=False).save_pretrained(folder)

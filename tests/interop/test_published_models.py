@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -93,7 +94,7 @@ def test_a_recipe_with_a_transformers_tower_resizes_as_its_processor_does(kind, 
     transformers.ViTModel(config).save_pretrained(tmp_path)
     square = {"height": 32, "width": 32}
     if kind == "clip":
-        processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square)
+        processor: Any = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square)
     else:
         processor = transformers.SiglipImageProcessor(size=square, resample=2)
     processor.save_pretrained(tmp_path)

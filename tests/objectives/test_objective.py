@@ -122,11 +122,14 @@ def test_a_wrong_name_is_an_error_that_says_the_right_ones() -> None:
         (lambda: SlicedWasserstein(chunk=0), r"SlicedWasserstein.chunk is 0"),
         (lambda: VISReg(epsilon=0.0), r"VISReg.epsilon is 0.0"),
         (lambda: HSIC(bandwidth=0.0), r"HSIC.bandwidth is 0.0"),
-        (lambda: VICReg(form="gramm"), r"form is 'gramm'; expected one of \('auto', 'gram'"),
+        (
+            lambda: VICReg(form="gramm"),  # type: ignore[arg-type]
+            r"form is 'gramm'; expected one of \('auto', 'gram'",
+        ),
         (lambda: VICReg(epsilon=-1.0), r"epsilon is -1.0"),
         (lambda: InfoNCE(temperature=0.001, learn_scale=False), r"temperature is 0.001; expected 0.01 to 1"),
         (
-            lambda: Prediction(widths=(4, 4), distance="l1"),
+            lambda: Prediction(widths=(4, 4), distance="l1"),  # type: ignore[arg-type]
             r"distance is 'l1'; expected one of \('mse', 'cosine'\)",
         ),
         (lambda: Prediction(widths=(4, 4), momentum=2.0), r"momentum is 2.0"),

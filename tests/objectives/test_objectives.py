@@ -15,7 +15,10 @@ from mmvicreg.testing.cases import ALIGNMENTS, REGULARIZERS
 from mmvicreg.testing.comparison import process_rows, relative_error, weighted_sum
 from mmvicreg.testing.processes import pool
 
-COUNTS = {2: [(9, 9), (13, 5), (0, 17)], 4: [(5, 5, 5, 5), (11, 0, 4, 6), (3, 2, 0, 0)]}
+COUNTS: dict[int, list[tuple[int, ...]]] = {
+    2: [(9, 9), (13, 5), (0, 17)],
+    4: [(5, 5, 5, 5), (11, 0, 4, 6), (3, 2, 0, 0)],
+}
 SPLITS = [(size, counts) for size, each in COUNTS.items() for counts in each]
 WIDTHS = (6, 48)
 
@@ -79,7 +82,7 @@ def test_an_alignment_equals_its_equation(name: str, rows: int) -> None:
     alignment = case.make().to(a.dtype)
     leaves = [x.clone().requires_grad_() for x in (a, b)]
     targets = None if alignment.momentum is None else momentum_embeddings(a, b)
-    expected = case.reference(alignment, *leaves, 3, targets)
+    expected = case.reference(alignment, leaves[0], leaves[1], 3, targets)
     weighted_sum(expected, alignment.weights()).backward()
     for term, value in expected.items():
         assert relative_error(terms[term], value.detach()) < 1e-11, term

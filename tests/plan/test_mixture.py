@@ -20,7 +20,7 @@ def parts(tmp_path_factory):
 
 
 def rows(mixture, first, last):
-    found = []
+    found: list[tuple[int, int, int]] = []
     for step in range(first, last):
         places = mixture.locate(step, range(mixture.global_batch))
         found += zip(places.epoch.tolist(), places.shard.tolist(), places.place.tolist(), strict=True)

@@ -115,6 +115,6 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="global_batch"):
         Plan([3], seed=0, global_batch=0)
     with pytest.raises(ValueError, match="'shuffled'"):
-        Plan([3], seed=0, global_batch=1, order="shuffled")
+        Plan([3], seed=0, global_batch=1, order="shuffled")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"has 0\.\.3"):
         Plan([3], seed=0, global_batch=4).locate(0, [4])

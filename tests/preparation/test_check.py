@@ -141,17 +141,28 @@ def test_only_changed_shards_are_looked_at_again(tmp_path, monkeypatch):
     config = CheckConfig(f"{tmp_path}/*.tar", processes=1)
     check(config)
     Path(paths[1]).write_bytes(b"<html>")
-    seen = []
-    original = check_members.scan_file
-    monkeypatch.setattr(check_members, "scan_file", lambda path: (seen.append(path), original(path))[1])
+    seen = recorded(monkeypatch, check_members, "scan_file")
     report = check(config)
     assert seen == [paths[1]] and [s.count for s in report.shards] == [4, 0, 2]
     assert exclusions(report) == {"shards": ["train-000001.tar"], "samples": {}}
 
 
+def recorded(monkeypatch, module, name):
+    """Make a function of ``module`` note the first argument of its calls; the list of them."""
+    original, first = getattr(module, name), []
+
+    def noting(*given):
+        first.append(given[0])
+        return original(*given)
+
+    monkeypatch.setattr(module, name, noting)
+    return first
+
+
 def test_interrupted_check_goes_on(tmp_path, monkeypatch):
     paths = write_shards(tmp_path, [1, 1, 1, 1])
-    original, seen = check_members.scan_file, []
+    original = check_members.scan_file
+    seen: list[str] = []
 
     def interrupted(path):
         if len(seen) == 2:
@@ -162,9 +173,10 @@ def test_interrupted_check_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(check_members, "scan_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         check(CheckConfig(f"{tmp_path}/*.tar", processes=1))
-    monkeypatch.setattr(check_members, "scan_file", lambda path: (seen.append(path), original(path))[1])
+    monkeypatch.setattr(check_members, "scan_file", original)
+    rest = recorded(monkeypatch, check_members, "scan_file")
     assert [s.count for s in check(CheckConfig(f"{tmp_path}/*.tar", processes=1)).shards] == [1, 1, 1, 1]
-    assert seen == paths
+    assert seen + rest == paths
 
 
 @pytest.mark.parametrize("shards", [4, 16])
@@ -172,14 +184,13 @@ def test_index_files_are_written_once_and_read_as_often_whatever_the_number_of_s
     tmp_path, monkeypatch, shards
 ):
     write_shards(tmp_path, [1] * shards)
-    written, read = [], []
-    write, read_footer = index_file.write_with, index_file.read_footer
-    monkeypatch.setattr(index_file, "write_with", lambda *given: (written.append(given[0]), write(*given)))
-    monkeypatch.setattr(index_file, "read_footer", lambda path: (read.append(path), read_footer(path))[1])
+    written = recorded(monkeypatch, index_file, "write_with")
+    read = recorded(monkeypatch, index_file, "read_footer")
     config = CheckConfig(f"{tmp_path}/*.tar", processes=1)
     assert check(config).unusable == 0
     assert len(written) == 1 and len(read) == 1  # no report of an earlier check: only keys are compared
-    written.clear(), read.clear()
+    written.clear()
+    read.clear()
     assert check(config).unusable == 0
     assert not written and len(read) == 2
     assert not list((tmp_path / "cache").rglob("*.table"))

@@ -24,7 +24,7 @@ def kill_first(task):
     return number * 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same_and_survives_a_killed_worker(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")

@@ -65,9 +65,10 @@ def table(tmp_path, kind):
         import pyarrow
         import pyarrow.parquet
 
+        images = []
         for i, row in enumerate(rows):
-            row["image"] = {"bytes": encoded(i, width=90), "path": None}
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+            images.append(row | {"image": {"bytes": encoded(i, width=90), "path": None}})
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(images), path)
     else:
         mark = "\t" if kind == "tsv" else ","
         lines = [mark.join(rows[0]), *(mark.join(row.values()) for row in rows)]

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from photographs import crop, encoded
 
 from mmvicreg.cli.main import main
-from mmvicreg.modalities.decoding.formats import PICTURES
+from mmvicreg.errors import WrongOptionError
+from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.preparation.divide import Fractions
 from mmvicreg.preparation.pack import PackConfig, pack
@@ -92,7 +94,7 @@ def test_a_row_a_caption_is_grouped_by_picture(source):
     assert "15 rows name 3 pictures" in report.notices[0]
 
 
-@pytest.mark.parametrize("suffix", [*PICTURES, "JPG", ""])
+@pytest.mark.parametrize("suffix", [*IMAGES, "JPG", ""])
 def test_every_format_that_is_packed_is_read(source, suffix):
     buffer = io.BytesIO()
     name = {"jpg": "JPEG", "tif": "TIFF", "": "PNG"}.get(suffix.lower(), suffix)
@@ -249,8 +251,8 @@ def test_parts_share_no_group_and_no_key_and_follow_the_seed(source):
     patients = [{about(s)["patient"] for s in found} for found in parts.values()]
     assert len(set.union(*patients)) == 3 and all(len(each) == 1 for each in patients)
     assert len({s.key for found in parts.values() for s in found}) == 6
-    with pytest.raises(ValueError, match="expected fractions of 0 or more with a sum below 1"):
-        pack(PackConfig(str(source), str(source.parent / "x"), divide=Fractions(validation=0.6, test=0.4)))
+    with pytest.raises(WrongOptionError, match="expected fractions of 0 or more with a sum below 1"):
+        Fractions(validation=0.6, test=0.4)
 
 
 def test_captions_a_line_a_mask_and_a_class_beside_a_picture(source):
@@ -312,9 +314,9 @@ def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source)
     while any(os.path.exists(f"/proc/{child}") for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert children and not any(os.path.exists(f"/proc/{child}") for child in children)
-    options = {"samples": 3, "resize": 20, "processes": 1}
-    again = pack(PackConfig(str(source), str(source.parent / "killed"), resume=True, **options))
-    whole = pack(PackConfig(str(source), str(source.parent / "whole"), **options))
+    fields: dict[str, Any] = {"samples": 3, "resize": 20, "processes": 1}
+    again = pack(PackConfig(str(source), str(source.parent / "killed"), resume=True, **fields))
+    whole = pack(PackConfig(str(source), str(source.parent / "whole"), **fields))
     assert again.left_out == whole.left_out and len(again.left_out) == 1
     assert [s.members for s in samples(source, "killed/*.tar")] == [
         s.members for s in samples(source, "whole/*.tar")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ WRITES = {
 """what each writes, into the folder of the test"""
 
 
-def run(name: str, folder: Path) -> dict[str, object]:
+def run(name: str, folder: Path) -> dict[str, Any]:
     """The JSON object at the end of a tiny run in ``folder``."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--tiny", *WRITES.get(name, ())],

@@ -131,8 +131,8 @@ def packages(tmp_path, monkeypatch, demo) -> Path:
         with tarfile.open(
             tmp_path / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz", "w:gz"
         ) as archive:
-            for member, content in members.items():
-                add(archive, member, content)
+            for member, data in members.items():
+                add(archive, member, data)
     return tmp_path
 
 

@@ -70,3 +70,9 @@ def test_import_and_help_do_not_load_torch() -> None:
     code += "mm.ImageModality(); main(['--help'])"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_importing_the_training_code_does_not_load_the_compiler() -> None:
+    """torch's compiler takes as long to import as torch itself, and every command would wait for it."""
+    code = "import sys, mmvicreg as mm; mm.train, mm.VICReg; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

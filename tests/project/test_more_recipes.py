@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from photographs import encoded
+from scores import numbers
 from small_shards import small_shard
 from webdataset import TarWriter
 
@@ -77,7 +78,7 @@ def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path
         "image_to_speech",
         "text_to_speech",
     ):
-        scores = found.split("held_out", direction)
+        scores = numbers(found, "held_out", direction)
         assert scores["num_queries"] == 40
         assert 0 <= scores["recall_at_1"] <= 1
     assert found.scores["held_out.effect_to_image.num_queries"] == 10
@@ -117,7 +118,7 @@ def test_small_crops_of_another_size_go_through_the_same_branch(shard: str, tmp_
 def test_readers_that_do_not_fit_the_views_are_named(shard: str, tmp_path: Path) -> None:
     recipe = import_recipe(ROOT / "recipes/image_ssl.py")
 
-    class Wrong(recipe.Config):  # type: ignore[name-defined,misc]
+    class Wrong(recipe.Config):  # type: ignore[name-defined]
         reads: dict[str, str] = {"crop": "image"}  # noqa: RUF012
 
         def readers(self) -> dict[str, str]:

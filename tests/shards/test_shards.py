@@ -173,7 +173,7 @@ def headers_of(path):
 
 def sort_by_suffix(path):
     with tarfile.open(path) as tar:
-        rows = [(m, tar.extractfile(m).read()) for m in tar.getmembers()]
+        rows = [(member, file.read()) for member in tar if (file := tar.extractfile(member))]
     with tarfile.open(path, "w") as tar:
         for member, data in sorted(rows, key=lambda row: row[0].name.split(".")[1]):
             tar.addfile(member, io.BytesIO(data))

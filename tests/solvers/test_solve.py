@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_a_descent_over_ridges_finds_what_the_whole_grid_finds(
     wider = replace(GRID, ridge=(0.01, 0.1, 1.0, 10.0), width=())
     results = {}
     for search in ("descent", "all"):
-        grid = replace(wider, search=search)  # type: ignore[arg-type]
+        grid = replace(wider, search=search)
         mm.solve(replace(config(shards, held_out, tmp_path / search), grid=grid))
         results[search] = json.loads((tmp_path / search / RESULT).read_text())
     assert results["all"]["settings_compared"] == 16 > results["descent"]["settings_compared"]
@@ -126,7 +127,9 @@ def test_training_starts_from_a_solved_run_and_ends_in_a_run_with_its_heads(
 ) -> None:
     solved = mm.solve(config(shards, held_out, tmp_path / "solved"))
     started = toy.Config(train=shards, out=str(tmp_path / "run"), init=str(tmp_path / "solved"), epochs=0.2)
-    started = replace(started, a=solved.modalities["a"], b=solved.modalities["b"])
+    a, b = solved.modalities["a"], solved.modalities["b"]
+    assert isinstance(a, toy.Numbers) and isinstance(b, toy.Numbers)
+    started = replace(started, a=a, b=b)
     mm.train(replace(started, optimizer=mm.OptimizerConfig(learning_rate=0.0)), toy.objective)
     again = mm.load(tmp_path / "run", recipe=RECIPE)
     assert isinstance(again.model.branch("a").projector, LinearHead)
@@ -147,7 +150,7 @@ def test_a_trained_run_is_solved_on_its_own_representations(
     torch.testing.assert_close(again.model.branch("a")(x).z, run.model.branch("a")(x).z)
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "no shards": (dict(train=""), "no shards to solve on"),
     "width 0": (dict(solver=mm.CCA(width=0)), "at least 1"),
     "an unknown branch": (dict(features={"c": mm.FeatureMap()}), "names the branches"),
@@ -215,7 +218,7 @@ HOSTILE_DATA = {
 
 
 def _samples(data: PairedRows, samples: list[list[int]]) -> PairedRows:
-    return PairedRows(data.rows, {**data.samples, "b": samples})  # type: ignore[dict-item]
+    return PairedRows(data.rows, {**data.samples, "b": samples})
 
 
 def _rows(data: PairedRows, rows: np.ndarray) -> PairedRows:

@@ -137,7 +137,9 @@ def our_rows(shards: list[str]) -> list[tuple[Tensor, Tensor]]:
     assert isinstance(text, TextReader)
     index = mm.open_index(shards)
     found = list(mm.evaluation_items(index, {"image": image, "text": text}))
-    return [(a.value, b.value) for a, b in zip(found[::2], found[1::2], strict=True)]
+    values = [item.value for item in found if isinstance(item, mm.EvaluationItem)]
+    assert len(values) == len(found)
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from mmvicreg.stream.workers import WorkerLostError
 
 READERS = {"image": Photo(), "text": Words()}
 
+NOTHING: dict[str, Any] = {}
+
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
@@ -40,7 +43,7 @@ def digest(batch, rows=slice(None)):
 
 def run(index, *, batch=16, start=0, stop=12, world=1, threads=2, **options):
     """{step: digests of the global batch's halves}, so that runs with other ranks can be compared."""
-    found = {}
+    found: dict[int, list[Any]] = {}
     for rank in range(world):
         plan = Plan(index.counts, seed=1, global_batch=batch, lanes=4, window=8)
         for b in Stream(
@@ -205,7 +208,7 @@ class Faulty(Words):
         if sample.key != "000040":
             return super().read(sample, generator)
         if self.how == "raise":
-            return {}["missing"]
+            return NOTHING["missing"]
         if self.how == "shape":
             return Item(torch.zeros(25, dtype=torch.int64))
         if self.how == "dtype":

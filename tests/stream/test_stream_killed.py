@@ -1,6 +1,6 @@
 """A run killed with SIGKILL at any moment and resumed on other ranks, threads and batches loses nothing.
 
-The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m slow``; its result is in docs/log.md.
+The longer run: ``KILL_TURNS=100 python -m pytest tests/test_stream_killed.py -m nightly``; result in docs/log.md.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import random
 import time
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from photographs import Photo, Words, write_shards
@@ -101,7 +102,8 @@ def uninterrupted(paths, tmp_path_factory):
 
 def chain(paths, tmp_path, uninterrupted, layouts, draw):
     """Kill the run once on each layout but the last; return all rows of the finished steps, in order."""
-    rows, cursor = [], None
+    rows: list[Any] = []
+    cursor = None
     for turn, (world, threads) in enumerate(layouts):
         folder = tmp_path / f"turn-{turn}"
         last = turn == len(layouts) - 1
@@ -127,7 +129,7 @@ def test_killed_and_resumed_on_other_layouts_equals_uninterrupted(paths, tmp_pat
     assert rows == uninterrupted
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("turn", range(int(os.environ.get("KILL_TURNS", "5"))))
 def test_killed_many_times_at_random_moments_equals_uninterrupted(paths, tmp_path, uninterrupted, turn):
     draw = random.Random(turn)

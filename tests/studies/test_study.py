@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_pairs import write_features
@@ -110,7 +111,7 @@ def test_an_unfinished_search_is_refused_unless_recorded(study: Study, tmp_path:
 
 
 def test_every_method_of_the_comparison_trains_and_scores_above_chance(pairs, tmp_path: Path) -> None:
-    shared = {
+    shared: dict[str, Any] = {
         "learning_rate": 3e-3,
         "weight_decay": 0.01,
         "batch": 64,

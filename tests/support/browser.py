@@ -1,7 +1,11 @@
 """Headless Chromium, driven by Playwright: what tests of pages need to open them and to judge them."""
 
+from __future__ import annotations
+
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +15,7 @@ WIDTHS = (390, 768, 1440)
 
 
 @pytest.fixture(scope="session")
-def browser():
+def browser() -> Iterator[Any]:
     """A started Chromium; the test is skipped, with what to install, where there is none."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="pages are tested with playwright: pip install playwright"
@@ -28,21 +32,27 @@ def browser():
 class Visit:
     """A page of a fresh browser context, and what it did that it must not do."""
 
-    def __init__(self, browser, width=1440, *, scheme="light"):
+    def __init__(self, browser: Any, width: int = 1440, *, scheme: str = "light") -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", self.note)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
 
-    def __enter__(self):
+    def note(self, message: Any) -> None:
+        """Keep what the console says is an error."""
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.context.close()
 
-    def outside(self):
+    def outside(self) -> list[str]:
         """Addresses asked for that are neither files nor on this machine."""
         own = ("file", "data", "blob", "about")
         return [
@@ -51,13 +61,12 @@ class Visit:
             if urlsplit(url).scheme not in own and urlsplit(url).hostname not in ("127.0.0.1", "localhost")
         ]
 
-    def overflow(self):
+    def overflow(self) -> int:
         """Pixels by which the page is wider than its window."""
-        return self.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
+        script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        return int(self.page.evaluate(script))
 
-    def violations(self):
+    def violations(self) -> list[str]:
         """What axe-core finds that is serious or critical: rule, number of places, the first of them."""
         axe = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
         self.page.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))

@@ -35,7 +35,8 @@ def unplug() -> None:
 def plain(shards: str, out: Path, **fields: Any) -> toy.Config:
     """Without dropout, whose masks differ between numbers of processes."""
     a, b = (toy.Numbers(f"{name}.npy", dropout=0.0) for name in "ab")
-    return toy.Config(**({"train": shards, "out": str(out), "a": a, "b": b} | fields))
+    given: dict[str, Any] = {"train": shards, "out": str(out), "a": a, "b": b}
+    return toy.Config(**given | fields)
 
 
 def assert_close(a: Path, b: Path) -> None:

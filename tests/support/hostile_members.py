@@ -255,7 +255,7 @@ ARRAYS: dict[str, Case] = {
     "npz": ("npy", lambda: b"PK\3\4" + bytes(99), "not an npy array"),
     "pickle": ("npy", lambda: b"\x80\x04\x95" + bytes(99), "not an npy array"),
     "another width": ("npy", lambda: npy(np.ones(5, np.float32)), "wrong shape"),
-    "no axis": ("npy", lambda: npy(np.float32(1)), "wrong shape"),
+    "no axis": ("npy", lambda: npy(np.array(1, np.float32)), "wrong shape"),
     "NaN": ("npy", lambda: npy(np.array([1, 2, np.nan, 4])), "not finite"),
     "infinite in fp32": ("npy", lambda: npy(np.full(4, 1e300)), "not finite"),
     "safetensors": ("safetensors", lambda: save({"a": np.ones(4, np.float32)}), USED),

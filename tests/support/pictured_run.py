@@ -25,7 +25,8 @@ class Config(mm.TrainConfig):
     text: mm.TextModality = mm.TextModality(encoder="gru", word_width=16, state_width=16, projector=(32, 32))
 
 
-def objective(config):
+def objective(config: Config) -> mm.Objective:
+    """VICReg's weights."""
     regularizer = mm.VICReg(variance=25.0, covariance=1.0)
     return mm.Objective(mm.Invariance(25.0), {"image": regularizer, "text": regularizer})
 
@@ -39,7 +40,7 @@ class PicturedRun:
 
 
 @pytest.fixture(scope="session")
-def pictured_run(tmp_path_factory):
+def pictured_run(tmp_path_factory: pytest.TempPathFactory) -> PicturedRun:
     """A finished run of image and text branches, 12 steps long, with three validations."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("pictured")

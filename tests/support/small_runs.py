@@ -1,6 +1,7 @@
 """Runs with small random towers, and the fixtures that make them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,14 +18,15 @@ TINY = {
 }
 
 
-def make_run(folder, modalities):
+def make_run(folder: Path, modalities: dict[str, mm.Modality]) -> Run:
+    """An untrained run of these modalities, a view each."""
     torch.manual_seed(0)
     model = Model({name: m.branch() for name, m in modalities.items()}, {name: name for name in modalities})
     return Run(folder, {}, modalities, model.eval(), 7)
 
 
 @pytest.fixture
-def small_run(tmp_path):
+def small_run(tmp_path: Path) -> Run:
     """timm and a GRU, each with a projector."""
     write_vocabulary(["a red bird", "a blue boat"], str(tmp_path / "words.json"), min_count=1)
     image = mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6))
@@ -40,7 +42,8 @@ def small_run(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny_name(tmp_path_factory):
+def tiny_name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name under which open_clip finds a small model."""
     import open_clip
 
     folder = tmp_path_factory.mktemp("open_clip")
@@ -50,8 +53,8 @@ def tiny_name(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(tmp_path, tiny_name):
+def tiny(tmp_path: Path, tiny_name: str) -> Run:
     """open_clip's towers, without projectors."""
-    shared = {"encoder": f"open_clip/{tiny_name}", "projector": ()}
-    modalities = {"image": mm.ImageModality(size=32, **shared), "text": mm.TextModality(length=12, **shared)}
-    return make_run(tmp_path, modalities)
+    encoder = f"open_clip/{tiny_name}"
+    image = mm.ImageModality(encoder, size=32, projector=())
+    return make_run(tmp_path, {"image": image, "text": mm.TextModality(encoder, length=12, projector=())})

@@ -98,7 +98,6 @@ def audio_folder() -> str:
         conv_dim=(8, 8),
         conv_stride=(8, 8),
         conv_kernel=(16, 8),
-        num_feat_extract_layers=2,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
     )
@@ -110,10 +109,15 @@ def image_and_captions(folder: Path, words: list[str]) -> dict[str, mm.Modality]
     """A small ResNet, and a GRU over ``words`` that reads the captions of the JSON member's field c."""
     vocabulary = str(folder / "words.json")
     write_vocabulary([" ".join(words)], vocabulary, min_count=1)
-    size = {"word_width": 8, "state_width": 8, "length": 9}
     return {
         "image": mm.ImageModality(encoder="timm/test_resnet", size=64, projector=(8, 6)),
         "text": mm.TextModality(
-            encoder="gru", vocabulary=vocabulary, projector=(8, 6), members=("json:c",), **size
+            encoder="gru",
+            vocabulary=vocabulary,
+            word_width=8,
+            state_width=8,
+            length=9,
+            projector=(8, 6),
+            members=("json:c",),
         ),
     }

@@ -101,11 +101,9 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Config(mm.TrainConfig):
-    """Two modalities a and b."""
+class ToyConfig(mm.TrainConfig):
+    """Seconds on a CPU; no modality yet."""
 
-    a: Numbers = Numbers("a.npy")
-    b: Numbers = Numbers("b.npy")
     batch_size: int | Literal["auto"] = 16
     epochs: float = 2.0
     threads: int = 1
@@ -113,6 +111,14 @@ class Config(mm.TrainConfig):
     log_every: int = 1
     checkpoint_every: int = 5
     guard: mm.GuardConfig = mm.GuardConfig(diagnose_every=5)
+
+
+@dataclass(frozen=True)
+class Config(ToyConfig):
+    """Two modalities a and b."""
+
+    a: Numbers = Numbers("a.npy")
+    b: Numbers = Numbers("b.npy")
     goal: Literal["vicreg", "sigreg", "infonce"] = "sigreg"
 
 

@@ -24,7 +24,7 @@ WORDS = ("cat", "dog", "small", "large")
 
 
 @dataclass(frozen=True)
-class Config(toy.Config):
+class Config(toy.ToyConfig):
     """Four branches; the series has embeddings of another width and meets numbers through predictors."""
 
     a: toy.Numbers = toy.Numbers("a.npy", dropout=0.0)

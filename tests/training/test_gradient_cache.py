@@ -130,6 +130,8 @@ def test_plain_accumulation_is_another_gradient() -> None:
 
 def test_batch_normalisation_in_a_trained_encoder_is_refused() -> None:
     step = module(dropout=0.0)
-    step.model.branch_named("image").encoder.append(nn.BatchNorm1d(6))
+    encoder = step.model.branch_named("image").encoder
+    assert isinstance(encoder, nn.Sequential)
+    encoder.append(nn.BatchNorm1d(6))
     with pytest.raises(ValueError, match=r"image.*batch"):
         check_cacheable(step.model)

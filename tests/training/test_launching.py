@@ -15,7 +15,7 @@ from gloo_training import assert_close, plain
 
 import mmvicreg as mm
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def free_port() -> str:

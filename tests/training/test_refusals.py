@@ -52,7 +52,7 @@ def test_launcher_options_that_agree_with_the_recipe_are_accepted() -> None:
     check_launcher(mm.TrainConfig(precision="bf16"), plain | {"ACCELERATE_MIXED_PRECISION": "bf16"})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("option", "words"),
     [

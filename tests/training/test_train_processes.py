@@ -121,13 +121,14 @@ def test_encoders_freed_during_the_run_are_the_same_on_both_processes(shards: st
 
 def drift() -> str:
     """One process changes one weight by one bit."""
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    last = torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), last)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
         compare_processes(model, 7)
         if torch.distributed.get_rank() == 1:
-            model[1].weight[0, 0] = torch.nextafter(model[1].weight[0, 0], torch.tensor(2.0))
+            last.weight[0, 0] = torch.nextafter(last.weight[0, 0], torch.tensor(2.0))
     try:
         compare_processes(model, 8)
     except ProcessesDifferError as error:

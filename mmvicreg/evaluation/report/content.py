@@ -16,7 +16,7 @@ from mmvicreg.evaluation.store import Store
 from mmvicreg.modalities import audio
 from mmvicreg.modalities.decoding import pixels
 from mmvicreg.modalities.decoding.arrays import first_member
-from mmvicreg.modalities.decoding.formats import PICTURES, RECORDINGS
+from mmvicreg.modalities.decoding.formats import IMAGES, RECORDINGS
 from mmvicreg.modalities.decoding.records import captions_of, read_record, read_text
 from mmvicreg.modalities.text import TextReader
 from mmvicreg.shards.index import ShardIndex
@@ -143,7 +143,7 @@ def _content(reader: Reader, sample: Sample, identity: str) -> str | np.ndarray 
         return _checked(shown, reader)
     own = {suffix: data for suffix, data in sample.members.items() if suffix in reader.members}
     try:
-        image = first_member(own, PICTURES)
+        image = first_member(own, IMAGES)
         if image is not None:
             return pixels.decode(image[1], max_pixels=100_000_000).array
         recording = first_member(own, RECORDINGS)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, dress, single
+from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, label_axes, single
 
 
 def panels(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -94,7 +94,7 @@ def draw_lines(axes: Axes, *, kind: str, lines: Mapping[str, tuple[np.ndarray, n
         axes.plot(steps, _smooth(y), color=colour, linewidth=1.6, label=line)
     if values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-    dress(axes, kind, "step")
+    label_axes(axes, kind, "step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if len(lines) > 1 or kind != "total":
         axes.legend(frameon=False, fontsize=8, loc="best")

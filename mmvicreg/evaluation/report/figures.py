@@ -87,7 +87,7 @@ def cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def dress(axes: Axes, title: str, x_label: str) -> None:
+def label_axes(axes: Axes, title: str, x_label: str) -> None:
     """Title, axis label and grid in the style of every figure."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.set_xlabel(x_label)
@@ -115,7 +115,7 @@ def spectrum_figure(spectra: Mapping[str, np.ndarray], *, ranks: Mapping[str, fl
                 axes.plot([rank], [np.interp(rank, index, relative)], "o", color=colour, markersize=5)
         axes.set_yscale("log")
         axes.set_ylim(bottom=min(0.05, max(lowest, axes.get_ylim()[0])), top=2)
-        dress(axes, "spectrum of the embeddings", "eigenvalue")
+        label_axes(axes, "spectrum of the embeddings", "eigenvalue")
         axes.legend(frameon=False, fontsize=8, loc="best")
 
     return single(draw)

@@ -104,9 +104,9 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def thumbnail(picture: np.ndarray) -> Thumbnail:
+def thumbnail(pixels: np.ndarray) -> Thumbnail:
     """uint8 (H, W, 3) as a WebP data address of at most 128 pixels a side."""
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=80)

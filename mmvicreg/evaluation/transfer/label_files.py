@@ -14,7 +14,7 @@ from webdataset import TarWriter
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.evaluation.transfer.labels import Labelled, LabelReader, labels_of
 from mmvicreg.files import write_with
-from mmvicreg.modalities.decoding.formats import PICTURES, is_picture
+from mmvicreg.modalities.decoding.formats import IMAGES, is_image
 from mmvicreg.shards.index import open_index
 
 NOT_CLASSES = ("__MACOSX",)
@@ -68,7 +68,7 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
     if empty or not names:
         listed = f"none in {', '.join(empty[:5])}" if empty else "no class folders"
         raise InvalidValueError(
-            f"{folder}: {listed}; expected folders CLASS/PICTURE with {', '.join(PICTURES)} in each "
+            f"{folder}: {listed}; expected folders CLASS/PICTURE with {', '.join(IMAGES)} in each "
             f"({len(names)} class folders, {len(empty)} of them without a picture)"
         )
     write_with(Path(shard), lambda partial: _write_shard(partial, list(files.values())))
@@ -76,7 +76,7 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
 
 
 def _shown(file: Path) -> bool:
-    return is_picture(file.suffix) and not any(part.startswith(".") for part in (file.name, file.parent.name))
+    return is_image(file.suffix) and not any(part.startswith(".") for part in (file.name, file.parent.name))
 
 
 def _write_shard(shard: Path, files: Sequence[Sequence[Path]]) -> None:

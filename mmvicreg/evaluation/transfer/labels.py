@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 MAX_CLASSES = 1_000_000
 """A class number must be below this: scores have a column for each class."""
 NUMBER = re.compile(r"[+-]?\d{1,12}")
+Label = TypeVar("Label")
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def labels_of(index: ShardIndex, label: str = "cls", names: Sequence[str] = ()) 
 
 
 def features_with_labels(
-    rows: EmbeddedItems, labels: Sequence[Sequence[int]], *, output: str = "h"
-) -> tuple[np.ndarray, list[list[int]]]:
+    rows: EmbeddedItems, labels: Sequence[Sequence[Label]], *, output: str = "h"
+) -> tuple[np.ndarray, list[list[Label]]]:
     """Features (M, E or D) of the rows whose sample has a label, and the labels of each."""
     matrix = rows.h if output == "h" else rows.z
     kept = [m for m, samples in enumerate(rows.samples) if labels[samples[0]]]

@@ -100,11 +100,9 @@ def _read_safetensors(data: bytes, name: str) -> np.ndarray:
 def _read_png(data: bytes, limit: int) -> np.ndarray:
     from PIL import Image
 
-    with decoding("not a PNG"), Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        _check_elements((picture.height, picture.width, len(picture.getbands())), limit)
-        if data[24] == 16 and not picture.mode.startswith("I"):
+    with decoding("not a PNG"), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        _check_elements((image.height, image.width, len(image.getbands())), limit)
+        if data[24] == 16 and not image.mode.startswith("I"):
             # Pillow would cut them to 8 bits without a word.
-            raise BadSampleError(
-                f"16-bit PNG in colour: mode {picture.mode}; only grey ones are read, use npy"
-            )
-        return np.asarray(picture)
+            raise BadSampleError(f"16-bit PNG in colour: mode {image.mode}; only grey ones are read, use npy")
+        return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Crops and sizes of a decoded picture, uint8 (H, W, 3): what a training step and an evaluation take of it.
+"""Crops and sizes of a decoded image, uint8 (H, W, 3): what a training step and an evaluation take of it.
 
 Pixels agree with open_clip's, in training and evaluation, within 1 of 255 wherever a crop shrinks: full decode,
 then antialiased bicubic on uint8. Where it grows, about one value in a thousand differs by up to 5 (Pillow
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 LONGEST = 16
-"""Sides of a picture differ by at most this factor when it is resized whole."""
+"""Sides of an image differ by at most this factor when it is resized whole."""
 
 
 class Box(NamedTuple):

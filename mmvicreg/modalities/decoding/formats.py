@@ -5,8 +5,8 @@ Each tuple holds suffixes in lower case without a leading dot, in the order in w
 
 from __future__ import annotations
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "avif", "gif", "bmp")
-"""Suffixes of pictures that :func:`mmvicreg.modalities.decoding.pixels.decode` reads."""
+IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "avif", "gif", "bmp")
+"""Suffixes of images that :func:`mmvicreg.modalities.decoding.pixels.decode` reads."""
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP")
 """Names that Pillow gives these formats; it opens no others for us."""
 RECORDINGS = ("wav", "flac", "ogg", "opus", "mp3", "aiff")
@@ -18,9 +18,9 @@ ARRAYS = ("npy", "safetensors")
 
 
 MAX_BYTES = 64_000_000
-"""Bytes of the largest picture that is read."""
+"""Bytes of the largest image that is read."""
 
 
-def is_picture(suffix: str) -> bool:
-    """Whether a file or member suffix, with or without a leading dot, in any case, is of a picture we decode."""
-    return suffix.lower().removeprefix(".") in PICTURES
+def is_image(suffix: str) -> bool:
+    """Whether a file or member suffix, with or without a leading dot, in any case, is of an image we decode."""
+    return suffix.lower().removeprefix(".") in IMAGES

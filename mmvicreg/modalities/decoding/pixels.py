@@ -45,7 +45,7 @@ LARGEST_TILE = 1 << 22
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """uint8 (H, W, 3), and what was wrong with bytes that could still be used (else empty)."""
 
     array: np.ndarray
@@ -54,7 +54,7 @@ class Picture:
 
 def decode(
     data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, reduce_to: int | None = None
-) -> Picture:
+) -> DecodedImage:
     """Decode one picture by the rules of this module; raises BadSampleError with the reason.
 
     ``reduce_to`` lets a large JPEG be decoded at 1/2, 1/4 or 1/8 by its DCT, never below that shorter side:
@@ -80,8 +80,8 @@ def decode(
     except BadSampleError:
         raise
     except Exception as error:  # such as KeyError: a header whose colour space has no number
-        return Picture(_by_pillow(data, max_pixels=max_pixels).array, f"damaged JPEG: {error}")
-    return Picture(_upright(array, data))
+        return DecodedImage(_by_pillow(data, max_pixels=max_pixels).array, f"damaged JPEG: {error}")
+    return DecodedImage(_upright(array, data))
 
 
 def _check_size(width: int, height: int, max_pixels: int, *, of: str = "") -> None:
@@ -93,7 +93,7 @@ def _check_size(width: int, height: int, max_pixels: int, *, of: str = "") -> No
         raise BadSampleError(f"no pixels: {width} x {height}")
 
 
-def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
+def _by_pillow(data: bytes, *, max_pixels: int) -> DecodedImage:
     try:
         with decoding("damaged picture"):
             if canvas := webp_canvas(data[:30]):
@@ -103,7 +103,7 @@ def _by_pillow(data: bytes, *, max_pixels: int) -> Picture:
                 _check_tile(image)
                 image.load()
                 turn, fault = _orientation(image)
-                return Picture(_oriented(rgb_array(image), turn), fault)
+                return DecodedImage(_oriented(rgb_array(image), turn), fault)
     except BadSampleError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise BadSampleError(

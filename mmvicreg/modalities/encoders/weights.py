@@ -1,6 +1,6 @@
 """Weights from files: tensors and nothing else, matched to a module by name, and every other file named for what it is.
 
-Rows of a position embedding are those of patches; a file made for another picture size is interpolated where its
+Rows of a position embedding are those of patches; a file made for another image size is interpolated where its
 library says how.
 """
 
@@ -80,13 +80,13 @@ def _check_shapes(
         name = wrong[0]
         raise InvalidValueError(
             f"weights {path!r} do not fit {type(module).__name__}: {name} is {tuple(state[name].shape)} in the file, "
-            f"{tuple(wanted[name].shape)} expected ({len(wrong)} such tensors); choose the encoder and the picture "
+            f"{tuple(wanted[name].shape)} expected ({len(wrong)} such tensors); choose the encoder and the image "
             "size or text length that these weights were made for"
         )
 
 
 def _resampled(module: nn.Module, name: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """A timm position embedding (1, N, E) of another picture size, interpolated; every other tensor as it is."""
+    """A timm position embedding (1, N, E) of another image size, interpolated; every other tensor as it is."""
     from timm.layers import resample_abs_pos_embed
 
     if value.shape == shape or name != "pos_embed" or value.dim() != 3 or value.shape[-1] != shape[-1]:

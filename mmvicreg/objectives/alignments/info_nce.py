@@ -18,7 +18,7 @@ class InfoNCE(Alignment):
     """infonce = (1/2N) sum_i [CE(scale a_i'B, i) + CE(scale b_i'A, i)] of l2-normalised rows.
 
     The negatives of a row are the rows of all processes. With ``identities`` (see :class:`PairContext`) rows that
-    show the same item leave the denominator: a caption shared by several pictures is no negative of any of them.
+    show the same item leave the denominator: a caption shared by several images is no negative of any of them.
     ``temperature``: 1 / initial scale. ``learn_scale``: the scale is exp of a parameter (give it no weight decay),
     which is limited to [1, ``largest_scale``] before each step, as CLIP limits it after each.
     """

@@ -5,11 +5,11 @@ of the upper triangle, each with the gradient formed along the way (closed form,
 
   covariance   strips of X'X with the diagonal exactly zero: no cancellation; 3 N D^2 multiply-adds.
   gram         s^2 ||XX'||^2 - sum_j v_j^2, v = diag C, by strips of XX': 3 N^2 D. It cancels where few
-               dimensions carry the variance: with D_eff = (sum v)^2 / sum v^2 at most a share
+               dimensions carry the variance: with D_eff = (sum v)^2 / sum v^2 at most a fraction
                (N-1)/D_eff of ||C||^2 survives the subtraction, hence the rule in ``gram_is_safe``.
 
 Several processes split the work and need no communication in backward. Covariance: each multiplies its own
-rows and the strips are summed over processes. Gram: an all-to-all gives each process all rows of its share
+rows and the strips are summed over processes. Gram: an all-to-all gives each process all rows of its part
 of the features, the strips of XX' are summed, and a second all-to-all returns the gradient.
 
 n own rows, N all rows, D features, d own features.

@@ -1,6 +1,6 @@
 """Embedded data to moments: which rows of two branches match, with which weight, block after block.
 
-A caption that several pictures share is one row that matches several; several captions or crops of a sample are
+A caption that several images share is one row that matches several; several captions or crops of a sample are
 several rows that match the same ones. M rows of a branch, n rows of a block, E and F widths.
 """
 
@@ -77,7 +77,7 @@ class PairingConfig:
 
     concept_power: float = 0.0
     """weight of a pair: 1 / (matches of whichever side has more) to this power; 0 counts every pair once, 1 every
-    concept (caption) once, however many pictures it has"""
+    concept (caption) once, however many images it has"""
     unpaired: bool = False
     """count rows without a match in the moments of their own branch too"""
     within: bool = False

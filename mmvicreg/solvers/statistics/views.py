@@ -1,4 +1,4 @@
-"""Augmented views for moments: random training readings of every item beside its evaluation reading."""
+"""Augmented views for moments: random crops or captions of every sample beside its evaluation items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 @dataclass(frozen=True)
 class AugmentedReader(Reader):
-    """Every evaluation item of a sample, and ``draws`` training readings of it (crops, captions), the same ones on any
+    """Every evaluation item of a sample, and ``draws`` augmented views of it (crops, captions), the same ones on any
     number of processes and at every start."""
 
     inner: Reader
@@ -41,7 +41,7 @@ class AugmentedReader(Reader):
             try:
                 item = self.inner.read(sample, generator(self.seed, draw, sample.number, "augmented view"))
             except BadSampleError:
-                break  # its evaluation reading was refused as well, and is in the ledger
+                break  # its evaluation item was rejected as well, and is in the ledger
             if item is not None:
                 found.append(item)
         return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg import distributed
-from mmvicreg.training.data import account, write_summary
+from mmvicreg.training.data import data_counts, write_summary
 from mmvicreg.training.monitoring.collapse import CollapseDiagnostics
 from mmvicreg.training.monitoring.throughput import memory, peak_flops
 from mmvicreg.training.optimizer import total_norm
@@ -49,7 +49,7 @@ def log_line(
         "gradient_norm": total_norm(norms).item(),
         "gradient_norms": {name: norm.item() for name, norm in norms.items()},
         "learning_rate": _learning_rates(training.optimizer),
-        "data": account(training.plan, training.step, training.sample_counts.sum()),
+        "data": data_counts(training.plan, training.step, training.sample_counts.sum()),
     }
     if diagnostics is not None:
         line["embeddings"] = diagnostics.to_json()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import http.server
+import importlib
 import json
 import shutil
 import tarfile
@@ -60,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    from img2dataset import download
+    download = importlib.import_module("img2dataset").download
 
     pages = pictures()
     listed = [(path, caption) for path, (_, caption) in pages.items()]

@@ -1,4 +1,4 @@
-"""Pictures with masks: how they are read, and which masks can be scored. S is the side of a picture and its mask."""
+"""Images with masks: how they are read, and which masks can be scored. S is the side of an image and its mask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class MaskedReader(Reader):
-    """A picture and its mask, cut alike: uint8 (4, S, S), the last channel the class of each pixel.
+    """An image and its mask, cut alike: uint8 (4, S, S), the last channel the class of each pixel.
 
     Masks are PNG files with class numbers as grey values or palette entries (PASCAL VOC's), read as they are.
     """
@@ -49,20 +49,20 @@ class MaskedReader(Reader):
         suffix = next((name for name in self.image.suffixes if name in sample.members), "")
         if not suffix or self.mask not in sample.members:
             return []
-        picture = pixels.decode(sample.members[suffix], max_pixels=self.image.max_pixels)
+        image = pixels.decode(sample.members[suffix], max_pixels=self.image.max_pixels)
         mask = decode_mask(sample.members[self.mask], max_pixels=self.image.max_pixels)
-        height, width = picture.array.shape[:2]
+        height, width = image.array.shape[:2]
         if mask.shape != (height, width):
             raise BadSampleError(
-                f"mask: {mask.shape[1]} x {mask.shape[0]} pixels, its picture has {width} x {height}"
+                f"mask: {mask.shape[1]} x {mask.shape[0]} pixels, its image has {width} x {height}"
             )
         box, size = crops.centre_box(width, height), self.image.size
         nearest = ((np.arange(size) + 0.5) * box.width / size).astype(np.int64)
         cut = torch.from_numpy(mask[np.ix_(box.top + nearest, box.left + nearest)].copy())
         return [
             Item(
-                torch.cat([crops.resize_crop(picture.array, box, size), cut[None]]),
-                recovered=picture.recovered,
+                torch.cat([crops.resize_crop(image.array, box, size), cut[None]]),
+                recovered=image.recovered,
             )
         ]
 

@@ -12,7 +12,12 @@ from mmvicreg.cli.output import Output
 from mmvicreg.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mmvicreg.solvers.diagnosis import Diagnosis
+    from mmvicreg.solvers.layers import LayerAlignment
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,16 @@ def diagnose(config: DiagnoseConfig) -> Output:
     from mmvicreg.evaluation.embed import embed_split
     from mmvicreg.shards.index import open_index
     from mmvicreg.solvers.diagnosis import diagnose_pair, restricted
+    from mmvicreg.solvers.layers import align_layers
     from mmvicreg.solvers.statistics.pairing import PairedRows
 
     run = config.load(config.run)
-    store = embed_split(run, open_index(config.data), device=config.device, threads=config.threads)
+    index = open_index(config.data)
+    store = embed_split(run, index, device=config.device, threads=config.threads)
     samples = {name: found.samples for name, found in store.views.items()}
     h = PairedRows({name: np.asarray(found.h) for name, found in store.views.items()}, samples)
     z = PairedRows({name: np.asarray(found.z) for name, found in store.views.items()}, samples)
-    found = {}
+    found, layers = {}, {}
     for first, second in combinations(store.views, 2):
         found[first, second] = diagnose_pair(
             restricted(h, first, second),
@@ -59,19 +66,46 @@ def diagnose(config: DiagnoseConfig) -> Output:
             permutations=config.permutations,
             seed=config.seed,
         )
+        readers = {name: run.modalities[name].reader() for name in (first, second)}
+        aligned = align_layers(run.model, readers, index, device=config.device or "cpu")
+        if aligned:
+            layers[first, second] = aligned
     if not found:
         raise InvalidValueError(
             f"the run has one branch ({', '.join(store.views)}); a diagnosis compares two"
         )
-    path = _draw(found, Path(config.out) if config.out else run.folder / "diagnosis.png")
-    data = {" and ".join(pair): _plain(each) for pair, each in found.items()}
-    lines = [line for pair, each in found.items() for line in in_words(pair, each)]
+    path = _draw(found, layers, Path(config.out) if config.out else run.folder / "diagnosis.png")
+    data = {" and ".join(pair): _plain(each, layers.get(pair)) for pair, each in found.items()}
+    lines = []
+    for pair, each in found.items():
+        lines += in_words(pair, each)
+        if pair in layers:
+            lines.append(layers_in_words(pair, layers[pair]))
     return Output({"pairs": data, "written": str(path)}, (*lines, f"written: {path}"))
 
 
-def _plain(found: Diagnosis) -> dict[str, Any]:
+def _plain(found: Diagnosis, layers: LayerAlignment | None) -> dict[str, Any]:
     values = asdict(found)
-    return values | {name: values[name].tolist() for name in ("correlations", "chance")}
+    values |= {name: values[name].tolist() for name in ("correlations", "chance")}
+    if layers:
+        values["layers"] = asdict(layers) | {"shared": layers.shared.tolist(), "best": list(layers.best)}
+    return values
+
+
+def layers_in_words(pair: Pair, found: LayerAlignment) -> str:
+    """Which layers see the same neighbours."""
+    row, column, share = found.best
+    last = 100 * float(found.shared[-1, -1])
+    advice = (
+        "the representations are among the best"
+        if 100 * share - last < 1
+        else "heads on those layers may align better than on the representations"
+    )
+    return (
+        f"  layers: {row} of {pair[0]} and {column} of {pair[1]} share most neighbours, {100 * share:.1f}% of the 10 "
+        f"nearest ({last:.1f}% the representations, {100 * found.chance:.1f}% chance; {found.samples:,} samples): "
+        f"{advice}"
+    )
 
 
 def in_words(pair: tuple[str, str], found: Diagnosis) -> list[str]:
@@ -107,7 +141,7 @@ def in_words(pair: tuple[str, str], found: Diagnosis) -> list[str]:
     return lines
 
 
-def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
+def _draw(found: dict[Pair, Diagnosis], layers: dict[Pair, LayerAlignment], path: Path) -> Path:
     import matplotlib
     import numpy as np
     from matplotlib.figure import Figure
@@ -115,10 +149,10 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
     from mmvicreg.evaluation.report.figures import PAPER, STYLE, cycle, label_axes, save
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.8, 2.8 * len(found)), layout="constrained", facecolor=PAPER)
-        axes = figure.subplots(len(found), 2, squeeze=False)
+        figure = Figure(figsize=(11.4, 2.8 * len(found)), layout="constrained", facecolor=PAPER)
+        axes = figure.subplots(len(found), 3, squeeze=False)
         measured, chance = cycle(2)
-        for (left, right), (pair, each) in zip(axes, found.items(), strict=True):
+        for (left, right, grid), (pair, each) in zip(axes, found.items(), strict=True):
             number = np.arange(1, len(each.correlations) + 1)
             left.plot(number, each.correlations, color=measured, linewidth=1.8, label="as they are")
             left.plot(
@@ -133,5 +167,21 @@ def _draw(found: dict[tuple[str, str], Diagnosis], path: Path) -> Path:
             right.plot([sizes[-1], 2 * sizes[-1]], [100 * scores[-1], 100 * each.twice], ":", color=measured)
             right.set_xscale("log", base=2)
             label_axes(right, "mean recall on held-out samples, %", "training pairs")
+            _draw_layers(grid, pair, layers.get(pair))
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)
+
+
+def _draw_layers(axes: Axes, pair: Pair, found: LayerAlignment | None) -> None:
+    from mmvicreg.evaluation.report.figures import label_axes
+
+    if found is None:
+        axes.set_axis_off()
+        return
+    shown = axes.imshow(100 * found.shared, origin="lower", cmap="Blues", vmin=0, aspect="auto")
+    label_axes(axes, "shared neighbours by layer, %", f"layer of {pair[1]}")
+    axes.set_ylabel(f"layer of {pair[0]}")
+    axes.grid(False)
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(shown, ax=axes)

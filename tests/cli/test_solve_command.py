@@ -57,7 +57,12 @@ def test_solve_writes_a_run_that_evaluate_embed_compare_report_and_diagnose_take
     assert "<html" in (tmp_path / "report.html").read_text()
     diagnosed = run_json(capsys, "diagnose", solved, *own, "--data", shards, "--permutations", "5")
     assert Path(diagnosed["written"]).read_bytes().startswith(b"\x89PNG")
-    assert diagnosed["pairs"]["a and b"]["shared_dimensions"] > 0
+    pair = diagnosed["pairs"]["a and b"]
+    assert pair["shared_dimensions"] > 0
+    layers = pair["layers"]
+    assert layers["first"][-1] == layers["second"][-1] == "representation"
+    assert np.array(layers["shared"]).shape == (len(layers["first"]), len(layers["second"]))
+    assert layers["best"][2] == np.max(layers["shared"])
 
 
 @pytest.mark.parametrize("solver", [mm.CCA(), mm.Ridge()], ids=["CCA", "Ridge"])

@@ -7,19 +7,23 @@ its memory, with the same correlations.
 
 Ours reads fp32 rows from memory-mapped files as a solve does, block after block, in one pass; scikit-learn's CCA,
 cca-zoo's CCA and a plain singular value decomposition of both whitened matrices get fp64 rows, which they need. Each
-runs in a process of its own on one core, whose peak memory is counted from after a first small call.
-scikit-learn deflates axis after axis and takes as long for each: ``--components`` of them are asked for (what all 384
-would take is ``time_sklearn_all_axes``, the time of one axis times 384, an extrapolation that enters no ratio).
+runs in a process of its own on one core. Memory is what the process grows by (its anonymous resident pages, read every
+2 ms from outside) after imports and a first small call; pages of the mapped files, which the kernel drops when it needs
+them, do not count, and glibc is told to give freed arrays back at once, so that holes in its heap do not count either.
+scikit-learn deflates axis after axis and takes as long for each: ``--components`` of them are asked
+for (what all would take is ``time_sklearn_all_axes``, an extrapolation that enters no ratio). A peer that runs longer
+than ``--limit`` minutes of its core is ended; its time and memory until then are lower bounds, and it is listed in
+``unfinished``.
 The error is the largest difference between our correlations and those of the plain decomposition.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +46,8 @@ class Config:
     """very small matrices, to see that everything runs"""
     components: int = 16
     """axes that scikit-learn is asked for"""
+    limit: float = 40.0
+    """minutes of one core after which a peer is ended"""
     peers: tuple[str, ...] = PEERS
     """which are run; ours and svd are needed for the error"""
     worker: str = ""
@@ -126,41 +132,11 @@ def work(peer: str, folder: Path, components: int) -> None:
     function = {"ours": ours, "svd": svd, "cca_zoo": cca_zoo, "sklearn": sklearn}[peer]
     small = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
     function(small, small[:, :3] + small[:, 1:], 2)  # imports and first calls
-    with Peak() as peak:
-        cpu = time.process_time()
-        found = function(x, y, components)
-        cpu = time.process_time() - cpu
-    print(json.dumps({"cpu": cpu, "mb": peak.kilobytes / 1024, "correlations": found[:64].tolist()}))
-
-
-class Peak:
-    """The growth of this process's own (anonymous) memory, read every 5 ms; pages of mapped files, which the kernel
-    drops when it needs them, do not count."""
-
-    def __enter__(self) -> Peak:
-        self.before = self.largest = self._now()
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    @property
-    def kilobytes(self) -> int:
-        """Largest growth."""
-        return self.largest - self.before
-
-    def _watch(self) -> None:
-        while not self.ended.wait(0.005):
-            self.largest = max(self.largest, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
+    print("ready", flush=True)
+    cpu = time.process_time()
+    found = function(x, y, components)
+    cpu = time.process_time() - cpu
+    print(json.dumps({"cpu": cpu, "correlations": found[:64].tolist()}), flush=True)
 
 
 def measure(peer: str, folder: Path, config: Config) -> dict[str, Any]:
@@ -173,14 +149,52 @@ def measure(peer: str, folder: Path, config: Config) -> dict[str, Any]:
         "--components",
         str(config.components),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        print(f"{peer}: did not finish ({reason})")
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert child.stdout is not None
+    found: dict[str, Any] = {}
+    if child.stdout.readline() == "ready\n":
+        found = watch(child.pid, limit=60 * config.limit)
+    finished = found.get("finished", True)
+    if not finished:
+        child.kill()
+    out, err = child.communicate()
+    if finished and child.returncode:
+        reason = (err.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
+        print(f"{peer}: did not finish ({reason})", flush=True)
         return {}
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{peer}: {found['cpu']:.2f} s of one core, {found['mb']:.0f} MB", flush=True)
+    if finished:
+        found |= json.loads(out.splitlines()[-1])
+    note = "" if finished else f", not finished after {config.limit:g} minutes of one core"
+    print(f"{peer}: {found['cpu']:.2f} s of one core, {found['mb']:.1f} MB{note}", flush=True)
     return found
+
+
+def watch(pid: int, *, limit: float) -> dict[str, Any]:
+    """Largest growth of a process's anonymous memory in MB, its processor time in seconds, and whether it ended within
+    ``limit`` seconds of processor time."""
+    before, cpu_before = anonymous(pid), processor(pid)
+    largest, cpu = before, cpu_before
+    while (now := anonymous(pid)) >= 0:
+        largest, cpu = max(largest, now), processor(pid)
+        if cpu - cpu_before > limit:
+            return {"mb": (largest - before) / 1024, "cpu": cpu - cpu_before, "finished": False}
+        time.sleep(0.002)
+    return {"mb": (largest - before) / 1024, "cpu": cpu - cpu_before, "finished": True}
+
+
+def anonymous(pid: int) -> int:
+    """Anonymous resident kB of a process; -1 where it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), -1)
+
+
+def processor(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main(config: Config) -> None:
@@ -195,15 +209,18 @@ def main(config: Config) -> None:
         found = {peer: measure(peer, Path(name), config) for peer in config.peers}
     found = {peer: each for peer, each in found.items() if each}
     mine = found["ours"]
-    summary: dict[str, Any] = {"size": size, "components_sklearn": config.components}
+    unfinished = [peer for peer, each in found.items() if not each["finished"]]
+    summary: dict[str, Any] = {
+        "size": size, "components_sklearn": config.components, "unfinished": unfinished
+    }  # fmt: skip
     for peer, each in found.items():
         summary |= {f"time_{peer}": each["cpu"], f"memory_mb_{peer}": each["mb"]}
         if peer != "ours":
             summary[f"time_ratio_{peer}"] = each["cpu"] / mine["cpu"]
             summary[f"memory_ratio_{peer}"] = each["mb"] / max(mine["mb"], 1)
-    if "sklearn" in found:
-        summary["time_sklearn_all_axes"] = found["sklearn"]["cpu"] / config.components * min(384, *size[1:])
-    if "svd" in found:
+    if "sklearn" in found and "sklearn" not in unfinished:
+        summary["time_sklearn_all_axes"] = found["sklearn"]["cpu"] / config.components * min(size[1:])
+    if "svd" in found and "svd" not in unfinished:
         count = min(len(mine["correlations"]), len(found["svd"]["correlations"]))
         difference = np.subtract(mine["correlations"][:count], found["svd"]["correlations"][:count])
         summary["canonical_correlation_error"] = float(np.abs(difference).max())

@@ -26,6 +26,7 @@ from measure import table
 from published_families.inputs import TEXTS, Embeddings, Family, pictures
 from published_families.of_open_clip import open_clip_families
 from published_families.of_transformers import transformers_families
+from published_families.refused import refusal, refused_families
 
 import mmvicreg as mm
 
@@ -49,7 +50,7 @@ def compare(family: Family) -> dict[str, float]:
     return found
 
 
-def page(measured: dict[str, dict[str, float]], families: list[Family]) -> str:
+def page(measured: dict[str, dict[str, float]], families: list[Family], refused: dict[str, str]) -> str:
     headings = [
         "model family",
         "preprocessing",
@@ -77,6 +78,12 @@ Both pipelines start from the same pixels. They decode differently where librari
 composited on white, EXIF orientation is applied, and 16 bits are cut to their high byte.
 
 {table(headings, lines)}
+
+## Refused
+
+Families with images and texts that are refused in words, as `mmvicreg.load` says it:
+
+{table(["model family", "message"], [list(row) for row in refused.items()])}
 """
 
 
@@ -94,7 +101,13 @@ def main() -> None:
             family for family in families if family.name in ("open_clip CLIP ViT", "transformers CLIP")
         ]
     measured = {family.name: compare(family) for family in families}
-    text = page(measured, families)
+    refused = {} if options.tiny else {name: refusal(make) for name, make in refused_families().items()}
+    accepted = [name for name, message in refused.items() if not message]
+    if accepted:
+        raise SystemExit(
+            f"{', '.join(accepted)}: expected a refusal, and the model was loaded; measure it instead"
+        )
+    text = page(measured, families, refused)
     if options.docs:
         (ROOT / "docs" / "published-models.md").write_text(text)
     print(text)

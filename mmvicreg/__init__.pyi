@@ -3,7 +3,6 @@
 from .branches.model import Branch as Branch
 from .branches.model import Model as Model
 from .branches.model import projector as projector
-from .cli.compare import compare_runs as compare_runs
 from .demo.shards import demo_data as demo_data
 from .demo.towers import EFFICIENTNET_LITE0 as EFFICIENTNET_LITE0
 from .demo.towers import MINILM as MINILM
@@ -15,7 +14,6 @@ from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.summary import Summary as Summary
 from .evaluation.summary import read_summary as read_summary
 from .evaluation.transfer.label_retrieval import retrieve_by_label as retrieve_by_label
-from .evaluation.transfer.labels import LabelReader as LabelReader
 from .interop.loading import load as load
 from .modalities.audio import AudioModality as AudioModality
 from .modalities.image import ImageModality as ImageModality
@@ -51,7 +49,6 @@ from .objectives.regularizers import VICRegCoefficients as VICRegCoefficients
 from .objectives.regularizers import VISReg as VISReg
 from .objectives.terms import LossTerms as LossTerms
 from .plan.mixture import Mixture as Mixture
-from .plan.plan import Cursor as Cursor
 from .plan.plan import Plan as Plan
 from .runs.command_line import parse_command_line as parse_command_line
 from .runs.config import BatchSize as BatchSize
@@ -62,7 +59,6 @@ from .runs.options import OptimizerConfig as OptimizerConfig
 from .runs.options import StreamConfig as StreamConfig
 from .runs.options import ValidationConfig as ValidationConfig
 from .runs.run import Run as Run
-from .shards.index import ShardIndex as ShardIndex
 from .shards.index import open_index as open_index
 from .shards.subset import with_members as with_members
 from .solvers.canonical import CCA as CCA
@@ -77,14 +73,10 @@ from .solvers.solve import solve_run as solve_run
 from .solvers.statistics.feature_maps import FeatureMap as FeatureMap
 from .solvers.statistics.pairing import PairingConfig as PairingConfig
 from .solvers.whitening import Whitening as Whitening
-from .stream.evaluation_items import EvaluationItem as EvaluationItem
-from .stream.evaluation_items import RejectedItem as RejectedItem
-from .stream.evaluation_items import evaluation_items as evaluation_items
 from .stream.reader import BadSampleError as BadSampleError
 from .stream.reader import Item as Item
 from .stream.reader import Reader as Reader
 from .stream.reader import Sample as Sample
-from .stream.stream import Batch as Batch
 from .training.monitoring.guards import CollapseError as CollapseError
 from .training.monitoring.guards import NonFiniteLossError as NonFiniteLossError
 from .training.monitoring.preemption import Preempted as Preempted

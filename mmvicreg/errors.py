@@ -34,6 +34,11 @@ class WrongOptionError(UserError):
     """Options of a command that are wrong by themselves, whatever the data is; the exit status is that of usage."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """``text`` for a terminal: control characters (escape sequences among them) and lone surrogates as escapes.
 

@@ -63,6 +63,26 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` to fill, which takes its place when the block ends without an error.
+
+    ``path`` is then replaced with all that is in it: whether it may be is the caller's to check.
+    """
+    partial = partial_beside(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(old := path.with_name(f".{path.name}.old"), ignore_errors=True)
+        if path.is_dir():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)  # what was there before goes when the new one is there
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def partial_beside(path: Path) -> Path:
     """The hidden name beside ``path`` under which this process writes it; what killed processes left is removed.
 
@@ -73,7 +93,7 @@ def partial_beside(path: Path) -> Path:
     with suppress(OSError):  # no folder yet: writing says so
         for entry in os.scandir(path.parent):
             found = re.fullmatch(re.escape(start) + r"(\d{1,9})\.partial", entry.name)
-            if found and not _alive(int(found[1])):
+            if found and not is_running(int(found[1])):
                 remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
                 remove(entry.path)
     return path.with_name(f"{start}{os.getpid()}.partial")
@@ -109,7 +129,7 @@ def lock(folder: Path, *, purpose: str) -> Iterator[None]:
         held = _owner(path)
         if held is None:
             continue  # it was released in the meantime
-        if held.get("host") == owner["host"] and not _alive(int(held.get("pid", 0))):
+        if held.get("host") == owner["host"] and not is_running(int(held.get("pid", 0))):
             path.unlink(missing_ok=True)
             continue
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(held.get("time", 0))))
@@ -152,7 +172,8 @@ def _owner(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -21,6 +21,7 @@ from mmvicreg.studies.space import Choice, Space, Uniform, Value
 from mmvicreg.studies.study import Trial
 
 FEATURES = Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
+Settings = Mapping[str, Value]
 HEADS: Space = {
     "learning_rate": Uniform(1e-4, 1e-2, log=True),
     "weight_decay": Uniform(1e-4, 1.0, log=True),
@@ -54,7 +55,35 @@ RIDGES: Space = {
     "target_power": Uniform(0.0, 1.0),
 }
 
-Settings = Mapping[str, Value]
+START: Settings = {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "batch": 256,
+    "steps": 400,
+    "width": 256,
+    "hidden": 512,
+    "image_map": "root",
+    "augment": True,
+    "concept_power": 0.0,
+    "temperature": 0.07,
+    "margin": 0.2,
+    "variance": 25.0,
+    "covariance": 1.0,
+    "invariance": 1.0,
+    "shape": 1.0,
+    "sigreg": 0.05,
+    "redundancy": 5e-3,
+    "infonce": 1.0,
+    "landmarks": 1000,
+    "image_bandwidth": 1.0,
+    "text_bandwidth": 1.0,
+    "image_ridge": 0.1,
+    "text_ridge": 0.1,
+    "target_ridge": 0.1,
+    "target_power": 0.5,
+    "axis_power": 0.5,
+}
+"""The first trial of every method: the papers' defaults of a loss, round numbers for the rest."""
 
 
 def _division(trial: Trial) -> Division:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 
-from pair_methods import HEADS, WAYS, Trained
+from pair_methods import HEADS, START, WAYS, Trained
 
 from mmvicreg.studies.command import main
 from mmvicreg.studies.study import Method, Study, Trial
@@ -38,7 +38,8 @@ def test(trial: Trial) -> dict[str, float]:
 def method(name: str) -> Method:
     """A method of the study: heads share their search space, closed forms have their own."""
     family, way, space = WAYS[name]
-    return Method(train, {**HEADS, **space} if isinstance(way, Trained) else space, TRIALS, family)
+    whole = {**HEADS, **space} if isinstance(way, Trained) else space
+    return Method(train, whole, TRIALS, family, {key: START[key] for key in whole})
 
 
 STUDY = Study(

@@ -140,7 +140,36 @@ def transformers_families() -> list[Family]:
         config = t.MetaClip2Config(text_config=text, vision_config=vision, projection_dim=16)
         return t.MetaClip2Model(config), t.CLIPImageProcessor(**cut)
 
+    def group() -> tuple[Any, Any]:
+        stages: Any = {"depths": [1, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 0]}
+        stages |= vision | {"num_hidden_layers": 3}
+        widths: Any = {"projection_dim": 16, "projection_intermediate_dim": 32}
+        config = t.GroupViTConfig(text_config=text, vision_config=stages, **widths)
+        return t.GroupViTModel(config), t.CLIPImageProcessor(**cut)
+
+    def segments() -> tuple[Any, Any]:
+        config = t.CLIPSegConfig(
+            text_config=text, vision_config=vision, projection_dim=16, extract_layers=[1]
+        )
+        return t.CLIPSegModel(config), t.CLIPImageProcessor(**cut)
+
+    def owl() -> tuple[Any, Any]:
+        config = t.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=16)
+        return t.OwlViTModel(config), t.CLIPImageProcessor(**cut)
+
+    def dual() -> tuple[Any, Any]:
+        towers = t.ViTModel(t.ViTConfig(**vision)), t.BertModel(t.BertConfig(**text))
+        config = t.VisionTextDualEncoderConfig.from_vision_text_configs(
+            towers[0].config, towers[1].config, projection_dim=16
+        )
+        model = t.VisionTextDualEncoderModel(config, vision_model=towers[0], text_model=towers[1])
+        return model, t.ViTImageProcessor(size=square)
+
     return [
+        transformers_family("GroupViT", group, end="</s>"),
+        transformers_family("CLIPSeg", segments, end="</s>"),
+        transformers_family("OWL-ViT", owl, end="</s>"),
+        transformers_family("VisionTextDualEncoder of ViT and BERT", dual),
         transformers_family("CLIP", clip, end="</s>"),
         transformers_family("CLIP, crop of a larger resize, bilinear", zoomed, end="</s>"),
         transformers_family(

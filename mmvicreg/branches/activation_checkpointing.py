@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmvicreg.branches.batch_norm import batch_norm_layers
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
 
@@ -34,7 +34,7 @@ def recompute_blocks(model: Model) -> dict[str, int]:
         assert isinstance(branch, Branch)
         if branch.frozen and not branch.waiting:
             continue
-        blocks = [block for block in repeated_blocks(branch.encoder) if not _normalises_batches(block)]
+        blocks = [block for block in repeated_blocks(branch.encoder) if not batch_norm_layers(block)]
         for block in blocks:
             inner: Any = block.forward
             block.forward = partial(checkpoint, inner, use_reentrant=False)
@@ -45,7 +45,3 @@ def recompute_blocks(model: Model) -> dict[str, int]:
             "leave activation_checkpointing out, or bound memory with --gradient-cache-size"
         )
     return counts
-
-
-def _normalises_batches(block: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in block.modules())

@@ -120,6 +120,11 @@ def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
     return synced
 
 
+def batch_norm_layers(module: nn.Module) -> list[str]:
+    """Dotted names of the batch normalisations in ``module``; "" is the module itself."""
+    return [name for name, each in module.named_modules() if isinstance(each, _BatchNorm)]
+
+
 @contextmanager
 def placeholder_rows(module: nn.Module) -> Iterator[None]:
     """Within it the inputs of ``module`` stand for no rows: its batch normalisations leave them out of statistics."""

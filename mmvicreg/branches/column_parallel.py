@@ -57,11 +57,11 @@ class ColumnParallelLinear(nn.Linear):
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             h, weight_dH = h.to(dtype), weight_dH.to(dtype)
-        z: Tensor = _Columns.apply(h, weight_dH, self.out_features)
+        z: Tensor = _ColumnParallelProduct.apply(h, weight_dH, self.out_features)
         return z if self.bias is None else z + self.bias.to(z.dtype)
 
 
-class _Columns(torch.autograd.Function):
+class _ColumnParallelProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_nH: Tensor, weight_dH: Tensor, features: int) -> Tensor:
         ctx.counts = distributed.row_counts(h_nH)

@@ -28,7 +28,7 @@ class EmbedConfig(ModelOptions):
     """of .parquet: how the map is made; umap needs the extra mmvicreg[umap]"""
 
     def __post_init__(self) -> None:
-        from mmvicreg.evaluation.nearest import check_rows_name
+        from mmvicreg.evaluation.embedding_files import check_rows_name
 
         try:
             check_rows_name(self.out)
@@ -39,7 +39,7 @@ class EmbedConfig(ModelOptions):
 def embed(config: EmbedConfig) -> Output:
     """Every branch's embeddings with identities and sample keys, in one file."""
     from mmvicreg.evaluation.embed import embed_split
-    from mmvicreg.evaluation.nearest import write_rows
+    from mmvicreg.evaluation.embedding_files import write_rows
     from mmvicreg.evaluation.report.content import SampleContent
     from mmvicreg.exploration.embedding_table import write_table
     from mmvicreg.shards.index import open_index

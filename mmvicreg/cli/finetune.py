@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmvicreg.cli.model_options import Model, ModelOptions, Out
 from mmvicreg.cli.output import Output
-from mmvicreg.files import write_text
+from mmvicreg.files import lock, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +86,10 @@ def finetune(config: FinetuneConfig) -> Output:
     classes = max(len(train.names), 1 + max(int(truth.max()), int(test.single().max())))
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    scores = _train(config, run, train, chosen, test, classes)
-    _write_subset(
-        folder / "subset.txt", train, chosen, truth
-    )  # of what was trained: a refusal leaves the old one
+    with lock(folder, purpose="fine-tuning"):
+        scores = _train(config, run, train, chosen, test, classes)
+        # Of what was trained: a refusal leaves the old one.
+        _write_subset(folder / "subset.txt", train, chosen, truth)
     labelled = int((truth >= 0).sum())
     line = (
         f"fine-tuned on {len(chosen):,} of {labelled:,} labels: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%} "

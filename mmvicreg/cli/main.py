@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -17,6 +18,16 @@ USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: options that are wrong by themselves, as far as they say before anything is read (a missing value, a
 number out of range, a name with another suffix: WrongOptionError); data, files or a machine that cannot be used (every
 other UserError); Ctrl-C."""
+
+FILE_SYSTEM = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "write elsewhere",
+    errno.EROFS: "write elsewhere (--out, where the command has it)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link leads to itself: name the file or folder itself",
+}
+"""Errors of the file system that a user can mend, and how."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,11 @@ COMMANDS = {
         "mmvicreg.cli.evaluate",
         "EvaluateConfig",
         "evaluate",
-        "score a run or a published model on shards",
+        "score a run or a published model on shards or on a published benchmark",
         (
             "runs/demo --data 'data/demo/concepts-*.tar'",
             "open_clip/ViT-B-32:openai --data coco=coco-val.tar --folds 5",
+            "runs/demo --benchmark karpathy:dataset_coco.json --media coco/",
         ),
     ),
     "solve": Command(
@@ -183,12 +195,19 @@ def main(arguments: list[str] | None = None) -> int:
     except WrongOptionError as error:
         print(f"mmvicreg {given[0]}: {error}", file=sys.stderr)
         return USAGE
-    except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
-        return DATA
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (UserError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(printable(f"mmvicreg {given[0]}: {error}"), file=sys.stderr)
+        return DATA
+    except OSError as error:
+        if error.errno not in FILE_SYSTEM:
+            raise
+        place = f" {str(error.filename)!r}" if error.filename else ""
+        reason = f"{os.strerror(error.errno)}{place}; {FILE_SYSTEM[error.errno]}"
+        print(printable(f"mmvicreg {given[0]}: {reason}"), file=sys.stderr)
+        return DATA
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from mmvicreg.errors import InvalidValueError, WrongOptionError
+from mmvicreg.errors import InvalidValueError, WrongOptionError, first_line
 
 if TYPE_CHECKING:
     from mmvicreg.runs.run import Run
@@ -66,7 +67,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InvalidValueError(
             f"--device {device}: not usable on this machine ({reason}); leave it out for the best device there is, or "
             "give cpu"
@@ -78,7 +79,7 @@ def named_splits(data: tuple[str, ...]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for entry in data:
         name, equals, shards = entry.partition("=")
-        if not equals or "/" in name or "~" in name:  # a path may hold a = too
+        if not equals or "/" in name or "~" in name or os.path.exists(entry):  # a path may hold a = too
             name, shards = Path(entry).name.split(".")[0].rstrip("-*{}0123456789") or "data", entry
         if name in splits:
             raise WrongOptionError(

@@ -104,10 +104,6 @@ class GroupedReader(Reader):
     def dtype(self) -> torch.dtype:
         return self.reader.dtype
 
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
-
     def items(self, sample: Sample) -> list[Item]:
         members = {name: data for name, data in sample.members.items() if name in self.members}
         digest = hashlib.sha256(b"\0".join(members[name] for name in sorted(members))).hexdigest()

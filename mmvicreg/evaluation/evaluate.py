@@ -16,26 +16,29 @@ from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.description import Description, describe_store
 from mmvicreg.evaluation.embed import embed_split
-from mmvicreg.evaluation.ranks import rank_both, rank_queries
 from mmvicreg.evaluation.report.examples import Direction, examples_of, hubs_of
 from mmvicreg.evaluation.report.figures import Example
 from mmvicreg.evaluation.report.hubs import Hub
 from mmvicreg.evaluation.report.page import SplitReport
 from mmvicreg.evaluation.report.run_report import write_run_report
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
+from mmvicreg.evaluation.scoring.comparison import Comparison, Scoring, comparison
 from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
 from mmvicreg.evaluation.summary import Summary, flatten
 from mmvicreg.evaluation.transfer.prompts import image_branches
-from mmvicreg.objectives.predictors import Predictors, predict
+from mmvicreg.objectives.predictors import predict
 from mmvicreg.runs.run import Run
 from mmvicreg.shards.index import ShardIndex, open_index
+
+COSINE = Scoring()
 
 
 @dataclass(frozen=True)
 class SplitScores:
     """Scores of one split.
 
-    ``retrieval``: by direction; ``image_to_text`` ranks by cosine, and ``image_to_text_by_predictor``, where the run
+    ``retrieval``: by direction; ``image_to_text`` ranks as the scoring says (by cosine, if nothing else was chosen),
+    ``image_to_text_width_64`` by the first 64 columns, and ``image_to_text_by_predictor``, beside cosines where the run
     has predictors, by the cosine of what the pictures predict of the texts. ``description``: geometry of every branch.
     ``examples``: queries with what they found, by direction; ``hubs``: items that are found too often. ``proof``:
     which samples were read.
@@ -99,30 +102,38 @@ def score_splits(
     examples: int = 0,
     folds: int = 0,
     group_images: bool = False,
+    scoring: Scoring = COSINE,
 ) -> dict[str, SplitScores]:
     """Scores of every split {name: shards}, without writing anything but the embeddings.
 
     ``examples``: queries of each direction that are kept with what they found, and hubs (pictures are decoded).
     ``folds`` > 0 adds the mean over so many consecutive folds of the pictures (``image_to_text_5_folds``), as the COCO
     1K protocol has it. ``group_images``: pictures of identical bytes are one item, which matches the captions of all
-    samples it occurs in.
+    samples it occurs in. ``scoring``: how queries are compared with items.
 
     Embeddings are computed once and kept (see :func:`mmvicreg.evaluation.embed.embed_split`). Where there are several
     processes, all call this; they share the work, and all get the result. Errors are those of :func:`evaluate`.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if folds and scoring.hubness != "none":
+        raise InvalidValueError(
+            f"folds ({folds}) are scored without correction for hubs; leave out folds or hubness"
+        )
     scores = {}
-    for name, shards in splits.items():
-        index = open_index(shards)
+    indexes = {name: open_index(shards) for name, shards in splits.items()}
+    compare = comparison(run, scoring, device=chosen, threads=threads, scored=indexes)
+    for name, index in indexes.items():
         store = embed_split(
             run, index, device=device, threads=threads, title=f"embed {name}", group_images=group_images
         )
-        scores[name] = _score_split(store, run, index, device=chosen, examples=examples)
-        scores[name].retrieval.update(_folded(store, run, folds, device=chosen) if folds else {})
+        scores[name] = _score_split(store, compare, index, examples=examples)
+        scores[name].retrieval.update(_folded(store, compare, folds) if folds else {})
     return scores
 
 
-def summarize_splits(run: Run, scores: Mapping[str, SplitScores], *, source: str) -> Summary:
+def summarize_splits(
+    run: Run, scores: Mapping[str, SplitScores], *, source: str, scoring: Scoring = COSINE
+) -> Summary:
     """The summary of a run's splits: ``test.image_to_text.recall_at_1``, ``test.geometry.image.effective_rank``, ..."""
     return Summary(
         source=source,
@@ -130,12 +141,11 @@ def summarize_splits(run: Run, scores: Mapping[str, SplitScores], *, source: str
         step=run.step,
         scores=flatten({split: found.to_json() for split, found in scores.items()}),
         data={split: asdict(found.proof) for split, found in scores.items()},
+        settings=scoring.to_json(),
     )
 
 
-def _score_split(
-    store: Store, run: Run, index: ShardIndex, *, device: torch.device, examples: int
-) -> SplitScores:
+def _score_split(store: Store, compare: Comparison, index: ShardIndex, *, examples: int) -> SplitScores:
     branches = {name: rows for name, rows in store.views.items() if len(rows.z)}
     if len(branches) < 2:
         rejected = sum(store.proof.rejected.values())
@@ -143,9 +153,9 @@ def _score_split(
             f"retrieval needs two modalities; the {len(index)} samples of this split have items of "
             f"{sorted(branches) or 'none'} ({rejected} rejected): check its members with 'mmvicreg check'"
         )
-    readers = {name: modality.reader() for name, modality in run.modalities.items()}
+    readers = {name: modality.reader() for name, modality in compare.run.modalities.items()}
     retrieval, shown, hubs = {}, {}, {}
-    for name, direction in _directions(store, branches, run.predictors, device).items():
+    for name, direction in _directions(store, branches, compare).items():
         retrieval[name] = summarize(direction.ranks, resamples=1000)
         if examples:
             shown[name] = examples_of(direction, store, readers, index, count=examples)
@@ -155,42 +165,47 @@ def _score_split(
         raise InvalidValueError(
             f"no two branches can be compared: their widths differ ({widths}), and nothing predicts"
         )
-    return SplitScores(retrieval, describe_store(store, device=device), shown, hubs, store.proof)
+    described = describe_store(store, device=compare.device)
+    return SplitScores(retrieval, described, shown, hubs, store.proof)
 
 
 def _directions(
-    store: Store, branches: Mapping[str, EmbeddedItems], predictors: Predictors, device: torch.device
+    store: Store, branches: Mapping[str, EmbeddedItems], compare: Comparison
 ) -> dict[str, Direction]:
-    """Every direction by name: by cosine where widths agree, and by predictor where there is one."""
+    """Every direction by name: as the scoring says, of every width; and by predictor beside cosines."""
     found = {}
     sharded = distributed.world_size() > 1
     for a, b in combinations(branches, 2):
-        positives = store.positives(a, b)
+        sides, positives = (branches[a], branches[b]), store.positives(a, b)
         both = {(a, b): positives, (b, a): positives.transpose()}
-        if branches[a].z.shape[1] == branches[b].z.shape[1]:
-            z_a, z_b = branches[a].z, branches[b].z
-            ranks = rank_both(z_a, z_b, positives, device=device, sharded=sharded, skip_unmatched=True)
-            for (ends, matches), each in zip(both.items(), ranks, strict=True):
-                rows = (branches[ends[0]], branches[ends[1]])
-                found["_to_".join(ends)] = Direction(ends, *rows, matches, each)
-        for ends, matches in both.items():
-            if ends not in predictors:
+        for width in (0, *compare.scoring.widths):
+            rows = compare.rows((a, b), (sides[0].z, sides[1].z), width=width)
+            if rows is None:
                 continue
-            z = predict(predictors[ends], branches[ends[0]].z, device=device)
-            rows = (replace(branches[ends[0]], z=z), branches[ends[1]])
-            each = rank_queries(z, rows[1].z, matches, device=device, sharded=sharded, skip_unmatched=True)
-            found["_to_".join(ends) + "_by_predictor"] = Direction(ends, *rows, matches, each)
+            suffix = f"_width_{width}" if width else ""
+            items = [replace(side, z=z) for side, z in zip(sides, rows, strict=True)]
+            ranks = compare.rank_both(rows, positives, sharded=sharded)
+            found[f"{a}_to_{b}{suffix}"] = Direction((a, b), items[0], items[1], both[a, b], ranks[0])
+            found[f"{b}_to_{a}{suffix}"] = Direction((b, a), items[1], items[0], both[b, a], ranks[1])
+        for ends, matches in both.items():
+            if ends not in compare.run.predictors or compare.scoring.kind != "cosine":
+                continue
+            z = predict(compare.run.predictors[ends], branches[ends[0]].z, device=compare.device)
+            pair = (replace(branches[ends[0]], z=z), branches[ends[1]])
+            each = compare.rank((z, pair[1].z), matches, sharded=sharded)
+            found["_to_".join(ends) + "_by_predictor"] = Direction(ends, *pair, matches, each)
     return found
 
 
-def _folded(store: Store, run: Run, folds: int, *, device: torch.device) -> dict[str, RetrievalScores]:
-    """Folds of the rows of each pair's picture branch (its first branch, where neither is one), by cosine."""
+def _folded(store: Store, compare: Comparison, folds: int) -> dict[str, RetrievalScores]:
+    """Folds of the rows of each pair's picture branch (its first branch, where neither is one)."""
     found: dict[str, RetrievalScores] = {}
-    for pair in combinations((name for name in run.modalities if len(store.items(name).z)), 2):
-        a, b = sorted(pair, key=lambda name: name not in image_branches(run))
-        items = store.items(a), store.items(b)
-        if items[0].z.shape[1] == items[1].z.shape[1]:
-            both = folded_metrics(items[0].z, items[1].z, store.positives(a, b), folds=folds, device=device)
+    pictures = image_branches(compare.run)
+    for pair in combinations((name for name in compare.run.modalities if len(store.items(name).z)), 2):
+        a, b = sorted(pair, key=lambda name: name not in pictures)
+        rows = compare.rows((a, b), (store.items(a).z, store.items(b).z))
+        if rows is not None:
+            both = folded_metrics(*rows, store.positives(a, b), folds=folds, device=compare.device)
             found |= {f"{a}_to_{b}_{folds}_folds": both[0], f"{b}_to_{a}_{folds}_folds": both[1]}
     return found
 
@@ -205,12 +220,17 @@ def split_reports(scores: Mapping[str, SplitScores]) -> dict[str, SplitReport]:
 
 def scores_table(scores: Mapping[str, SplitScores]) -> Table:
     """A table of every split and direction: recall in percent, with chance in brackets."""
+    return retrieval_table({split: found.retrieval for split, found in scores.items()})
+
+
+def retrieval_table(scores: Mapping[str, Mapping[str, RetrievalScores]]) -> Table:
+    """The table of :func:`scores_table` from the scores of each split and direction."""
     table = Table(title="held-out retrieval: recall in % (chance in %)")
-    ks = list(next(iter(next(iter(scores.values())).retrieval.values())).recall)
+    ks = list(next(iter(next(iter(scores.values())).values())).recall)
     for column in ("split", "direction", *(f"R@{k}" for k in ks), "median rank", "queries", "items"):
         table.add_column(column, justify="left" if column in ("split", "direction") else "right")
     for split, found in scores.items():
-        for direction, each in found.retrieval.items():
+        for direction, each in found.items():
             recalls = [f"{100 * each.recall[k]:.1f} ({100 * each.chance[k]:.2f})" for k in ks]
             size = (f"{each.num_queries:,}", f"{each.num_items:,}")
             table.add_row(split, direction.replace("_", " "), *recalls, f"{each.median_rank:g}", *size)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from mmvicreg.files import is_running
 
 
 def work_folder(target: Path, *, resumed: bool = False) -> Path:
@@ -19,15 +22,19 @@ def work_folder(target: Path, *, resumed: bool = False) -> Path:
     """
     host = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.{host}-{os.getpid()}")
+    start = f".{target.name}.{host}-"
+    work = target.with_name(f"{start}{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
-    for old in sorted(target.parent.glob(f".{glob.escape(target.name)}.{host}-*")):
-        if _is_running(int(old.name.rpartition("-")[2])):
+    for name in sorted(os.listdir(target.parent)):
+        # The whole name is compared: the folders of a host "node-1" are not those of a host "node".
+        found = re.fullmatch(re.escape(start) + r"(\d{1,9})", name)
+        if found is None or is_running(int(found[1])):
             continue
         if resumed and not work.exists():
-            old.rename(work)
+            with suppress(FileNotFoundError):  # another process has taken it over meanwhile
+                os.rename(target.with_name(name), work)
         else:
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(target.with_name(name), ignore_errors=True)
     work.mkdir(exist_ok=True)
     return work
 
@@ -68,13 +75,3 @@ def move_folder(work: Path, target: Path) -> None:
         if not target.is_dir():
             raise
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

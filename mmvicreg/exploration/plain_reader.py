@@ -9,7 +9,6 @@ from mmvicreg.modalities.decoding.records import captions_of
 from mmvicreg.stream.reader import Item, Reader, Sample
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 
@@ -33,10 +32,6 @@ class PlainReader(Reader):
         import torch
 
         return torch.uint8
-
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
 
     def items(self, sample: Sample) -> list[Item]:
         import torch

@@ -24,7 +24,7 @@ from torch import Tensor
 from mmvicreg.branches import head as heads
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.summary import read_summary
-from mmvicreg.files import partial_beside, write_json, write_tensors, write_text, write_with
+from mmvicreg.files import whole_folder, write_json, write_tensors, write_text, write_with
 from mmvicreg.interop.exported import (
     CONFIG,
     FORMAT,
@@ -53,15 +53,9 @@ def save_pretrained(run: Run, folder: str | Path) -> Path:
     folder = Path(folder) if Path(folder).name else Path(folder).resolve()
     if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder):
         raise InvalidValueError(f"{folder} is not empty and is no export of mmvicreg; choose another folder")
-    partial = partial_beside(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         _write(run, partial, title=folder.name)
         read_export(partial)  # what is handed on has been loaded once
-        _put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -95,15 +89,6 @@ def push_to_hub(run: Run, repository: str, *, private: bool = True) -> str:
     with TemporaryDirectory() as folder:
         title = repository.rpartition("/")[2]
         return upload(save_pretrained(run, Path(folder) / title), repository, private=private)
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """The export that was there before goes when the new one is there."""
-    shutil.rmtree(old := folder.with_name(f".{folder.name}.old"), ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_export(folder: Path) -> bool:

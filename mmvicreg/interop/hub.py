@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.errors import InvalidValueError, MissingFileError, first_line
 
 
 def download(repository: str, patterns: Iterable[str]) -> Path:
@@ -17,7 +17,7 @@ def download(repository: str, patterns: Iterable[str]) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
         raise MissingFileError(
-            f"hf/{repository} cannot be downloaded: {str(error).splitlines()[0]} Check its name, the network, "
+            f"hf/{repository} cannot be downloaded: {first_line(error)} Check its name, the network, "
             "and for a private repository your login (hf auth login)"
         ) from None
 
@@ -33,6 +33,6 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
     except (HTTPError, OSError) as error:  # of its HTTP library: no connection; of its own: refused
         raise InvalidValueError(
-            f"{folder} was not pushed to {repository}: {str(error).splitlines()[0]} Pushing needs the network and "
+            f"{folder} was not pushed to {repository}: {first_line(error)} Pushing needs the network and "
             "a login that may write there (hf auth login)"
         ) from None

@@ -32,30 +32,31 @@ def load(
     file that defines the run's own modalities, and is executed. Raises FileNotFoundError or ValueError with what was
     looked for.
     """
-    name = str(source)
-    library, _, rest = name.partition("/")
-    if name.startswith("hf/"):
-        return _without_checkpoint(name, exported.read_export(name), step=step, average=average)
-    folder = Path(source).expanduser()
-    if exported.is_export(folder):
-        return _without_checkpoint(name, exported.read_export(folder), step=step, average=average)
-    if folder.is_dir() or library not in ("open_clip", "transformers") or not rest:
+    name, folder = str(source), Path(source).expanduser()
+    run = _without_checkpoints(name, folder)
+    if run is None:
         return read_run(folder, recipe=recipe, step=step, average=average)
-    if library == "open_clip":
-        return _without_checkpoint(
-            name, _published(name, published_open_clip.modalities_of(rest)), step=step, average=average
-        )
-    return _without_checkpoint(
-        name, _published(name, published_transformers.modalities_of(rest)), step=step, average=average
-    )
-
-
-def _without_checkpoint(name: str, run: Run, *, step: int | Literal["best"] | None, average: bool) -> Run:
     if step is not None or average:
         raise InvalidValueError(
             f"{name} has one set of weights; step and average choose among the checkpoints of a run directory"
         )
     return run
+
+
+def _without_checkpoints(name: str, folder: Path) -> Run | None:
+    """The export or published model ``name``; None where it is a run directory."""
+    library, _, rest = name.partition("/")
+    if library == "hf":
+        return exported.read_export(name)
+    if exported.is_export(folder):
+        return exported.read_export(folder)
+    if folder.is_dir() or not rest:
+        return None
+    if library == "open_clip":
+        return _published(name, published_open_clip.modalities_of(rest))
+    if library == "transformers":
+        return _published(name, published_transformers.modalities_of(rest))
+    return None
 
 
 def _published(name: str, modalities: dict[str, Modality]) -> Run:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvicreg.branches.model import Branch
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, first_line
 from mmvicreg.files import write_with
 from mmvicreg.runs.run import Run
 
@@ -53,7 +53,7 @@ def save_onnx(run: Run, file: str | Path, *, branch: str = "image") -> Path:
             f"ONNX export needs the extra onnx (pip install 'mmvicreg[onnx]'): {error}"
         ) from None
     except Exception as error:  # of many kinds, each of which means that the encoder cannot be exported
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InvalidValueError(
             f"the encoder of {branch!r} cannot be exported to ONNX for any number of rows: {reason}"
         ) from error

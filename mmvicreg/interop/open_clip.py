@@ -11,13 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.files import write_json, write_tensors
+from mmvicreg.files import whole_folder, write_json, write_tensors
 from mmvicreg.interop.encoding import input_of
 from mmvicreg.modalities.encoders.lora import check_without_adapters
 from mmvicreg.objectives.predictors import between
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
 from mmvicreg.stream.reader import Reader
+
+FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+"""of a checkpoint that open_clip loads as ``local-dir:FOLDER``"""
 
 
 class OpenClipAdapter(nn.Module):
@@ -81,12 +84,14 @@ def to_open_clip(
 def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: str = "text") -> Path:
     """An open_clip checkpoint of a run whose towers are open_clip's: load ``local-dir:FOLDER`` there.
 
-    Raises ValueError where the towers are not of one open_clip model or have projectors behind them.
+    The folder appears whole or not at all. Raises ValueError where the towers are not of one open_clip model or have
+    projectors behind them, or where the folder holds something else.
     """
     import open_clip
 
     from mmvicreg.modalities.encoders import pretrained as towers
 
+    folder = _destination(folder)
     modalities: dict[str, Any] = {name: run.modalities[name] for name in (image, text)}
     names = {view: to_json(modality).get("encoder", "") for view, modality in modalities.items()}
     if len(set(names.values())) != 1 or not names[image].startswith("open_clip/"):
@@ -106,13 +111,25 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
     assert isinstance(visual, nn.Sequential)  # pixel normalisation, tower
     model.visual.load_state_dict(visual[1].state_dict())
     model.text.load_state_dict(run.model.branch_named(text).encoder.state_dict())
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     found = open_clip.get_model_config(towers.split(names[image])[1])
     assert found is not None
-    preprocess = {"mean": model.visual.image_mean, "std": model.visual.image_std}
+    pixels = modalities[image].preprocessing()  # of a fresh model they would be the library's defaults
+    preprocess = {"mean": list(pixels.mean), "std": list(pixels.std)}
+    preprocess |= {"resize_mode": pixels.resize, "interpolation": pixels.interpolation}
     content = {"model_cfg": found | {"custom_text": True}, "preprocess_cfg": preprocess}
-    write_json(folder / "open_clip_config.json", content)
-    tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    write_tensors(folder / "open_clip_model.safetensors", tensors)
+    with whole_folder(folder) as partial:
+        write_json(partial / FILES[0], content)
+        tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+        write_tensors(partial / FILES[1], tensors)
+    return folder
+
+
+def _destination(folder: str | Path) -> Path:
+    """The folder, which is replaced as a whole: it must be new, empty, or hold such an export alone."""
+    folder = Path(folder) if Path(folder).name else Path(folder).resolve()
+    others = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else []
+    if others:
+        raise InvalidValueError(
+            f"{folder} holds {others[0]!r}, which is no part of an open_clip checkpoint; choose another folder"
+        )
     return folder

@@ -33,6 +33,11 @@ LONGEST = 100_000
 """A larger ``model_max_length`` of a tokenizer stands for none."""
 UNMASKED = ("siglip", "siglip2")
 """Models that were trained on padded texts without an attention mask."""
+UNSTABLE = {
+    "aimv2": "text tower in transformers attends to later words too where no text of a batch is padded, so that the "
+    "embedding of a text depends on the other texts of its batch"
+}
+"""Types of models that give one input several embeddings, and why."""
 OFFSET_POSITIONS = ("roberta", "altclip", "camembert")
 """Parts of the types of text models whose positions are counted from the padding id on."""
 
@@ -45,6 +50,11 @@ def modalities_of(name: str) -> dict[str, Modality]:
         raise InvalidValueError(
             f"{encoder} is a {config.model_type} model; expected one with an image and a text tower, such as CLIP or "
             "SigLIP"
+        )
+    if config.model_type in UNSTABLE:
+        raise InvalidValueError(
+            f"{encoder} is a {config.model_type} model, whose {UNSTABLE[config.model_type]}; its embeddings cannot be "
+            "compared: choose another model"
         )
     processing = _Processing(encoder)
     text = config.text_config

@@ -7,8 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.modalities.decoding.formats import TABLES
 from mmvicreg.modalities.decoding.records import MAX_BYTES, read_csv_record, read_record
@@ -95,21 +93,17 @@ class TableReader(Reader):
 
         return torch.float32
 
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
+    def items(self, sample: Sample) -> list[Item]:
         import torch
 
         record = self._record(sample)
         if record is None:
-            return None
+            return []
         numbers = [_number(record.get(name)) for name in self.numbers]
         buckets = [float(_bucket(record.get(name), self.buckets)) for name in self.categories]
         if all(math.isnan(value) for value in numbers) and all(value < 0 for value in buckets):
-            return None
-        return Item(torch.tensor(numbers + buckets, dtype=torch.float32))
-
-    def items(self, sample: Sample) -> list[Item]:
-        item = self.read(sample, np.random.default_rng(0))
-        return [] if item is None else [item]
+            return []
+        return [Item(torch.tensor(numbers + buckets, dtype=torch.float32))]
 
     def _record(self, sample: Sample) -> dict[str, Any] | None:
         for place in self.places:

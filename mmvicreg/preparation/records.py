@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from mmvicreg.modalities.decoding.formats import IMAGES, PILLOW_FORMATS, is_imag
 Content = bytes | Path
 """A member: its bytes, or the file that the packing process reads."""
 SUFFIX_OF = {"JPEG": "jpg", "MPO": "jpg"} | {name: name.lower() for name in PILLOW_FORMATS if name != "JPEG"}
+
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
+"""What stands between captions; str.splitlines would divide one at U+0085, the dots of cp1252 read as Latin-1."""
 
 
 @dataclass(frozen=True)
@@ -127,5 +131,5 @@ def image_format(content: Content) -> str:
 
 def split_lines(texts: Iterable[str]) -> list[str]:
     """Captions, one a line; blank lines dropped, spaces at the ends removed, Unicode composed (NFC)."""
-    found = [unicodedata.normalize("NFC", line).strip() for text in texts for line in text.splitlines()]
+    found = [unicodedata.normalize("NFC", line).strip() for text in texts for line in LINE_BREAK.split(text)]
     return [line for line in found if line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def _csv_rows(path: Path, encoding: str) -> Iterator[Row | LeftOut]:
 def _csv_fields(text: str, delimiter: str, header: list[str]) -> tuple[list[str], str]:
     """The fields of one record, or an empty list and what is wrong with it."""
     try:
-        records = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+        # Not str.splitlines, which also divides at form feeds, U+0085 and U+2028 and would cut captions there.
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         return [], f"not a CSV record ({error})"
     return _fitted(records[0] if records else [], header)

@@ -117,9 +117,8 @@ class ShardIndex:
 
 def expand(shards: str | Sequence[str]) -> list[str]:
     """Paths of a pattern or of several: ``{000..008}``, ``{a,b}``, ``*``, and ``::`` between patterns."""
-    patterns = [
-        part for text in ([shards] if isinstance(shards, str) else shards) for part in text.split("::")
-    ]
+    texts = [shards] if isinstance(shards, str) else shards
+    patterns = [part for text in texts for part in text.split("::")]
     paths: list[str] = []
     for pattern in patterns:
         if pattern.lstrip().startswith(("pipe:", "|")) or pattern.rstrip().endswith("|"):
@@ -138,7 +137,9 @@ def expand(shards: str | Sequence[str]) -> list[str]:
             paths += found
     if not paths:
         raise MissingFileError(f"no shard matches {redact(str(shards))!r}")
-    repeated = [name for name, count in Counter(map(identity, paths)).items() if count > 1]
+    # The samples of a link such as latest.tar would count twice.
+    files = Counter(identity(path) if is_remote(path) else os.path.realpath(path) for path in paths)
+    repeated = [name for name, count in files.items() if count > 1]
     if repeated:
         raise InvalidValueError(
             f"{len(repeated)} shards are listed twice, the first is {redact(repeated[0])}; list each once"

@@ -19,7 +19,17 @@ from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.grid import Grid, ridges_by_branch
 from mmvicreg.solvers.solution import LinearPart, Solution
 from mmvicreg.solvers.statistics.moments import Moments
-from mmvicreg.solvers.whitening import Axes, Whitening, WhiteningFactor, fix_signs, whitening_factor
+from mmvicreg.solvers.whitening import (
+    Axes,
+    TriangularFactor,
+    Whitening,
+    WhiteningFactor,
+    fix_signs,
+    triangular_factor,
+    whitening_factor,
+)
+
+Factor = WhiteningFactor | TriangularFactor
 
 
 @dataclass(frozen=True)
@@ -60,11 +70,12 @@ class CCA:
 
         Raises ValueError unless there are exactly two spaces.
         """
-        first, second = two_spaces(moments, "CCA")
-        factors = {
-            name: whitening_factor(name, moments.space(name), self.branches.get(name, self.whitening))
-            for name in (first, second)
-        }
+        factors = {}
+        for name in two_spaces(moments, "CCA"):
+            whitening, space = self.branches.get(name, self.whitening), moments.space(name)
+            # In fp32 settings are compared, whose ridges share the eigenvectors.
+            triangular = triangular_factor(name, space, whitening) if dtype == torch.float64 else None
+            factors[name] = triangular or whitening_factor(name, space, whitening)
         return paired_axes(moments, factors, leading=leading, dtype=dtype)
 
     def heads(self, decomposition: object) -> Solution:
@@ -174,7 +185,7 @@ def unwhitened(moments: Moments, solver: str) -> dict[str, None]:
 
 def paired_axes(
     moments: Moments,
-    factors: Mapping[str, WhiteningFactor | None],
+    factors: Mapping[str, Factor | None],
     *,
     leading: int | None = None,
     dtype: torch.dtype = torch.float64,
@@ -186,37 +197,34 @@ def paired_axes(
     scale = target.abs().max()
     if not float(scale) > 0:
         raise InvalidValueError(f"{first!r} and {second!r} do not vary together: their cross-covariance is 0")
-    if leading is None:
-        u, strengths, vt = torch.linalg.svd(target / scale, full_matrices=False)
-        rank = int((strengths > 1e-12 * strengths[0]).sum())
-        left, right = fix_signs(u[:, :rank], vt[:rank].T)
-    else:
-        left, strengths, right = _leading_axes((target / scale).to(dtype), leading)
-        rank = len(strengths)
-    maps = {name: _map(factors[name], axes) for name, axes in ((first, left), (second, right))}
+    target = target.to(dtype) / float(scale)
+    left, strengths, right = _all_axes(target) if leading is None else _leading_axes(target, leading)
+    del target
+    left = left if (factor := factors[first]) is None else factor.axes(left)
+    right = right if (factor := factors[second]) is None else factor.axes(right)
+    left, right = fix_signs(left, right)
     means = {name: moments.space(name).mean for name in factors}
-    return Axes(maps, means, strengths[:rank].double() * scale)
+    return Axes({first: left, second: right}, means, strengths.double() * scale)
 
 
-def _whitened_cross(moments: Moments, factors: Mapping[str, WhiteningFactor | None]) -> torch.Tensor:
-    """The cross-covariance between the whitenings, in the basis of each whitening's vectors, (F, G)."""
+def _whitened_cross(moments: Moments, factors: Mapping[str, Factor | None]) -> torch.Tensor:
+    """F' cross G of the factors F and G of two whitenings, (F, G)."""
     (first, left), (second, right) = factors.items()
+    cross = moments.cross(first, second)
     if left is None or right is None:
-        return moments.cross(first, second)
-    shared = all(
-        moments.space(name).eigen[1] is each.vectors for name, each in ((first, left), (second, right))
-    )
-    if shared:
-        rotated = moments.rotated_cross(first, second)
-    else:
-        rotated = left.vectors.T @ moments.cross(first, second) @ right.vectors
-    return left.powers[:, None] * rotated * right.powers
+        return cross
+    if isinstance(left, WhiteningFactor) and isinstance(right, WhiteningFactor):
+        own = ((first, left), (second, right))
+        if all(moments.space(name).eigen[1] is each.vectors for name, each in own):
+            return left.powers[:, None] * moments.rotated_cross(first, second) * right.powers
+    return right.whiten(left.whiten(cross).T).T
 
 
-def _map(factor: WhiteningFactor | None, axes: torch.Tensor) -> torch.Tensor:
-    if factor is None:
-        return axes
-    return factor.vectors.to(axes) @ (factor.powers.to(axes)[:, None] * axes)
+def _all_axes(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Every singular axis whose strength is not rounding."""
+    left, strengths, vt = torch.linalg.svd(target, full_matrices=False)
+    rank = int((strengths > 1e-12 * strengths[0]).sum())
+    return left[:, :rank], strengths[:rank], vt[:rank].T
 
 
 def _leading_axes(target: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -229,7 +237,7 @@ def _leading_axes(target: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
     kept = min(count, int((values > 10 * torch.finfo(values.dtype).eps * len(values) * values[-1]).sum()))
     vectors = vectors[:, -kept:].flip(1)
     strengths = values[-kept:].flip(0).sqrt()
-    others = tall @ vectors / strengths
+    others = (tall @ vectors).div_(strengths)
     return (vectors, strengths, others) if wide else (others, strengths, vectors)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mmvicreg import distributed
@@ -35,6 +36,8 @@ from mmvicreg.stream.reader import Reader
 
 RESULT = "solution.json"
 """Of a solved run: chosen settings, their score, strengths of the axes, seconds."""
+EXACT = "solution.safetensors"
+"""Of a solved run: mean and matrix of every part of every head in fp64; the checkpoint holds them in fp32."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,7 @@ def write_run(
     """heads.json, log, solution.json, and the checkpoint last: a run that was killed before is solved again."""
     head.write(folder, {name: model.branch_named(name).projector for name in model.branches})
     write_log(folder, chosen.candidates)
+    write_exact(folder, chosen.solution)
     write_json(
         folder / RESULT,
         {
@@ -242,6 +246,16 @@ def write_run(
         seconds=seconds["solve_seconds"],
     )
     checkpoint.write(folder / CHECKPOINTS, checkpoint.Snapshot(position, {checkpoint.WEIGHTS: tensors}))
+
+
+def write_exact(folder: Path, solution: Solution) -> None:
+    """solution.safetensors: {branch.part.mean: (F,), branch.part.matrix: (F, D)}, fp64."""
+    found = {}
+    for branch, parts in solution.branches.items():
+        for number, part in enumerate(parts):
+            found[f"{branch}.{number}.mean"] = part.mean.double().cpu().clone()
+            found[f"{branch}.{number}.matrix"] = part.matrix.double().cpu().contiguous().clone()
+    save_file(found, folder / EXACT)
 
 
 def write_log(folder: Path, candidates: list[Candidate]) -> None:

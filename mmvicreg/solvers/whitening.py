@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.solvers.statistics.moments import SpaceMoments
+from mmvicreg.solvers.statistics.moments import SpaceMoments, strips
 
 TOLERANCE = 1e-12
 """Eigenvalues below this fraction of the largest count as zero: rounding of a sum of fp32 squares in fp64."""
+INDEPENDENT = 1e-9
+"""Fraction of a dimension's variance that those before it must leave, for a triangular factor."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,38 @@ def check_whitening(name: str, whitening: Whitening) -> None:
 class WhiteningFactor:
     """A whitening as ``vectors`` (F, F) and the factor ``powers`` (F,) of each: vectors diag(powers) vectors'.
 
-    Axes need no more than this, and rotations are shared by all ridges.
+    Axes need no more than the factor F = vectors diag(powers), and rotations are shared by all ridges.
     """
 
     vectors: Tensor
     powers: Tensor
+
+    def whiten(self, cross_FG: Tensor) -> Tensor:
+        """F' cross, (F, G)."""
+        return self.powers[:, None] * (self.vectors.T @ cross_FG)
+
+    def axes(self, axes_FK: Tensor) -> Tensor:
+        """F axes, (F, K): axes of whitened features as those of the features."""
+        return self.vectors.to(axes_FK) @ (self.powers.to(axes_FK)[:, None] * axes_FK)
+
+
+@dataclass(frozen=True)
+class TriangularFactor:
+    """A full whitening by the lower triangular ``root`` (F, F) of the regularized covariance: F = root^-T.
+
+    It differs from :class:`WhiteningFactor` by a rotation, which no axis depends on; the eigenvectors take ten times as
+    long and four times the memory.
+    """
+
+    root: Tensor
+
+    def whiten(self, cross_FG: Tensor) -> Tensor:
+        """F' cross, (F, G)."""
+        return torch.linalg.solve_triangular(self.root, cross_FG, upper=False)
+
+    def axes(self, axes_FK: Tensor) -> Tensor:
+        """F axes, (F, K)."""
+        return torch.linalg.solve_triangular(self.root.T, axes_FK, upper=True)
 
 
 def whitening_matrix(name: str, moments: SpaceMoments, whitening: Whitening) -> Tensor:
@@ -64,12 +93,7 @@ def whitening_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> 
     """
     check_whitening(name, whitening)
     covariance = moments.covariance
-    scale = float(covariance.diagonal().mean())
-    if not scale > 0:
-        raise InvalidValueError(
-            f"the features of {name!r} are constant: no dimension varies over {moments.weight:g} rows, so nothing "
-            "can be aligned; is its encoder trained, and does its feature map keep the differences?"
-        )
+    scale = _scale(name, moments)
     if whitening.within:
         if moments.within is None:
             raise InvalidValueError(
@@ -83,6 +107,53 @@ def whitening_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> 
     powers = torch.where(varies, (values.clamp(min=0) + whitening.ridge), torch.ones_like(values))
     powers = powers ** (-whitening.power / 2) * varies
     return WhiteningFactor(vectors, powers / scale ** (whitening.power / 2))
+
+
+def triangular_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> TriangularFactor | None:
+    """The factor of a full whitening without ``within``; None for another one, and where a dimension is, up to
+    rounding, a combination of others: then :func:`whitening_factor` finds the directions without variance.
+
+    Raises ValueError for settings out of range and where no dimension varies.
+    """
+    check_whitening(name, whitening)
+    scale = _scale(name, moments)
+    if whitening.power != 1.0 or whitening.within:
+        return None
+    matrix = moments.covariance / scale
+    matrix.diagonal().add_(whitening.ridge)
+    least = (INDEPENDENT * matrix.diagonal()).clamp(min=TOLERANCE * len(matrix))
+    _cholesky(matrix)
+    # A comparison with NaN, which a failed factorization leaves, is false.
+    if not bool((matrix.diagonal().square() > least).all()):
+        return None
+    return TriangularFactor(matrix.mul_(scale**0.5))
+
+
+def _cholesky(matrix_FF: Tensor) -> None:
+    """The lower triangle becomes the Cholesky factor, in place, panel after panel; what is above it is not touched.
+    NaN where the matrix is not positive definite. torch.linalg.cholesky takes as much memory again."""
+    for start, end in strips(len(matrix_FF)):
+        rows, done = matrix_FF[start:], matrix_FF[:, :start]
+        panel = rows[:, start:end].addmm_(done[start:], done[start:end].T, alpha=-1.0)
+        root, failed = torch.linalg.cholesky_ex(panel[: end - start])
+        if int(failed):
+            matrix_FF.diagonal().fill_(torch.nan)
+            return
+        panel[: end - start] = root
+        panel[end - start :] = torch.linalg.solve_triangular(
+            root.T, panel[end - start :], upper=True, left=False
+        )
+
+
+def _scale(name: str, moments: SpaceMoments) -> float:
+    """The mean eigenvalue of the covariance."""
+    scale = float(moments.covariance.diagonal().mean())
+    if not scale > 0:
+        raise InvalidValueError(
+            f"the features of {name!r} are constant: no dimension varies over {moments.weight:g} rows, so nothing "
+            "can be aligned; is its encoder trained, and does its feature map keep the differences?"
+        )
+    return scale
 
 
 @dataclass(frozen=True)

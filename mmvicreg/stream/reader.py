@@ -99,9 +99,13 @@ class Reader(ABC):
     def dtype(self) -> torch.dtype:
         """Dtype of every value."""
 
-    @abstractmethod
     def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        """One training input drawn with ``generator``; None if the sample lacks this modality."""
+        """One training input drawn with ``generator``; None if the sample lacks this modality.
+
+        The first of :meth:`items`, unless a reader augments or chooses.
+        """
+        found = self.items(sample)
+        return found[0] if found else None
 
     @abstractmethod
     def items(self, sample: Sample) -> list[Item]:

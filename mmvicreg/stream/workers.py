@@ -52,9 +52,8 @@ class Workers:
 
     def __init__(self, setup: WorkerSetup, count: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["mmvicreg.stream.workers"]
-        )  # torch is imported once, not by every worker
+        # torch is imported once, not by every worker.
+        context.set_forkserver_preload(["mmvicreg.stream.workers"])
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(setup,))
 
     def __call__(self, locations: Sequence[Location]) -> list[ReadSample]:

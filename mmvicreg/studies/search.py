@@ -119,6 +119,8 @@ def run_trial(study: Study, folder: StudyFolder, task: Task) -> Finished:
     kept.sampler = sampler(
         seed=_seed(study.name, task.method, task.regime, number), startup_trials=study.startup_trials
     )
+    if method.start:
+        kept.enqueue_trial(dict(method.start), skip_if_exists=True)
     asked = kept.ask(distributions(method.space))
     out = folder.trial(task.method, task.regime, asked.number)
     trial = Trial(task.method, task.regime, dict(asked.params), study.search_seed, out)

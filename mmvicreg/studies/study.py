@@ -40,6 +40,9 @@ class Method:
     """search budget for each regime, in runs"""
     family: str
     """methods of one family are compared under the same budget: contrastive, non-contrastive, closed form, ..."""
+    start: Mapping[str, Value] = field(default_factory=dict)
+    """settings of the first trial, such as the defaults of a paper, so that a small budget is not spent on
+    chance alone; what is not named is proposed"""
 
 
 @dataclass(frozen=True)

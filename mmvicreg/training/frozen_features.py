@@ -1,7 +1,8 @@
 """Representations of a frozen encoder, computed once and read at every step.
 
 A frozen encoder gives the same representation for the same augmented view of a sample. ``draws`` augmented views
-(crops, captions) of every sample are encoded once into a memory-mapped file; a step then draws one of them.
+(crops, captions) of every sample are encoded once into a memory-mapped file; a step then draws one of them. The files
+appear whole: two runs that encode the same at once do not write into each other's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import Tensor
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch
 from mmvicreg.branches.padding import without_padding
+from mmvicreg.evaluation.work_folder import move_folder, work_folder
+from mmvicreg.files import write_text
 from mmvicreg.modalities.modality import Modality
 from mmvicreg.randomness import generator
 from mmvicreg.runs.config import to_json
@@ -29,6 +32,8 @@ from mmvicreg.shards.index import ShardIndex
 from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
+DONE = "done.json"
+"""in a folder of representations that is whole"""
 BATCH = 64
 """augmented views encoded together (chosen; the result does not depend on it)"""
 Views = tuple[list[tuple[int, int]], list[Tensor | None]]
@@ -94,23 +99,33 @@ def precompute(
     Each process encodes a contiguous range of samples; every process calls this. ``progress`` is called with the
     number of augmented views done.
     """
-    identity = json.dumps([to_json(modality), index.cache_key, draws, seed], sort_keys=True)
+    identity = json.dumps([to_json(modality), _digest(branch), index.cache_key, draws, seed], sort_keys=True)
     home = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    done = home / "done.json"
     width = _width(branch, modality.reader(), device)
-    if not done.is_file():
-        if distributed.rank() == 0:
-            _allocate(home, samples=len(index), draws=draws, width=width)
-        distributed.barrier()
+    if not distributed.broadcast_object((home / DONE).is_file()):
         rank, world = distributed.rank(), distributed.world_size()
+        work: Path = distributed.broadcast_object(work_folder(home) if rank == 0 else None)
+        if rank == 0:
+            _allocate(work, samples=len(index), draws=draws, width=width)
+        distributed.barrier()
         own = range(rank * len(index) // world, (rank + 1) * len(index) // world)
         views = _augmented_views(modality.reader(), index, own, draws=draws, seed=seed, threads=threads)
-        _encode(branch, views, home, device=device, progress=progress)
+        _encode(branch, views, work, device=device, progress=progress)
         distributed.barrier()
-        if distributed.rank() == 0:
-            done.write_text(identity)
+        if rank == 0:
+            write_text(work / DONE, identity)
+            move_folder(work, home)
         distributed.barrier()
     return FeatureReader(str(home), width)
+
+
+def _digest(branch: Branch) -> str:
+    """Of the encoder's weights: a file of weights may have another content under the same name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(branch.encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvicreg import distributed
+from mmvicreg.branches.batch_norm import batch_norm_layers
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.training.step import Step, StepOutput
@@ -27,7 +27,7 @@ def check_cacheable(model: Model) -> None:
         assert isinstance(branch, Branch)
         if branch.frozen and not branch.waiting:
             continue
-        found = [part for part, module in branch.encoder.named_modules() if isinstance(module, _BatchNorm)]
+        found = batch_norm_layers(branch.encoder)
         if found:
             raise InvalidValueError(
                 f"gradient_cache_size is set, but the encoder of {name} normalizes over the batch ({found[0]} "

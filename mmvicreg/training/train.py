@@ -140,9 +140,8 @@ def _next_commands(training: Training) -> str:
 
 
 def _finished(training: Training, resolved: Resolved) -> Run:
-    if (
-        training.config.parallel == "fsdp"
-    ):  # a divided model would need all processes for every batch it encodes
+    # A model that is divided would need all processes for every batch it encodes.
+    if training.config.parallel == "fsdp":
         return rebuild(training.folder, read_config(training.folder), resolved.branches)
     model = training.inner.model.eval()
     trained = predictors.predictors_of(training.inner.objective, model.views)

@@ -109,6 +109,7 @@ BAD = [
     ["check", "{folder}/none-*.tar"],
     ["check", "{folder}"],
     ["check", "{shards}", "--report", "{folder}/no/report.json"],
+    ["check", "{shards}", "--report", "{folder}/" + "n" * 300 + ".json"],
     ["look", "{folder}/none-*.tar"],
     ["look", "{shards}", "--run", "{folder}/none"],
     ["new", "{toy}", "--train", "{shards}", "--validation", "{shards}"],

@@ -2,88 +2,46 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import toy
+from command_processes import Disturbance, begin
+from photographs import crop
+from towers_small import open_clip_name, write_open_clip_weights
 
-from mmvicreg.cli.main import main
 from mmvicreg.shards import index_file
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "toy", "mmvicreg.evaluation.embed", "mmvicreg.preparation.check"])
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 MOMENTS = (0.1, 0.5, 0.9)
 """where in the sequence of file operations each kill comes"""
 
 
-def operations(folder: str, happen) -> None:
-    """Call ``happen`` before every operation of this process that changes a file under ``folder``."""
-
-    def hook(event: str, arguments: tuple) -> None:
-        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
-        changes |= event == "open" and bool((arguments[2] or 0) & WRITING)
-        if changes and isinstance(arguments[0], (str, os.PathLike)):
-            if os.fspath(arguments[0]).startswith(folder):
-                happen()
-
-    sys.addaudithook(hook)
-
-
-def run(command: list[str], folder: str, kill_at: int, counted) -> None:
-    """A command in this process; SIGKILL before its operation ``kill_at``. ``counted``: how many there were."""
-    os.environ["MMVICREG_CACHE"] = f"{folder}/cache"
-    done = 0
-
-    def happen() -> None:
-        nonlocal done
-        done += 1
-        if done == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    operations(folder, happen)
-    status = main(command)
-    counted.send(done)
-    sys.exit(status)
-
-
-def start(command: list[str], folder: Path, *, kill_at: int = 0) -> tuple[int, int]:
-    """(exit status, operations) of a command in a process of its own."""
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=run, args=(command, str(folder), kill_at, theirs))
-    process.start()
-    theirs.close()
-    try:
-        count = ours.recv()
-    except EOFError:
-        count = 0
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, count
-
-
-def ends_the_same(command: list[str], folder: Path, result, prepare=lambda here: None) -> None:
+def ends_the_same(
+    command: list[str], folder: Path, result, prepare=lambda here: None, *, moments=MOMENTS, first=None
+) -> None:
     """``result(here)`` is what it is after an undisturbed ``command``, and nothing half-written is left.
 
-    ``{here}`` in the command is a folder of its own for both, in which ``prepare`` puts what it works on.
+    ``{here}`` in the command is a folder of its own for both, in which ``prepare`` puts what it works on; ``first`` is
+    called in every process before the command.
     """
+
+    def start(name: str, kill_at: int = 0) -> tuple[int, int]:
+        return begin(commands[name], here[name], Disturbance(kill_at, prepare=first)).result()
+
     here = {name: folder / name for name in ("whole", "killed")}
     for each in here.values():
         each.mkdir()
         prepare(each)
     commands = {name: [part.replace("{here}", str(each)) for part in command] for name, each in here.items()}
-    status, count = start(commands["whole"], here["whole"])
+    status, count = start("whole")
     assert status == 0 and count >= 3
-    for moment in MOMENTS:
-        killed, _ = start(commands["killed"], here["killed"], kill_at=max(1, round(moment * count)))
+    for moment in moments:
+        killed, _ = start("killed", kill_at=max(1, round(moment * count)))
         assert killed in (-signal.SIGKILL, 0)  # what an earlier attempt kept may leave fewer operations
-        if moment == MOMENTS[0]:
+        if moment == moments[0]:
             assert killed == -signal.SIGKILL
-    assert start(commands["killed"], here["killed"])[0] == 0
+    assert start("killed")[0] == 0
     assert result(here["killed"]) == result(here["whole"])
     left = [
         path for path in here["killed"].rglob("*") if path.name.endswith(".partial") or ".old" in path.name
@@ -107,7 +65,29 @@ def test_export(pictured_run, tmp_path, kind):
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     out = "{here}/exported" if kind == "hub" else "{here}/image.onnx"
-    ends_the_same(["export", str(pictured_run.folder), out, "--format", kind], tmp_path, digests)
+    # An ONNX export is one file, in place at the end; the others are folders.
+    moments = (0.5,) if kind == "onnx" else MOMENTS
+    ends_the_same(
+        ["export", str(pictured_run.folder), out, "--format", kind], tmp_path, digests, moments=moments
+    )
+
+
+@pytest.mark.slow  # every process loads open_clip
+def test_export_for_open_clip(tmp_path):
+    weights = write_open_clip_weights(tmp_path)
+    command = ["export", f"{open_clip_name()}:{weights}", "{here}/exported", "--format", "open_clip"]
+    ends_the_same(command, tmp_path, digests, first=open_clip_name)
+
+
+@pytest.mark.slow  # with kills between its files; one after a checkpoint is in tests/evaluation/test_finetune.py
+def test_finetune(pictured_run, tmp_path):
+    for number, name in enumerate(("bird", "boat")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for place in range(4):
+            crop(2 * place + number, width=64, height=64).save(tmp_path / f"pictures/{name}/{place}.png")
+    command = ["finetune", str(pictured_run.folder), "{here}/tuned", "--device", "cpu", "--fraction", "1"]
+    labelled = [f"--{part}={tmp_path / 'pictures'}" for part in ("train", "test")]
+    ends_the_same([*command, *labelled, "--epochs", "3", "--batch-size", "4"], tmp_path, digests)
 
 
 def test_report(pictured_run, tmp_path):

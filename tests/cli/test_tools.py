@@ -16,7 +16,7 @@ from mmvicreg.cli.classify import ClassifyConfig, classify
 from mmvicreg.cli.embed import EmbedConfig, embed
 from mmvicreg.cli.main import main
 from mmvicreg.cli.search import SearchConfig, search
-from mmvicreg.evaluation.nearest import nearest
+from mmvicreg.errors import WrongOptionError
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.evaluation.transfer.label_files import open_labelled, pack_folder, read_lines
 from mmvicreg.evaluation.transfer.labels import label_matrix, labels_of
@@ -77,7 +77,7 @@ def test_embeddings_leave_with_keys_and_identities(export, shards, tmp_path, suf
         table = pytest.importorskip("pyarrow.parquet").read_table(out).to_pydict()
         rows = np.array([e for e, v in zip(table["embedding"], table["view"], strict=True) if v == "text"])
     assert rows.shape == (3, 6)
-    with pytest.raises(ValueError, match=r"expected a name in"):
+    with pytest.raises(WrongOptionError, match=r"expected a name in"):
         embed(EmbedConfig(export, shards, str(tmp_path / "rows.csv")))
 
 
@@ -89,29 +89,6 @@ def test_a_picture_finds_itself_and_a_text_finds_its_caption(export, shards, tmp
     assert "blue boat" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="no such file"):
         search(SearchConfig(export, shards, "nowhere.png")).show(as_json=False)
-
-
-def test_nearest_equals_a_full_sort(monkeypatch):
-    from mmvicreg.evaluation import nearest as tables
-
-    rows = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
-    queries = torch.randn(3, 5)
-    full = (
-        torch.nn.functional.normalize(queries, dim=1)
-        @ torch.nn.functional.normalize(torch.tensor(rows), dim=1).T
-    )
-    monkeypatch.setattr(tables, "BLOCK", 13)
-    cosine, places = nearest(queries, rows, k=7)
-    torch.testing.assert_close(cosine, full.topk(7).values)
-    torch.testing.assert_close(places, full.topk(7).indices)
-    monkeypatch.setattr(tables, "LARGE", 100)  # from here on faiss searches
-    by_faiss = tables._by_faiss(torch.nn.functional.normalize(queries, dim=1), rows, 7)
-    assert by_faiss is not None
-    for found in (by_faiss, nearest(queries, rows, k=7)):
-        torch.testing.assert_close(found[0], full.topk(7).values)
-        torch.testing.assert_close(found[1], full.topk(7).indices)
-    with pytest.raises(ValueError, match="the query has width 4, the rows 5: .* meet in a predictor"):
-        nearest(queries[:, :4], rows)
 
 
 def test_labelled_shards_are_classified_three_ways(export, shards, tmp_path):

@@ -6,13 +6,13 @@ import torch
 
 from mmvicreg.evaluation.geometry import describe, uniformity
 from mmvicreg.evaluation.independence import independence
-from mmvicreg.evaluation.nearest import nearest
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.evaluation.ranking import score_tiles
 from mmvicreg.evaluation.ranking.match_counts import count_matches
 from mmvicreg.evaluation.retrieval import cross_modal_metrics, retrieval_metrics
 from mmvicreg.evaluation.transfer import classification
 from mmvicreg.evaluation.transfer.multi_label import average_precision
+from mmvicreg.exploration.row_index import RowIndex
 from mmvicreg.testing.processes import pool
 
 ROWS = 200
@@ -183,7 +183,7 @@ def test_no_classifier_and_no_statistic_takes_rows_that_are_not_finite(bad, rows
         lambda: average_precision(broken, broken > 0),
         lambda: describe(torch.from_numpy(broken)),
         lambda: independence(torch.from_numpy(broken)),
-        lambda: nearest(torch.from_numpy(x[:1]), broken),
+        lambda: RowIndex(broken),
     ):
         with pytest.raises(ValueError, match="row 0 of the .* is not finite"):
             call()

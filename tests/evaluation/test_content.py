@@ -18,7 +18,7 @@ from mmvicreg.evaluation.report.figures import Example, Result
 from mmvicreg.evaluation.report.html import render
 from mmvicreg.evaluation.report.page import RunReport
 from mmvicreg.shards.index import open_index
-from mmvicreg.stream.reader import Item, Reader, Recording, Sample
+from mmvicreg.stream.reader import Item, Reader, Recording
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,6 @@ class Plain(Reader):
     @property
     def dtype(self):
         return torch.float32
-
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
 
     def items(self, sample):
         return [Item(torch.zeros(1), identity="an identity")] if self.suffix in sample.members else []

@@ -25,11 +25,12 @@ WORDS = ["a", "red", "bird", "blue", "boat"]
 def toy(tmp_path_factory):
     """An export, and 20 pictures of two captions each."""
     folder = tmp_path_factory.mktemp("toy")
-    with TarWriter(str(folder / "pairs-000000.tar")) as writer:
-        for n in range(20):
-            start = f"{WORDS[n % 5]} {WORDS[n // 5]}"
-            captions = json.dumps({"c": [start, f"{start} red bird"]}).encode()
-            writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": captions})
+    for name, chosen in (("pairs", range(20)), ("training", range(5, 25))):
+        with TarWriter(str(folder / f"{name}-000000.tar")) as writer:
+            for n in chosen:
+                start = f"{WORDS[n % 5]} {WORDS[n // 5]}"
+                captions = json.dumps({"c": [start, f"{start} red bird"]}).encode()
+                writer.write({"__key__": f"{n:03d}", "png": encoded(n, format="PNG"), "json": captions})
     save_pretrained(make_run(folder, image_and_captions(folder, WORDS)), folder / "export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMVICREG_CACHE", str(folder / "cache"))
@@ -57,6 +58,38 @@ def test_folds_and_every_number_of_geometry_are_in_the_file(toy, capsys):
     assert "image to text 5 folds" in capsys.readouterr().out
     assert main(arguments(toy, "none.json", "--folds", "7")) == 1
     assert "20 images do not divide into 7 folds" in capsys.readouterr().err
+
+
+def test_a_scoring_is_written_beside_its_scores(toy, capsys):
+    training = f"{toy}/training-000000.tar"
+    options = ("--scoring", "correlation", "--correlation-data", training, "--widths", "2", "4")
+    assert main(arguments(toy, "correlation.json", *options, "--hubness", "inverted_softmax")) == 0
+    found = read_summary(toy / "correlation.json")
+    assert found.settings == {
+        "scoring": "correlation",
+        "hubness": "inverted_softmax",
+        "widths": [2, 4],
+        "correlation_data": training,
+    }
+    for direction in ("image_to_text", "image_to_text_width_2", "text_to_image_width_4"):
+        assert found.scores[f"toy.{direction}.num_items"] in (20, 40)
+    capsys.readouterr()
+    wrong: list[tuple[tuple[str, ...], int, str]] = [
+        (
+            ("--scoring", "correlation", "--correlation-data", f"{toy}/pairs-000000.tar"),
+            1,
+            "in the split 'toy' too",
+        ),
+        (("--scoring", "correlation"), 2, "takes training shards as --correlation-data"),
+        (("--correlation-data", training), 2, "other scorings take none"),
+        (("--scoring", "prediction"), 1, "predicts nothing"),
+        (("--widths", "4", "7"), 1, "--widths 7: the compared rows have 6 columns"),
+        (("--widths", "0"), 2, "--widths 0"),
+        (("--hubness", "csls", "--folds", "5"), 2, "without correction for hubs"),
+    ]
+    for given, status, message in wrong:
+        assert main(arguments(toy, "x.json", *given)) == status
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_every_picture_is_decoded_once_and_none_to_be_shown(toy, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,9 +10,16 @@ from PIL import Image
 from webdataset import TarWriter
 
 from mmvicreg.evaluation.transfer.dense.masks import check_classes
-from mmvicreg.evaluation.transfer.label_files import pack_folder, read_lines
+from mmvicreg.evaluation.transfer.label_files import (
+    check_same_classes,
+    open_labelled,
+    pack_folder,
+    read_lines,
+)
 from mmvicreg.evaluation.transfer.labels import LabelReader, labels_of
 from mmvicreg.shards.index import open_index
+from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
+from mmvicreg.stream.fetcher import Fetcher
 from mmvicreg.stream.reader import BadSampleError, Sample
 
 
@@ -116,6 +124,69 @@ def test_folders_that_tools_leave_behind_are_no_classes(tmp_path, capsys):
     (tmp_path / "set/empty").mkdir()
     with pytest.raises(ValueError, match="none in empty"):
         pack_folder(tmp_path / "set", tmp_path / "set-000000.tar")
+
+
+def folders(root, *names):
+    """An image folder whose picture of class NAME is of one grey: the place of the name in ``names``."""
+    for place, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4, 3), place, np.uint8)).save(root / name / "a.png")
+    return str(root)
+
+
+def greys_by_label(found):
+    """The grey of every picture in the order of class numbers, and the numbers."""
+    fetch = Fetcher(found.index)
+    order = np.argsort(found.single())
+    places = [found.index.place(int(number)) for number in order]
+    samples = [fetch(shard, place, ("png",)) for shard, place in places]
+    greys = [int(np.asarray(Image.open(io.BytesIO(each.members["png"])))[0, 0, 0]) for each in samples]
+    return greys, found.single()[order].tolist()
+
+
+def test_folders_called_by_numbers_are_classes_by_their_sorted_names(tmp_path):
+    data = folders(tmp_path / "flowers", "1", "10", "11", "2")  # Flowers-102 begins so
+    found = open_labelled(data, cache=tmp_path / "cache")
+    assert found.names == ["1", "10", "11", "2"] and greys_by_label(found) == ([0, 1, 2, 3], [0, 1, 2, 3])
+    items = list(evaluation_items(found.index, {"label": found.reader}, threads=1))
+    values = [int(item.value) for item in items if isinstance(item, EvaluationItem)]
+    assert values == found.single().tolist()
+
+
+def test_a_list_of_names_in_another_order_numbers_the_folders(tmp_path):
+    data = folders(tmp_path / "set", "bird", "boat")
+    names = ["boat", "cat", "bird"]
+    found = open_labelled(data, cache=tmp_path / "cache", names=names)
+    assert found.names == names and greys_by_label(found) == ([1, 0], [0, 2])
+    synsets = open_labelled(data, cache=tmp_path / "cache", names=["a bird", "a boat"])
+    assert synsets.names == ["a bird", "a boat"] and greys_by_label(synsets) == ([0, 1], [0, 1])
+    for wrong in (["boat", "cat"], ["a bird", "a boat", "a cat"]):
+        with pytest.raises(ValueError, match="of 2 class folders are not among the [23] class names"):
+            open_labelled(data, cache=tmp_path / "cache", names=wrong)
+
+
+def test_a_folder_beside_shards_of_bare_numbers_needs_the_names_of_both(tmp_path):
+    with TarWriter(str(tmp_path / "data-000000.tar")) as writer:
+        for number in range(2):
+            writer.write({"__key__": str(number), "cls": str(number).encode()})
+    data, shards = folders(tmp_path / "set", "bird", "boat"), str(tmp_path / "data-000000.tar")
+    for names, refused in (([], True), (["boat", "bird"], False)):
+        both = [open_labelled(each, cache=tmp_path / "cache", names=names) for each in (data, shards)]
+        with pytest.raises(ValueError, match="give --names FILE") if refused else nullcontext():
+            check_same_classes(*both)
+
+
+def test_a_name_of_two_classes_is_no_label(tmp_path):
+    assert read(b"1", names=("crane", "crane")) == [1]
+    with pytest.raises(
+        BadSampleError, match="'crane' is the name of several classes; expected a class number"
+    ):
+        read(b"crane", names=("crane", "crane"))
+
+
+def test_only_line_breaks_end_a_name(tmp_path):
+    (tmp_path / "names.txt").write_text("a\fb\u2028c\x85d\r\nboat\rbird\n")
+    assert read_lines(tmp_path / "names.txt") == ["a\fb\u2028c\x85d", "boat", "bird"]
 
 
 def test_masks_of_0_and_255_are_refused_for_one_class_would_be_left():

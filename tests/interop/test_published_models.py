@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 from photographs import crop
-from safetensors.torch import save_file
-from towers_small import open_clip_name
+from towers_small import open_clip_name, write_open_clip_weights
 
 import mmvicreg as mm
 from mmvicreg.branches.model import Model
 from mmvicreg.interop.export import save_pretrained
+from mmvicreg.interop.open_clip import save_open_clip
 from mmvicreg.runs.config import to_json
 from mmvicreg.runs.run import Run
 
@@ -34,39 +34,34 @@ def test_every_family_embeds_as_its_own_library_does():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) >= 19
+    assert len(found) >= 23
     assert {name: value for name, value in found.items() if not value < 1e-4} == {}
 
 
 def test_the_page_names_every_family():
     page = (ROOT / "docs" / "published-models.md").read_text()
-    for family in ("SigLIP 2", "CLIPA", "PE", "MobileCLIP", "DFN", "CoCa", "EVA", "BLIP", "ALIGN", "AltCLIP"):
+    for family in (
+        "GroupViT",
+        "FLAVA",
+        "AIMv2",
+        "BridgeTower",
+        "SigLIP 2",
+        "CLIPA",
+        "PE",
+        "MobileCLIP",
+        "DFN",
+        "CoCa",
+        "EVA",
+        "BLIP",
+        "ALIGN",
+        "AltCLIP",
+    ):
         assert family in page
-
-
-def open_clip_weights(folder):
-    """Weights of a small open_clip model whose configuration asks for squashing and bilinear interpolation."""
-    name = open_clip_name().partition("/")[2]
-    torch.manual_seed(3)
-    model = open_clip.create_model(name)
-    save_file(
-        {name: value.contiguous().clone() for name, value in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
-    preprocess = {
-        "mean": [0.2, 0.3, 0.4],
-        "std": [0.5, 0.6, 0.7],
-        "resize_mode": "squash",
-        "interpolation": "bilinear",
-    }
-    content = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    return str(folder / "open_clip_model.safetensors")
 
 
 @torch.inference_mode()
 def test_a_recipe_with_published_weights_evaluates_on_their_own_pixels_and_so_does_its_export(tmp_path):
-    weights = open_clip_weights(tmp_path)
+    weights = write_open_clip_weights(tmp_path)
     image = mm.ImageModality(encoder=open_clip_name(), weights=weights, size=32, projector=())
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     picture = crop(3, width=97, height=40)
@@ -79,6 +74,27 @@ def test_a_recipe_with_published_weights_evaluates_on_their_own_pixels_and_so_do
     )
     exported = mm.load(save_pretrained(run, tmp_path / "export"))
     assert torch.allclose(exported.encode("image", picture, normalize=False), theirs, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_an_open_clip_checkpoint_names_the_preprocessing_of_its_weights(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    published = mm.load(f"{open_clip_name()}:{write_open_clip_weights(tmp_path / 'theirs')}")
+    ours = save_open_clip(published, tmp_path / "ours")
+    picture = crop(3, width=97, height=40)
+    embeddings = []
+    for folder in (tmp_path / "theirs", ours):
+        model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+        embeddings.append(model.eval().encode_image(transform(picture)[None]))
+    assert torch.allclose(embeddings[0], embeddings[1], atol=1e-6)
+    assert json.loads((ours / "open_clip_config.json").read_text())["preprocess_cfg"]["mean"] == [
+        0.2,
+        0.3,
+        0.4,
+    ]
+    (ours / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds 'notes.txt', which is no part of an open_clip checkpoint"):
+        save_open_clip(published, ours)
 
 
 @pytest.mark.parametrize("kind,mode", [("clip", "shortest"), ("siglip", "squash")])

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 from photographs import crop, encoded, photographs
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageCms, ImageOps, ImageSequence
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
@@ -120,6 +120,16 @@ def test_animation_gives_its_first_frame(format):
     assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(data))))) == 2
     still = saved(frames[0], format, **options)
     assert np.array_equal(decode(data).array, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
+
+
+def test_a_camera_file_of_two_pictures_gives_the_first_and_a_profile_changes_no_pixel():
+    two = saved(crop(1), "MPO", save_all=True, append_images=[crop(2)], quality=90)
+    assert getattr(Image.open(io.BytesIO(two)), "n_frames") == 2  # noqa: B009
+    assert np.array_equal(decode(two).array, decode(saved(crop(1), "JPEG", quality=90)).array)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for format in ("PNG", "WEBP", "JPEG"):
+        plain, profiled = saved(crop(1), format), saved(crop(1), format, icc_profile=profile)
+        assert len(profiled) > len(plain) and np.array_equal(decode(profiled).array, decode(plain).array)
 
 
 def test_strict_jpeg_damage_is_recovered_or_rejected_never_silent():

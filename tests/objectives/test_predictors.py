@@ -9,11 +9,13 @@ import torch
 import toy
 from safetensors.torch import load_file, save_file
 from toy import Numbers
+from webdataset import TarWriter
 
 import mmvicreg as mm
 from mmvicreg.branches.model import projector
 from mmvicreg.evaluation.evaluate import score_splits
-from mmvicreg.evaluation.nearest import embed_query
+from mmvicreg.evaluation.scoring.comparison import Scoring
+from mmvicreg.exploration.searcher import Searcher
 from mmvicreg.interop.open_clip import to_open_clip
 from mmvicreg.runs.run import read_log
 
@@ -54,6 +56,8 @@ def test_predictors_are_scored_beside_the_raw_cosine_and_find_far_more(run):
         assert predicted.recall[1] > 20 * predicted.chance[1]
         assert predicted.recall[10] > 2 * raw.recall[10]
     assert set(scores.to_json()) >= {"a_to_b", "a_to_b_by_predictor", "b_to_a_by_predictor", "independence"}
+    both = score_splits(trained, {"toy": train}, device="cpu", scoring=Scoring("prediction"))["toy"].retrieval
+    assert set(both) == {"a_to_b", "b_to_a"} and both["a_to_b"].recall[1] > 20 * both["a_to_b"].chance[1]
 
 
 def test_they_come_back_with_the_run_and_only_if_they_fit(run, tmp_path):
@@ -122,7 +126,7 @@ def test_exports_carry_them_and_refuse_what_does_not_fit(predicting, tmp_path):
         mm.load(folder)
 
 
-def test_faces_and_searches_use_them_when_asked(predicting, tmp_path):
+def test_adapters_and_searches_use_them_when_asked(predicting, tmp_path):
     from photographs import crop
 
     crop(3).save(tmp_path / "picture.png")
@@ -132,12 +136,15 @@ def test_faces_and_searches_use_them_when_asked(predicting, tmp_path):
     with torch.inference_mode():
         expected = predicting.predictors["image", "text"](plain.encode_image(x))
         torch.testing.assert_close(predicted.encode_image(x), expected)
-    found = embed_query(predicting, str(tmp_path / "picture.png"), to="text")
+    with TarWriter(str(tmp_path / "one.tar")) as writer:
+        writer.write({"__key__": "0", "png": (tmp_path / "picture.png").read_bytes(), "txt": b"a red bird"})
+    searcher = Searcher(predicting, str(tmp_path / "one.tar"), device="cpu")
+    found = searcher.embed_file(tmp_path / "picture.png", to="text")
     torch.testing.assert_close(found, expected[0])
     with pytest.raises(
         ValueError, match="no predictor from 'text' to 'image' in this run; it has image to text"
     ):
-        embed_query(predicting, "a red bird", to="image")
+        searcher.embed_text("a red bird", to="image")
 
 
 def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_falls(run, tmp_path):

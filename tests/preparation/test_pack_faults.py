@@ -19,7 +19,8 @@ from mmvicreg.modalities.decoding.formats import IMAGES
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.preparation.divide import Fractions
 from mmvicreg.preparation.pack import PackConfig, pack
-from mmvicreg.preparation.records import Columns
+from mmvicreg.preparation.records import Columns, split_lines
+from mmvicreg.preparation.tables import Row, read_table
 from mmvicreg.shards.index import open_index
 from mmvicreg.stream.fetcher import Fetcher
 
@@ -70,6 +71,17 @@ def test_quotes_in_a_tsv_are_text(source):
     (source / "t.tsv").write_text('image\tcaption\n0.jpg\t"5 inch\n1.jpg\tone\n2.jpg\t"a ""b"""\n')
     assert run(source, "t.tsv").left_out == ()
     assert [s.members["txt"].decode() for s in samples(source)] == ['"5 inch', "one", 'a "b"']
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x85", "\f", "\x1c"])
+def test_a_letter_that_only_python_takes_for_a_line_break_stays_in_its_caption(source, letter):
+    text = f"a bird{letter} on a tree"
+    for quoted in (text, f'"{text}"'):
+        (source / "t.csv").write_text(f"image,caption\n0.jpg,{quoted}\n", encoding="utf-8", newline="")
+        (row,) = read_table(source / "t.csv", encoding="utf-8")
+        assert isinstance(row, Row) and row.values == {"image": "0.jpg", "caption": text}
+    assert split_lines([text]) == [text]
+    assert split_lines(["one\r\ntwo\rthree\n\nfour"]) == ["one", "two", "three", "four"]
 
 
 def test_a_caption_over_two_lines_of_a_csv_is_two_captions(source):

@@ -79,3 +79,42 @@ def test_the_lock_of_another_host_and_foreign_files_stay(tmp_path: Path) -> None
     with pytest.raises(LockedError, match="symbolic link"), lock(tmp_path, purpose="train"):
         pass
     assert (tmp_path / "target").read_text() == "precious"
+
+
+WHOLE_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from mmvicreg.files import whole_folder
+
+left = int(sys.argv[2])
+
+def hook(event, arguments):
+    global left
+    if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or event == "open" and "w" in str(arguments[1]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+with whole_folder(Path(sys.argv[1])) as partial:
+    for name in ("a", "b"):
+        (partial / name).write_text("new")
+"""
+
+
+def test_a_folder_is_the_old_one_the_new_one_or_none_whenever_its_process_is_killed(tmp_path: Path) -> None:
+    target, states, status = tmp_path / "export", [], -9
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for kill_at in range(1, 99):
+        target.mkdir(exist_ok=True)
+        for name in "ab":
+            (target / name).write_text("old")
+        command = [sys.executable, "-c", WHOLE_FOLDER, str(target), str(kill_at)]
+        status = subprocess.run(command, env=environment).returncode
+        states.append(
+            "".join(path.read_text() for path in sorted(target.iterdir())) if target.is_dir() else "none"
+        )
+        if status == 0:
+            break
+    assert status == 0 and len(states) > 5 and set(states) == {"oldold", "none", "newnew"}
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]  # what the killed ones left is removed

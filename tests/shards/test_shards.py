@@ -161,6 +161,9 @@ def test_patterns(tmp_path):
         expand(str(tmp_path))
     with pytest.raises(ValueError, match="listed twice"):
         expand([paths[0], paths[0]])
+    (tmp_path / "train-latest.tar").symlink_to(paths[0])
+    with pytest.raises(ValueError, match="listed twice"):
+        expand(f"{tmp_path}/train-*.tar")
     for shell in ("pipe:cat x.tar", "cat x.tar |", "| cat x.tar"):
         with pytest.raises(ValueError, match="shell command, which is refused"):
             expand(shell)

@@ -201,6 +201,19 @@ HOSTILE_DATA = {
     ),
     "infinity": (lambda d: _rows(d, np.where(d.rows["b"] > 5, np.inf, d.rows["b"])), "not finite"),
     "all NaN": (lambda d: _rows(d, np.full_like(d.rows["b"], np.nan)), "not finite"),
+    "one pair": (lambda d: d.take(np.array([3])), "are constant"),
+    "the same row again and again": (
+        lambda d: _rows(d, np.repeat(d.rows["b"][:1], len(d.rows["b"]), 0)),
+        "are constant",
+    ),
+    "words": (
+        lambda d: PairedRows({**d.rows, "b": d.rows["b"].astype(str)}, d.samples),
+        "branch 'b' has rows of the type <U",
+    ),
+    "one row, not a matrix": (
+        lambda d: PairedRows({**d.rows, "b": d.rows["b"][:, 0]}, d.samples),
+        "shape",
+    ),
 }
 
 
@@ -217,7 +230,35 @@ def test_rows_that_cannot_be_counted_are_refused_in_words(case: str) -> None:
     broken, message = HOSTILE_DATA[case]
     with pytest.raises(InvalidValueError, match=message):
         data = broken(correlated(40))
-        count_moments(data, plain_spaces(data))
+        mm.CCA().decompose(count_moments(data, plain_spaces(data)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
+def test_rows_of_other_number_types_give_the_axes_of_their_fp32_values(dtype: type) -> None:
+    data = correlated(40)
+    rows: dict[str, np.ndarray] = {
+        name: np.round(4 * features).astype(dtype) for name, features in data.rows.items()
+    }
+    found, expected = (
+        mm.CCA().decompose(count_moments(each, plain_spaces(each))).strengths
+        for each in (
+            PairedRows(rows, data.samples),
+            PairedRows({name: each.astype(np.float32) for name, each in rows.items()}, data.samples),
+        )
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_duplicate_rows_weigh_as_often_as_they_occur_and_change_nothing_else() -> None:
+    data = correlated(40)
+    twice = PairedRows(
+        {name: np.concatenate([rows, rows]) for name, rows in data.rows.items()},
+        {name: [[row] for row in range(80)] for name in data.rows},
+    )
+    one, other = (
+        mm.CCA().decompose(count_moments(each, plain_spaces(each))).strengths for each in (data, twice)
+    )
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_a_width_above_the_rank_gives_as_many_axes_as_there_are() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_solve import GRID, RECIPE, config
 
 import mmvicreg as mm
+from mmvicreg.solvers.solve import EXACT
 from mmvicreg.testing.processes import pool
 
 
@@ -38,13 +39,17 @@ def test_one_two_and_three_processes_give_the_same_heads(kernel: str, tmp_path: 
     held_out = toy.write_shards(tmp_path / "held_out", shards=1, seed=0, missing=0)
     for size in (1, 2, 3):
         pool(size).run(solve, shards, held_out, str(tmp_path / f"{size}"), kernel)
-    one = weights(tmp_path / "1")
+    solved, stored = load_file(tmp_path / "1" / EXACT), weights(tmp_path / "1")
     for size in (2, 3):
-        other = weights(tmp_path / f"{size}")
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            # Heads are fp32: sums in another order may round the last digit the other way.
-            torch.testing.assert_close(other[name], value, rtol=3e-7, atol=1e-9 * float(value.abs().max()))
+        other = load_file(tmp_path / f"{size}" / EXACT)
+        assert solved.keys() == other.keys()
+        for name, value in solved.items():
+            assert value.dtype == torch.float64
+            assert float((other[name] - value).abs().max()) <= 1e-9 * float(value.abs().max()), name
+        for name, value in weights(tmp_path / f"{size}").items():
+            # Stored in fp32, where the last digit may be rounded the other way.
+            scale = 1e-9 * float(value.abs().max())
+            torch.testing.assert_close(stored[name], value, rtol=3e-7, atol=scale)
 
 
 KILLED = """

@@ -28,6 +28,7 @@ from mmvicreg.modalities.decoding.pixels import decode
 from mmvicreg.modalities.text import TextReader
 from mmvicreg.preparation.check import CheckConfig
 from mmvicreg.preparation.pack import PackConfig, pack
+from mmvicreg.stream.evaluation_items import EvaluationItem, evaluation_items
 from mmvicreg.stream.fetcher import Fetcher
 
 MADE = Path(__file__).parents[1] / "support" / "img2dataset"
@@ -136,8 +137,8 @@ def our_rows(shards: list[str]) -> list[tuple[Tensor, Tensor]]:
     text = mm.TextModality(encoder="open_clip/ViT-B-32").reader()
     assert isinstance(text, TextReader)
     index = mm.open_index(shards)
-    found = list(mm.evaluation_items(index, {"image": image, "text": text}))
-    values = [item.value for item in found if isinstance(item, mm.EvaluationItem)]
+    found = list(evaluation_items(index, {"image": image, "text": text}))
+    values = [item.value for item in found if isinstance(item, EvaluationItem)]
     assert len(values) == len(found)
     return list(zip(values[::2], values[1::2], strict=True))
 

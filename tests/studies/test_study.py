@@ -80,6 +80,16 @@ def test_test_pairs_are_scored_once_after_the_choice_is_written(study: Study, tm
     assert (tmp_path / "results.png").stat().st_size > 5000
 
 
+def test_the_first_trial_has_the_settings_to_start_from(study: Study, pairs, tmp_path: Path) -> None:
+    first, second = search(study, tmp_path, methods=("cca",))
+    assert first.score is not None and second.score is not None
+    summaries = sorted(tmp_path.glob("search/cca/*/*/summary.json"))
+    settings = [json.loads(path.read_text())["settings"] for path in summaries]
+    start = dict(study.methods["cca"].start)
+    assert start.keys() == study.methods["cca"].space.keys()
+    assert [each == start for each in settings] == [True, False]
+
+
 def test_a_choice_stays_once_its_test_score_is_known(study: Study, tmp_path: Path) -> None:
     search(study, tmp_path, methods=["cca"])
     choose(study, tmp_path, methods=["cca"])

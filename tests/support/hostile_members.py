@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from photographs import crop, encoded
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.numpy import save
 
 import mmvicreg as mm
@@ -144,6 +144,14 @@ EXIF_FAULTS = {
     "cut": b"II*\0\x08\0\0\0\1\0\x12\x01",
 }
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def wide_tiff(most: int) -> Image.Image:
+    """A picture of 32-bit integers up to ``most``."""
+    return Image.fromarray(np.linspace(0, most, 81).reshape(9, 9).astype(np.int32))
+
+
 IMAGES: dict[str, Case] = {
     "sound jpg": ("jpg", lambda: JPEG, USED),
     "sound png": ("png", lambda: PNG, USED),
@@ -199,7 +207,13 @@ IMAGES: dict[str, Case] = {
     "palette without colours": ("png", lambda: png(9, 9, colour=3), "damaged"),
     "cmyk": ("jpg", lambda: saved(crop(1).convert("CMYK"), "JPEG"), USED),
     "one bit": ("png", lambda: saved(crop(1).convert("1"), "PNG"), USED),
-    "float tiff": ("tif", lambda: saved(crop(1).convert("F"), "TIFF"), USED),
+    "float tiff": ("tif", lambda: saved(crop(1).convert("F"), "TIFF"), "unknown range: pixels are floats"),
+    "integers of 32 bits": ("tif", lambda: saved(wide_tiff(70_000), "TIFF"), "unknown range: pixels are integers"),
+    "integers of 32 bits that fit 16": ("tif", lambda: saved(wide_tiff(65_535), "TIFF"), USED),
+    "sound profile": ("jpg", lambda: saved(crop(1), "JPEG", icc_profile=SRGB), USED),
+    "two pictures of a camera": ("jpg", lambda: saved(crop(1), "MPO", save_all=True, append_images=[crop(2)]), USED),
+    "palette with alpha": ("png", lambda: saved(crop(1).convert("RGBA").quantize(9), "PNG"), USED),
+    "cmyk with a profile": ("jpg", lambda: saved(crop(1).convert("CMYK"), "JPEG", icc_profile=b"none"), USED),
     "lab tiff": ("tif", lambda: saved(crop(1).convert("LAB"), "TIFF"), USED),
     "profile that is none": ("png", lambda: saved(crop(1), "PNG", icc_profile=b"no profile"), USED),
     **{

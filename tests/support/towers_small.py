@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 import open_clip
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -121,3 +122,21 @@ def image_and_captions(folder: Path, words: list[str]) -> dict[str, mm.Modality]
             members=("json:c",),
         ),
     }
+
+
+def write_open_clip_weights(folder: Path) -> str:
+    """Weights of :func:`open_clip_name` with a configuration that asks for squashing and bilinear interpolation."""
+    name = open_clip_name().partition("/")[2]
+    torch.manual_seed(3)
+    model = open_clip.create_model(name)
+    tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    preprocess = {
+        "mean": [0.2, 0.3, 0.4],
+        "std": [0.5, 0.6, 0.7],
+        "resize_mode": "squash",
+        "interpolation": "bilinear",
+    }
+    content = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return str(folder / "open_clip_model.safetensors")

@@ -6,8 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 import toy
+from safetensors.torch import save_file
+from small_shards import small_shard
 
 import mmvicreg as mm
 from mmvicreg.modalities.modality import modalities_of
@@ -15,6 +20,7 @@ from mmvicreg.plan.mixture import Part
 from mmvicreg.preparation.check import CheckConfig, check, exclusions
 from mmvicreg.shards.subset import holds
 from mmvicreg.training.data import make_plan, open_parts, whole
+from mmvicreg.training.frozen_features import precompute
 
 
 def parts_of(config: toy.Config) -> tuple[Part, ...]:
@@ -106,3 +112,37 @@ def test_shares_that_cannot_be_had_are_said(tmp_path: Path) -> None:
     lacking = replace(config(tmp_path, train, minimum_fraction={"b": 0.5}), b=toy.Numbers("c.npy"))
     with pytest.raises(ValueError, match=r"no sample of 96 has any of c.npy; members are a.npy, b.npy, json"):
         mm.train(lacking, toy.objective)
+
+
+def stored_features(tmp_path: Path, train: str, weights: Path) -> np.ndarray:
+    """What is kept under tmp_path / "kept" of one crop of every image."""
+    image = mm.ImageModality(encoder="timm/test_resnet", size=32, frozen=True, weights=str(weights))
+    reader = precompute(
+        image,
+        image.branch().eval(),
+        mm.open_index(train),
+        name="image",
+        draws=1,
+        seed=0,
+        folder=tmp_path / "kept",
+        device=torch.device("cpu"),
+        threads=1,
+        progress=lambda _: None,
+    )
+    assert {"features.npy", "present.npy", "done.json"} == {
+        path.name for path in Path(reader.folder).iterdir()
+    }
+    return np.load(Path(reader.folder) / "features.npy")
+
+
+def test_representations_are_computed_again_where_a_file_of_weights_has_another_content(
+    tmp_path: Path,
+) -> None:
+    train, found = small_shard(tmp_path / "train-000000.tar", 5), []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        tensors = timm.create_model("test_resnet", num_classes=0).state_dict()
+        save_file(tensors, tmp_path / "weights.safetensors")
+        found.append(stored_features(tmp_path, train, tmp_path / "weights.safetensors"))
+    assert not np.allclose(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # kept twice, and nothing unfinished beside them

@@ -116,7 +116,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # keys and captions may hold U+2028
         try:
             found.append(json.loads(line))
         except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,29 @@ NOT_CLASSES = ("__MACOSX",)
 def open_labelled(data: str, label: str = "cls", *, cache: str | Path, names: Sequence[str] = ()) -> Labelled:
     """Shards with labels in ``label``, or an image folder CLASS/PICTURE, packed as a shard under ``cache``.
 
-    ``names``: of the classes, for shards, in the order of their numbers. Raises FileNotFoundError or ValueError where
-    there is no data or no label.
+    ``names``: of the classes, in the order of their numbers; of a folder, see :func:`pack_folder`. Raises
+    FileNotFoundError or ValueError where there is no data or no label.
     """
-    named = list(names)
+    named, known = list(names), tuple(names)
     if Path(data).is_dir():
         source = Path(data).resolve()
         own = hashlib.sha256(str(source).encode()).hexdigest()[:8]  # two folders may both be called "train"
         packed = Path(cache) / f"{source.name}-{own}-000000.tar"
         packed.parent.mkdir(parents=True, exist_ok=True)
-        named = pack_folder(data, packed)
-        data, label = str(packed), "cls"
+        named = pack_folder(data, packed, order=names)
+        # Labels of the shard are numbers: of folders called 1, 2, ..., label 1 must not be taken for the name 1.
+        data, label, known = str(packed), "cls", ()
     index = open_index(data)
-    return Labelled(index, labels_of(index, label, named), named, LabelReader(label, tuple(named)))
+    return Labelled(index, labels_of(index, label, known), named, LabelReader(label, known))
 
 
 def check_same_classes(train: Labelled, test: Labelled) -> None:
-    """Raises ValueError where two image folders hold different classes: their numbers would not mean the same."""
+    """Raises ValueError where classes differ, or are named on one side only: their numbers may not mean the same."""
+    if bool(train.names) != bool(test.names):
+        raise InvalidValueError(
+            "--train and --test: one is a folder, whose classes are numbered in the order of their names, the other "
+            "has class numbers alone; give --names FILE with the folder's names in the order of those numbers"
+        )
     if train.names and test.names and train.names != test.names:
         odd = sorted(set(train.names) ^ set(test.names))
         listed = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
@@ -49,11 +56,14 @@ def check_same_classes(train: Labelled, test: Labelled) -> None:
         )
 
 
-def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
-    """Write an image folder (CLASS/PICTURE) as one shard with ``cls`` members; class names, sorted.
+def pack_folder(folder: str | Path, shard: str | Path, *, order: Sequence[str] = ()) -> list[str]:
+    """Write an image folder (CLASS/PICTURE) as one shard with ``cls`` members, numbers; class names, by number.
+
+    Numbers follow the sorted names of the folders. ``order``: names by number; where the folders are among them, their
+    numbers are those; where none is, they are other names of the sorted folders (as of ImageNet's synsets).
 
     Hidden folders and files (``.ipynb_checkpoints``, ``._x.jpg``) and ``__MACOSX`` are left out with a notice. Raises
-    FileNotFoundError or ValueError where there are no classes, or one of them has no picture.
+    FileNotFoundError or ValueError where there are no classes, one of them has no picture, or ``order`` does not fit.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -71,8 +81,22 @@ def pack_folder(folder: str | Path, shard: str | Path) -> list[str]:
             f"{folder}: {listed}; expected folders CLASS/PICTURE with {', '.join(IMAGES)} in each "
             f"({len(names)} class folders, {len(empty)} of them without a picture)"
         )
-    write_with(Path(shard), lambda partial: _write_shard(partial, list(files.values())))
-    return names
+    ordered = _ordered(names, order, folder)
+    write_with(Path(shard), lambda partial: _write_shard(partial, [files.get(name, []) for name in ordered]))
+    return list(order) or names
+
+
+def _ordered(names: list[str], order: Sequence[str], folder: Path) -> list[str]:
+    """Folder names by class number."""
+    unknown = sorted(set(names) - set(order))
+    if not order or len(unknown) == len(names) == len(order):
+        return names
+    if unknown:
+        raise InvalidValueError(
+            f"{folder}: {len(unknown)} of {len(names)} class folders are not among the {len(order)} class names, the "
+            f"first is {unknown[0]!r}; expected the names of all folders, or as many other names in the folders' order"
+        )
+    return list(order)
 
 
 def _shown(file: Path) -> bool:
@@ -101,7 +125,8 @@ def read_lines(path: str | Path) -> list[str]:
         )
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        # str.splitlines would also divide at form feeds and U+2028, and move the numbers of all later classes.
+        return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     try:
         found = json.loads(text)
     except ValueError as error:

@@ -53,10 +53,6 @@ class LabelReader(Reader):
     def dtype(self) -> torch.dtype:
         return torch.int64
 
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
-
     def items(self, sample: Sample) -> list[Item]:
         suffix, _, field = self.label.partition(":")
         if suffix not in sample.members:
@@ -73,7 +69,7 @@ class LabelReader(Reader):
     def _number(self, label: Any) -> int:
         if isinstance(label, str):
             if label in self.names:
-                return self.names.index(label)
+                return self._place(label)
             if not NUMBER.fullmatch(label):
                 return self._unnamed(label)
             label = int(label)
@@ -84,6 +80,13 @@ class LabelReader(Reader):
         if not 0 <= label < MAX_CLASSES:
             raise BadSampleError(f"label: class number {label!r} is not between 0 and {MAX_CLASSES - 1:,}")
         return int(label)
+
+    def _place(self, name: str) -> int:
+        if self.names.count(name) > 1:
+            raise BadSampleError(
+                f"label: {name[:100]!r} is the name of several classes; expected a class number"
+            )
+        return self.names.index(name)
 
     def _unnamed(self, label: str) -> int:
         if self.any_name:

@@ -13,10 +13,6 @@ RECORDINGS = ("wav", "flac", "ogg", "opus", "mp3", "aiff")
 """Suffixes of recordings that libsndfile reads."""
 TABLES = ("json", "csv")
 """Suffixes of members that hold one record."""
-ARRAYS = ("npy", "safetensors")
-"""Suffixes of members that hold one array of numbers."""
-
-
 MAX_BYTES = 64_000_000
 """Bytes of the largest image that is read."""
 

@@ -10,6 +10,9 @@ size                   checked in the header, before any pixel is decoded: at mo
                        WebP and AVIF; decoding takes at most 12 bytes of memory for each pixel of that limit
 transparency           composited on white (alpha channel, palette or colour-key)
 16 bits a channel      the high byte is kept (Pillow's own conversion would saturate to white)
+floats, 32 bits        rejected: nothing says which number is white (use RasterModality); integers of 32 bits that fit
+                       16 are read as those
+colour profiles        not applied, as open_clip and torchvision do not
 grey, CMYK, palette    converted to RGB (CMYK by Pillow)
 EXIF orientation       applied: the picture stands upright (open_clip ignores the tag); an unreadable EXIF block
                        leaves the picture as it is, recovered
@@ -162,8 +165,13 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     """uint8 (H, W, 3) of a picture, converted in strips, which take little memory."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
-    wide = image.mode.startswith(("I", "F"))
+    wide = image.mode.startswith("I")
     extrema: Any = image.getextrema() if wide else None
+    if image.mode == "F" or (wide and not 0 <= extrema[0] <= extrema[1] < 1 << 16):
+        kind = "floats" if image.mode == "F" else f"integers from {extrema[0]} to {extrema[1]}"
+        raise BadSampleError(
+            f"unknown range: pixels are {kind}; expected 8 or 16 bits a channel, or a raster"
+        )
     low = wide and not image.mode.startswith("I;16") and extrema[1] <= 255
     array = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, STRIP // image.width)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvicreg.branches.padding import padding_is_ignored
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, first_line
 from mmvicreg.modalities.encoders.pretrained import Tower, cannot_download, split
 from mmvicreg.modalities.encoders.weights import load_weights, locate
 
@@ -67,7 +67,7 @@ def read_config(folder: str, *, encoder: str) -> Any:
     except (OSError, HTTPError, ValueError, StrictDataclassError) as error:
         raise InvalidValueError(
             f"encoder {encoder!r}: transformers finds no model there; expected a folder with config.json (and "
-            f"model.safetensors), or a model name that can be downloaded ({error})"
+            f"model.safetensors), or a model name that can be downloaded ({first_line(error)})"
         ) from None
     for part in _parts(config):
         named = vars(part).get("_attn_implementation_internal")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, first_line
 from mmvicreg.modalities.encoders.weights import fill, load_weights, locate, read_tensors
 
 LIBRARIES = ("timm", "open_clip", "transformers")
@@ -57,7 +57,7 @@ def unknown_name(encoder: str, known: list[str], listing: str) -> InvalidValueEr
 
 def cannot_download(encoder: str, error: Exception) -> InvalidValueError:
     """The error for a model that its library does not get from the hub, or cannot build."""
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     return InvalidValueError(
         f"encoder {encoder!r}: its library could not load it: {reason} Names of the hub need the network once (later "
         "runs read the local copy); without it, give a file as weights or a folder as the encoder"
@@ -79,7 +79,8 @@ def timm_image(encoder: str, *, weights: str, size: int | tuple[int, int], chann
             raise unknown_name(encoder, timm.list_models(), "timm.list_models()") from None
         raise cannot_download(encoder, error) from error
     config = timm.data.resolve_model_data_config(module)
-    if config.get("fixed_input_size") and tuple(config["input_size"][1:]) != (rows, columns):
+    own: Any = module.pretrained_cfg
+    if own.get("fixed_input_size") and tuple(config["input_size"][1:]) != (rows, columns):
         module = timm.create_model(name, **options, img_size=(rows, columns))
     if weights not in ("", "hub"):
         load_weights(module, weights)

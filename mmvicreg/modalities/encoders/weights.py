@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.errors import InvalidValueError, MissingFileError, first_line
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights among other things."""
@@ -174,5 +174,5 @@ def _read_torch(file: Path, path: str) -> Any:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InvalidValueError(
-            f"weights {path!r} are no torch file, or a cut one: {str(error).splitlines()[0]}; download it again"
+            f"weights {path!r} are no torch file, or a cut one: {first_line(error)}; download it again"
         ) from None

@@ -9,7 +9,7 @@ n rows of a block, F and G widths of two spaces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,8 @@ from mmvicreg import distributed
 from mmvicreg.errors import InvalidValueError, UnknownNameError
 
 Pair = tuple[str, str]
+STRIP = 256
+"""Columns of a strip: half of a symmetric product and a little more is multiplied."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +95,27 @@ class MomentSums:
     origins: Mapping[str, Tensor]
     sums: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     cross_sums: dict[Pair, dict[str, Tensor]] = field(default_factory=dict)
+    scratch: dict[str, Tensor] = field(default_factory=dict)
+    """memory of the centred rows of a space, used for every block: fresh memory for each fragments the heap"""
 
     def add_rows(self, name: str, x_nF: Tensor, weights_n: Tensor) -> None:
         """Rows of one space with their weights; every row of the data is added once."""
         x, weights = self._centred(name, x_nF), weights_n.double()
         sums = self.sums.setdefault(name, {})
-        weighted = x * weights[:, None]
+        weighted = _weighted(x, weights)
         _add(sums, "weight", weights.sum())
         _add(sums, "first", weighted.sum(0))
-        _add(sums, "second", _gram(weighted, x))
+        _add_upper(_held(sums, "second", x, x), weighted, x)
 
     def add_pairs(self, first: str, second: str, x_nF: Tensor, y_nG: Tensor, weights_n: Tensor) -> None:
         """Matching rows of two spaces, one pair a row, with the weight of each pair."""
         x, y, weights = self._centred(first, x_nF), self._centred(second, y_nG), weights_n.double()
         sums = self.cross_sums.setdefault((first, second), {})
-        weighted = x * weights[:, None]
+        weighted = _weighted(x, weights)
         _add(sums, "weight", weights.sum())
         _add(sums, "first", weighted.sum(0))
         _add(sums, "second", weights @ y)
-        _add(sums, "cross", weighted.T @ y)
+        _held(sums, "cross", x, y).addmm_(weighted.T, y)
 
     def add_groups(self, name: str, x_nF: Tensor, groups_n: Tensor) -> None:
         """Rows of one space that belong together (views of one concept): ``groups_n`` numbers the group of each row
@@ -122,13 +126,17 @@ class MomentSums:
         means = x.new_zeros((count, x.shape[1])).index_add_(0, groups_n, x) / sizes[:, None]
         scatter = x - means[groups_n]
         sums = self.sums.setdefault(name, {})
-        _add(sums, "within", scatter.T @ scatter)
+        _add_upper(_held(sums, "within", x, x), scatter, scatter)
         _add(sums, "within_weight", x.new_tensor(float(len(x))))
 
     def _centred(self, name: str, x_nF: Tensor) -> Tensor:
+        """The rows about the origin, fp64, until the next call for the same space."""
         if name not in self.origins:
             raise UnknownNameError(f"no space {name!r}; there are {', '.join(self.origins)}")
-        x = x_nF.double() - self.origins[name]
+        origin, count = self.origins[name], len(x_nF)
+        if count > len(self.scratch.get(name, ())):
+            self.scratch[name] = origin.new_empty((count, len(origin)))
+        x = torch.sub(x_nF, origin, out=self.scratch[name][:count])
         if not bool(torch.isfinite(x.sum())):  # one pass; a sum of fp32 values in fp64 does not overflow
             bad = int((~torch.isfinite(x)).any(1).sum())
             raise InvalidValueError(
@@ -146,7 +154,7 @@ class MomentSums:
             self._complete(self.sums.setdefault(name, {}), origin)
         for sums in (*self.sums.values(), *self.cross_sums.values()):
             for key in sorted(sums):
-                sums[key] = distributed.all_reduce_sum(sums[key])
+                sums[key] = distributed.all_reduce_sum(sums[key], overwrite=True)
         pairs = {pair: self._pair(pair) for pair in self.cross_sums}
         return Moments({name: self._space(name) for name in self.origins}, pairs)
 
@@ -178,10 +186,10 @@ class MomentSums:
                 f"{name!r} has no rows: nothing to solve; are its members in these shards?"
             )
         mean = sums["first"] / weight
-        covariance = _symmetric(sums["second"] / weight - torch.outer(mean, mean))
+        covariance = _mirrored(sums.pop("second").div_(weight).addr_(mean, mean, alpha=-1.0))
         within = None
         if "within" in sums:
-            within = _symmetric(sums["within"] / max(float(sums["within_weight"]), 1.0))
+            within = _mirrored(sums.pop("within").div_(max(float(sums["within_weight"]), 1.0)))
         return SpaceMoments(weight, self.origins[name] + mean, covariance, within)
 
     def _pair(self, pair: Pair) -> CrossMoments:
@@ -192,8 +200,8 @@ class MomentSums:
                 f"no sample has both {pair[0]!r} and {pair[1]!r}: there are no pairs to align; check the members "
                 "of these shards with 'mmvicreg check'"
             )
-        means = torch.outer(sums["first"] / weight, sums["second"] / weight)
-        return CrossMoments(weight, sums["cross"] / weight - means)
+        cross = sums.pop("cross").div_(weight)
+        return CrossMoments(weight, cross.addr_(sums["first"] / weight, sums["second"] / weight, alpha=-1.0))
 
 
 def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
@@ -203,13 +211,34 @@ def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
         sums[key] = value
 
 
-def _gram(weighted_nF: Tensor, x_nF: Tensor) -> Tensor:
-    """weighted' x, (F, F), which is symmetric: a quarter of it is copied, not multiplied."""
-    half = x_nF.shape[1] // 2
-    upper = weighted_nF[:, :half].T @ x_nF
-    lower = weighted_nF[:, half:].T @ x_nF[:, half:]
-    return torch.cat([upper, torch.cat([upper[:, half:].T, lower], dim=1)])
+def _weighted(x_nF: Tensor, weights_n: Tensor) -> Tensor:
+    """Each row times its weight; not a copy where all weigh 1."""
+    return x_nF if bool((weights_n == 1).all()) else x_nF * weights_n[:, None]
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2
+def _held(sums: dict[str, Tensor], key: str, x_nF: Tensor, y_nG: Tensor) -> Tensor:
+    """The running sum (F, G), zeros at first. Products are added to it in place: a product that is made first takes as
+    much memory again."""
+    if key not in sums:
+        sums[key] = x_nF.new_zeros((x_nF.shape[1], y_nG.shape[1]))
+    return sums[key]
+
+
+def strips(width: int) -> Iterable[tuple[int, int]]:
+    """First and last column of strips of a matrix that are multiplied, or copied, together."""
+    return ((start, min(start + STRIP, width)) for start in range(0, width, STRIP))
+
+
+def _add_upper(total_FF: Tensor, weighted_nF: Tensor, x_nF: Tensor) -> None:
+    """Add weighted' x, which is symmetric: the rows of each strip from its own columns on, and nothing below."""
+    for start, end in strips(x_nF.shape[1]):
+        total_FF[start:end, start:].addmm_(weighted_nF[:, start:end].T, x_nF[:, start:])
+
+
+def _mirrored(matrix_FF: Tensor) -> Tensor:
+    """The matrix itself, its lower triangle overwritten by the upper one, strip after strip."""
+    for start, end in strips(len(matrix_FF)):
+        own = matrix_FF[start:end, start:end]
+        own.copy_(own.triu() + own.triu(1).T)
+        matrix_FF[end:, start:end] = matrix_FF[start:end, end:].T
+    return matrix_FF

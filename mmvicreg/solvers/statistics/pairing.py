@@ -18,10 +18,12 @@ from mmvicreg.errors import InvalidValueError, UnknownNameError
 from mmvicreg.evaluation.positives import Positives
 from mmvicreg.solvers.statistics.feature_maps import blocks
 from mmvicreg.solvers.statistics.moments import Moments, MomentSums, Pair
-from mmvicreg.solvers.statistics.space_features import BLOCK, Space, SpaceFeatures
+from mmvicreg.solvers.statistics.space_features import Space, SpaceFeatures
 
 ORIGIN_ROWS = 256
 """Rows whose mean is the origin of the sums."""
+COUNTED = 256
+"""Rows that are multiplied together: enough for the speed of a matrix product, few enough beside the moments."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class PairedRows:
 
     def __post_init__(self) -> None:
         for name, rows in self.rows.items():
+            if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+                raise InvalidValueError(
+                    f"branch {name!r} has rows of the type {rows.dtype.str} and the shape {rows.shape}: expected a "
+                    "matrix of numbers, a row an item; embed its items first"
+                )
             if len(rows) != len(self.samples.get(name, ())):
                 raise InvalidValueError(
                     f"branch {name!r} has {len(rows)} rows and the samples of {len(self.samples.get(name, ()))}: every "
@@ -125,7 +132,7 @@ def _own_range(count: int) -> range:
 
 def _own_blocks(count: int) -> list[range]:
     own = _own_range(count)
-    return [range(own.start + part.start, own.start + part.stop) for part in blocks(len(own), BLOCK)]
+    return [range(own.start + part.start, own.start + part.stop) for part in blocks(len(own), COUNTED)]
 
 
 def _pair_weights(found: Positives, power: float) -> np.ndarray:
@@ -198,7 +205,7 @@ def _count_within(sums: MomentSums, name: str, features: SpaceFeatures, groups: 
     held: list[np.ndarray] = []
     for number in _own_range(len(groups)):
         held.append(groups[number])
-        if sum(map(len, held)) >= BLOCK:
+        if sum(map(len, held)) >= COUNTED:
             _add_groups(sums, name, features, held)
             held = []
     if held:

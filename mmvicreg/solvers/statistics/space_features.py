@@ -42,12 +42,13 @@ class SpaceFeatures:
                 f"{name!r} has no rows: nothing to solve; are its members in these shards?"
             )
         self.rows, self.device, self.features = rows_ME, device, space.features
-        first = self._compute(slice(0, BLOCK))
-        self.width = first.shape[1]
         self.kept: dict[int, Tensor] | None = None
         self.dtype = torch.float32
         if not len(space.features):
+            self.width = rows_ME.shape[1]
             return  # the rows themselves, which are not worth a copy
+        first = self._compute(slice(0, BLOCK))
+        self.width = first.shape[1]
         if 4 * len(rows_ME) * self.width <= KEPT_BYTES:
             self.kept = {0: first}
         else:
@@ -66,7 +67,9 @@ class SpaceFeatures:
         """The features (n, F) of these rows; a row that occurs several times is computed once."""
         distinct, place = np.unique(rows_n, return_inverse=True)
         if self.kept is None:
-            found = self._compute(distinct, self.dtype)
+            run = slice(int(distinct[0]), int(distinct[-1]) + 1)
+            consecutive = run.stop - run.start == len(distinct)
+            found = self._compute(run if consecutive else distinct, self.dtype)
         else:
             found = self._kept(distinct)
         if len(distinct) == len(rows_n) and bool((place == np.arange(len(place))).all()):

@@ -41,10 +41,6 @@ class MaskedReader(Reader):
     def dtype(self) -> torch.dtype:
         return torch.uint8
 
-    def read(self, sample: Sample, generator: np.random.Generator) -> Item | None:
-        found = self.items(sample)
-        return found[0] if found else None
-
     def items(self, sample: Sample) -> list[Item]:
         suffix = next((name for name in self.image.suffixes if name in sample.members), "")
         if not suffix or self.mask not in sample.members:

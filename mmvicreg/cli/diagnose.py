@@ -94,15 +94,15 @@ def _plain(found: Diagnosis, layers: LayerAlignment | None) -> dict[str, Any]:
 
 def layers_in_words(pair: Pair, found: LayerAlignment) -> str:
     """Which layers see the same neighbours."""
-    row, column, share = found.best
+    row, column, best = found.best
     last = 100 * float(found.shared[-1, -1])
     advice = (
         "the representations are among the best"
-        if 100 * share - last < 1
+        if 100 * best - last < 1
         else "heads on those layers may align better than on the representations"
     )
     return (
-        f"  layers: {row} of {pair[0]} and {column} of {pair[1]} share most neighbours, {100 * share:.1f}% of the 10 "
+        f"  layers: {row} of {pair[0]} and {column} of {pair[1]} share most neighbours, {100 * best:.1f}% of the 10 "
         f"nearest ({last:.1f}% the representations, {100 * found.chance:.1f}% chance; {found.samples:,} samples): "
         f"{advice}"
     )

@@ -28,10 +28,11 @@ def test_the_layer_that_keeps_the_neighbours_of_the_other_tower_is_found() -> No
     one, x = Tower(), torch.randn(200, 6)
     narrow = torch.zeros(6, 6)
     narrow[0, 0] = 1
+    first, second, third = (block.get_parameter("weight") for block in one.blocks)
     with torch.no_grad():
-        one.blocks[0].weight.copy_(torch.diag(torch.tensor([1.0, 0, 0, 0, 0, 0])) + 0.05 * rotation(0))
-        one.blocks[1].weight.copy_(torch.linalg.inv(one.blocks[0].weight))
-        one.blocks[2].weight.copy_(narrow)
+        first.copy_(torch.diag(torch.tensor([1.0, 0, 0, 0, 0, 0])) + 0.05 * rotation(0))
+        second.copy_(torch.linalg.inv(first))
+        third.copy_(narrow)
     found = compare_layers(layer_representations(one, x, batch_size=64), {"inputs": x @ rotation(1)})
     assert found.first == ("blocks.0", "blocks.1", "blocks.2", "representation")
     assert found.best[:2] == ("blocks.1", "inputs") and found.best[2] > 0.99

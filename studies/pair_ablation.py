@@ -3,9 +3,9 @@
     python studies/pair_ablation.py                      # regimes pairs-1000, three divisions
     python studies/pair_ablation.py --size all
 
-It starts from the settings of ``kernel_cca`` that ``python studies/pairs.py choose`` wrote down and changes one part at
-a time, with no search after the change. Scores are of validation pairs: the test pairs are not read. About ten minutes
-of one core at 1,000 pairs. Written to ``studies/recorded/ablation-SIZE.json``, shown by ``studies/results.py``.
+It starts from the settings of ``two_way_kernel_ridge`` that ``python studies/pairs.py choose`` wrote down and changes one
+part at a time, with no search after the change. Scores are of validation pairs: the test pairs are not read. About ten
+minutes of one core at 1,000 pairs. Written to ``studies/recorded/ablation-SIZE.json``, shown by ``studies/results.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 
 import tyro
 from pair_features import divide, parse_regime
-from pair_methods import FEATURES, cca
+from pair_methods import FEATURES, ridge
 from pair_scores import score_model
 from pair_solutions import solve_heads
 
@@ -29,12 +29,11 @@ from mmvicreg.studies.folder import StudyFolder
 from mmvicreg.studies.space import Value
 
 RECORDED = Path(__file__).parent / "recorded"
-NO_WHITENING = 1e4
-"""ridge, in units of the mean variance, at which only the covariance between branches is left: partial least squares"""
+METHOD = "two_way_kernel_ridge"
 PARTS: Mapping[str, Mapping[str, Value]] = {
     "Gaussian kernel of each branch": {"kernel": False},
-    "whitening of each branch": {"image_ridge": NO_WHITENING, "text_ridge": NO_WHITENING},
-    "axes weighted by their correlation": {"axis_power": 0.0},
+    "whitened targets": {"target_power": 0.0},
+    "regression both ways": {"both_ways": False},
     "more crops and captions": {"augment": False},
     "signed square root of image features": {"image_map": "unit"},
     "concepts weighted alike": {"concept_power": 0.0},
@@ -58,7 +57,7 @@ class Config:
 
 def variants(chosen: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
     """Settings by name: the whole, the whole without each part, the plainest, the plainest with each part."""
-    whole: dict[str, Value] = {"kernel": True, **chosen}
+    whole: dict[str, Value] = {"kernel": True, "both_ways": True, **chosen}
     plain = dict(whole)
     for left_out in PARTS.values():
         plain.update(left_out)
@@ -72,7 +71,8 @@ def variants(chosen: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
 def validation_score(settings: Mapping[str, Value], regime: str) -> float:
     """Mean recall of validation pairs, a fraction."""
     division = divide(FEATURES, parse_regime(regime), seed=0)
-    heads = solve_heads(division, settings, cca(settings), kernel=bool(settings["kernel"]), seed=0)
+    solver = ridge(settings, "both" if settings["both_ways"] else "first")
+    heads = solve_heads(division, settings, solver, kernel=bool(settings["kernel"]), seed=0)
     return score_model(heads, division.validation, division.train).mean_recall
 
 
@@ -80,11 +80,11 @@ def main(config: Config) -> None:
     """Solve, score, write."""
     choices = StudyFolder(config.choices).read_choices()
     regimes = [f"pairs-{config.size}-split-{split}" for split in range(config.divisions)]
-    regimes = [regime for regime in regimes if f"kernel_cca/{regime}" in choices]
+    regimes = [regime for regime in regimes if f"{METHOD}/{regime}" in choices]
     found: dict[str, list[float]] = {}
     with bar("ablation", len(regimes) * (2 + 2 * len(PARTS))) as advance:
         for regime in regimes:
-            for name, settings in variants(choices[f"kernel_cca/{regime}"]["settings"]).items():
+            for name, settings in variants(choices[f"{METHOD}/{regime}"]["settings"]).items():
                 found.setdefault(name, []).append(validation_score(settings, regime))
                 advance(1, name)
     out = config.out or RECORDED / f"ablation-{config.size}.json"

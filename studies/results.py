@@ -234,8 +234,8 @@ with an inverted softmax over training captions, for every method alike. Seconds
 ABLATION = """
 ## What makes the closed form retrieve ({size} pairs, validation)
 
-Each part is left out of the chosen kernel CCA, which scores {everything:.1f}%, or added alone to the plainest solution,
-which scores {nothing:.1f}%. No search follows the change. Mean over {divisions} division(s).
+Each part is left out of the chosen two-way kernel ridge, which scores {everything:.1f}%, or added alone to the plainest
+solution, which scores {nothing:.1f}%. No search follows the change. Mean over {divisions} division(s).
 `python studies/pair_ablation.py --size {size}`.
 
 | part | left out, % | alone, % |

@@ -3,7 +3,7 @@
     python studies/pair_ablation.py                      # regimes pairs-1000, three divisions
     python studies/pair_ablation.py --size all
 
-It starts from the settings of ``two_way_kernel_ridge`` that ``python studies/pairs.py choose`` wrote down and changes one
+It starts from the settings of ``two_way_kernel_ridge`` that ``studies/pairs.py choose`` wrote down and changes one
 part at a time, with no search after the change. Scores are of validation pairs: the test pairs are not read. About ten
 minutes of one core at 1,000 pairs. Written to ``studies/recorded/ablation-SIZE.json``, shown by ``studies/results.py``.
 """

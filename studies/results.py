@@ -220,8 +220,9 @@ TEXT = """# Results
 Which objective aligns two frozen towers best on retrieval? Made by `python studies/results.py` from the scorings in
 `studies/recorded/pairs`, which `python studies/pairs.py all` makes; do not edit.
 
-Date {date}, commit {commit}, {hardware}. Pairs of pictures and English names, divided by concept, so that no concept of
-the test pairs was seen. Frozen EfficientNet-Lite0 (128 pixels) and MiniLM features, the same for every method, with
+Date {date}, commit {commit}, {hardware}.
+
+Pairs of pictures and English names, divided by concept, so that no concept of the test pairs was seen. Frozen EfficientNet-Lite0 (128 pixels) and MiniLM features, the same for every method, with
 their augmented crops and captions offered to all. {trials} trials a method and division, proposed by Optuna and chosen
 by validation pairs; then fresh seeds, and each run is scored on test pairs once. Score: mean of recall at 1, 5 and 10
 both ways. Ratio: to the best contrastive method by test score, mean over divisions (smallest in brackets). Corrected:

@@ -225,9 +225,9 @@ Date {date}, commit {commit}, {hardware}.
 Pairs of pictures and English names, divided by concept, so that no concept of the test pairs was seen. Frozen
 EfficientNet-Lite0 (128 pixels) and MiniLM features, the same for every method, with their augmented crops and captions
 offered to all. {trials} trials a method and division, proposed by Optuna and chosen by validation pairs; then fresh
-seeds, and each run is scored on test pairs once. Score: mean of recall at 1, 5 and 10 both ways. Ratio: to the best contrastive
-method by test score, mean over divisions (smallest in brackets). Corrected: with an inverted softmax over training
-captions, for every method alike. Seconds of one core, while other work ran.
+seeds, and each run is scored on test pairs once. Score: mean of recall at 1, 5 and 10 both ways. Ratio: to the best
+contrastive method by test score, mean over divisions (smallest in brackets). Corrected: with an inverted softmax over
+training captions, for every method alike. Seconds of one core, while other work ran.
 
 {limits}
 

@@ -73,6 +73,7 @@ def on_processes(counts: tuple[int, ...]) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_equal_one_in_value_and_every_gradient(size: int) -> None:
     value, grads = whole(COUNTS[size])
@@ -90,6 +91,7 @@ def test_no_rows_anywhere_is_zero_and_does_not_hang(size: int) -> None:
         assert not any(grad.any() for grad in grads.values())
 
 
+@pytest.mark.slow
 def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "data")
     optimizer = mm.OptimizerConfig(max_gradient_norm=0.5)
@@ -111,6 +113,7 @@ def test_a_run_divided_into_columns_is_the_run_of_one_process(tmp_path: Path) ->
     assert_close(tmp_path / "one", tmp_path / "back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

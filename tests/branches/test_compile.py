@@ -54,6 +54,7 @@ class Alone(mm.TrainConfig):
     b: toy.Numbers = toy.Numbers("b.npy", dropout=0.0)
 
 
+@pytest.mark.nightly
 def test_compiled_encoders_train_as_eager_ones_and_continue_bit_for_bit(shards: str, tmp_path: Path) -> None:
     config = Alone(
         train=shards,

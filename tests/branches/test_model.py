@@ -42,6 +42,7 @@ def on_one_rank() -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "grad": x.grad, "mean": norm.running_mean, "var": norm.running_var}
 
 
+@pytest.mark.slow
 def test_batch_normalisation_over_processes_equals_one_process() -> None:
     plain = layer(nn.BatchNorm1d)
     x = torch.cat([rows(rank) for rank in range(3)]).requires_grad_()

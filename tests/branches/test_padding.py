@@ -35,6 +35,7 @@ def embedded(branch: Branch, rows: list[Tensor], size: int) -> tuple[Tensor, lis
     return h, lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tower", "pool"), [("minilm", "mean"), ("tiny", "first"), ("tiny", "last")])
 def test_short_batches_give_what_full_padding_gives(tower: str, pool: str) -> None:
     small = tower == "tiny"

@@ -120,6 +120,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", BAD, ids=" ".join)
 def test_bad_input_is_one_message_and_status_1(arguments, trained, tmp_path, capsys):
     run, shards = trained
@@ -230,6 +231,7 @@ def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_report_of_two_runs_shows_both_and_what_was_trained_on(trained, tmp_path):
     run, shards = map(str, trained)
     options = ["--recipe", toy.__file__, "--data", f"test={shards}", "--out", f"{tmp_path}/two.html"]
@@ -238,6 +240,7 @@ def test_a_report_of_two_runs_shows_both_and_what_was_trained_on(trained, tmp_pa
     assert page.count("<article") == 2 and "Scores side by side" in page and "Training data" in page
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_are_no_colours(trained):
     run = str(trained[0])
     command = [sys.executable, "-m", "mmvicreg.cli.main", "compare", run, run, "--out", ""]

@@ -43,6 +43,7 @@ def commands(run: Path, shards: str, out: Path, number: int) -> dict[str, list[s
     }
 
 
+@pytest.mark.slow
 def test_two_evaluations_and_two_embeddings_of_one_run_at_once_give_what_one_gives(
     run, pictured_run, shards, tmp_path
 ):
@@ -68,6 +69,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_a_run_that_may_only_be_read_is_evaluated_and_embedded_elsewhere(run, shards, tmp_path):
     """A read-only mount where this user may mount; else another user, where this is root; else permissions."""
     before = contents(run)

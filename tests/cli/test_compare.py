@@ -12,6 +12,7 @@ import mmvicreg as mm
 from mmvicreg.cli.compare import CompareConfig, compare, compare_runs
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = toy.write_shards(tmp_path / "data")
     probe = mm.ValidationConfig(data=shards, every=6)

@@ -55,11 +55,13 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_embed(pictured_run, tmp_path):
     command = ["embed", str(pictured_run.folder), pictured_run.shards, "{here}/rows.npy", "--device", "cpu"]
     ends_the_same(command, tmp_path, digests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hub", "onnx"])
 def test_export(pictured_run, tmp_path, kind):
     if kind == "onnx":
@@ -72,14 +74,14 @@ def test_export(pictured_run, tmp_path, kind):
     )
 
 
-@pytest.mark.slow  # every process loads open_clip
+@pytest.mark.nightly  # every process loads open_clip
 def test_export_for_open_clip(tmp_path):
     weights = write_open_clip_weights(tmp_path)
     command = ["export", f"{open_clip_name()}:{weights}", "{here}/exported", "--format", "open_clip"]
     ends_the_same(command, tmp_path, digests, first=open_clip_name)
 
 
-@pytest.mark.slow  # with kills between its files; one after a checkpoint is in tests/evaluation/test_finetune.py
+@pytest.mark.nightly  # with kills between its files; one after a checkpoint is in tests/evaluation/test_finetune.py
 def test_finetune(pictured_run, tmp_path):
     for number, name in enumerate(("bird", "boat")):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -90,6 +92,7 @@ def test_finetune(pictured_run, tmp_path):
     ends_the_same([*command, *labelled, "--epochs", "3", "--batch-size", "4"], tmp_path, digests)
 
 
+@pytest.mark.nightly
 def test_report(pictured_run, tmp_path):
     command = ["report", str(pictured_run.folder), "--out", "{here}/page.html", "--device", "cpu"]
     ends_the_same([*command, "--data", f"concepts={pictured_run.shards}"], tmp_path, digests)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 HELD_OUT = str(mm.demo_data() / "style-*.tar")
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_scores_and_reports_as_written(tmp_path: Path) -> None:
     shard = small_shard(tmp_path / "small-000.tar")
     recipe = tmp_path / "mine.py"

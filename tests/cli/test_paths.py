@@ -66,7 +66,7 @@ def test_every_command_is_here():
     assert {*QUICK, *SLOW, *ELSEWHERE} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.nightly) for name in SLOW)])
 def test_odd_paths_work_and_files_have_the_modes_that_the_umask_gives(name, home, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("MMVICREG_CACHE", str(home / "cache"))

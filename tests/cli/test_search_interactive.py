@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from PIL import Image
 from webdataset import TarWriter
 
@@ -21,6 +22,7 @@ def png(seed):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_one_start_answers_several_queries_within_a_second_each(pictured_run):
     command = [
         sys.executable,

@@ -34,6 +34,7 @@ def collapsed(width, *, noise, seed, rows=ROWS, same=True, spread=3.0):
     return sides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6])
 @pytest.mark.parametrize("width", [2, 3, 7, 33, 128, 511, 1024, 4096])
 def test_a_model_collapsed_to_one_direction_scores_exactly_chance(width, noise):
@@ -78,6 +79,7 @@ def counts_of_all(tile):
     return count_matches(queries, items, pairs(), both=True, tile=tile, sharded=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_tiles_and_processes_give_the_same_counts_of_near_ties(processes):
     expected = counts_of_all(400)

@@ -69,6 +69,7 @@ def readers():
     return {"image": Photo(), "text": Words()}
 
 
+@pytest.mark.slow
 def test_one_two_and_three_processes_give_the_same_bits_scores_and_proof(tmp_path):
     path = write(tmp_path)
     found = {size: pool(size).run(embed_on_one_rank, path, str(tmp_path / str(size))) for size in (1, 2, 3)}

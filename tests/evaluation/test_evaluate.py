@@ -108,6 +108,7 @@ def test_every_picture_is_decoded_once_and_none_to_be_shown(toy, monkeypatch):
     assert len(decoded) == 20
 
 
+@pytest.mark.slow
 def test_two_launched_processes_write_the_numbers_of_one(toy):
     assert main(arguments(toy, "alone.json")) == 0
     environment = {

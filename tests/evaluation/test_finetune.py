@@ -82,6 +82,7 @@ def test_schedules_are_the_papers():
     assert step == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
+@pytest.mark.slow
 def test_one_percent_trains_on_what_it_names_and_ten_percent_beats_chance_by_far(digits, ten, tmp_path):
     assert main(command(digits, tmp_path / "one", "--epochs", "1")) == 0
     lines = [line.split("\t") for line in (tmp_path / "one/subset.txt").read_text().splitlines()]
@@ -99,6 +100,7 @@ def test_one_percent_trains_on_what_it_names_and_ten_percent_beats_chance_by_far
     assert (ten / "confusion.png").stat().st_size > 3000
 
 
+@pytest.mark.slow
 def test_a_killed_fine_tuning_continues_to_the_same_scores(digits, ten, tmp_path, capsys):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(

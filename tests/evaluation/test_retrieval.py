@@ -100,6 +100,7 @@ def test_a_collapsed_model_scores_exactly_chance():
     assert zeros.recall[1] == pytest.approx(1 / 50)
 
 
+@pytest.mark.slow
 def test_chance_is_what_random_scores_reach():
     generator = np.random.default_rng(5)
     positives = Positives.from_pairs(

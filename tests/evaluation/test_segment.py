@@ -71,6 +71,7 @@ def masked(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_real_encoders_tell_figure_from_ground_far_better_than_the_commonest_class(masked, capsys):
     shards = [
         "--train",

@@ -39,6 +39,7 @@ def test_exact_search_is_that_of_every_pair_for_any_block(data, monkeypatch):
     assert np.array_equal(found[1], order) and np.allclose(found[0], cosine, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])
 def test_approximate_search_finds_95_percent_of_the_nearest_rows(data, method):
     pytest.importorskip("faiss", reason='pip install "mmvicreg[search]"')

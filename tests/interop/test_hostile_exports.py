@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -78,6 +79,7 @@ def write(folder, view, modality, architecture):
         (folder / view / "config.json").write_text(json.dumps(architecture))
 
 
+@pytest.mark.slow
 def test_an_architecture_larger_than_its_weights_is_refused_and_takes_no_memory(tmp_path):
     expected = {"sound": "does not fit config.json"}  # first: the libraries are loaded for it
     write(tmp_path / "sound", "text", TEXT, BERT)

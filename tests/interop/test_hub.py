@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import hub
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -23,6 +24,7 @@ print(main(["export", sys.argv[1], sys.argv[2], "--push", "nobody/toy"]))
 """
 
 
+@pytest.mark.slow
 def test_an_export_is_pushed_and_loaded_back_with_the_same_weights(small_run, tmp_path):
     folder = save_pretrained(small_run, tmp_path / "export")
     with hub.serve() as found:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from webdataset import TarWriter
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/custom-modality.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_adds_a_modality_in_under_sixty_lines_that_train_and_load(tmp_path: Path) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     lines = block.splitlines()

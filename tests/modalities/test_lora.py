@@ -29,6 +29,7 @@ TEXT: dict[str, Any] = {
 IDS = torch.tensor([[2, 3, 4, -1, -1, -1, -1, -1, -1, -1, -1, -1], [2, 5, 6, 7, 8, 3, 2, 2, 2, 2, 2, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind,fields,x", [(mm.ImageModality, IMAGE, PIXELS), (mm.TextModality, TEXT, IDS)])
 def test_only_adapters_and_projector_learn_from_the_tower_as_it_was(kind, fields, x):
     plain, adapted = kind(**fields).branch().eval(), kind(**fields, lora=2).branch().eval()

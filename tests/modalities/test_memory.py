@@ -71,6 +71,7 @@ def read_corpus(answers: Connection) -> None:
     answers.send((found, peak.bytes))
 
 
+@pytest.mark.slow
 def test_no_hostile_member_takes_more_than_100_mb():
     found, known = in_child(read_corpus)
     assert {name: size for name, size in found.items() if size > 100_000_000} == {}
@@ -85,6 +86,7 @@ def read_sparse(answers: Connection, path: str) -> None:
     answers.send((reason, peak.bytes))
 
 
+@pytest.mark.slow
 def test_a_sparse_picture_of_2_gb_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("MMVICREG_CACHE", str(tmp_path / "cache"))
     info = tarfile.TarInfo("0.jpg")

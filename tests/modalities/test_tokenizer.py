@@ -38,6 +38,7 @@ def adversarial(count: int) -> list[str]:
     return made
 
 
+@pytest.mark.slow
 def test_clip_ids_are_open_clips_on_every_kind_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of words remembered and forgotten; ``TOKENIZER_ROUNDS=200000`` for the longer run in docs/log.md."""
     monkeypatch.setattr(tokenizers, "WORDS", 300)

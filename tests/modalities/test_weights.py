@@ -134,7 +134,7 @@ print(json.dumps(found))
     [
         {"HF_HUB_OFFLINE": "1"},
         pytest.param(
-            {"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.slow
+            {"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.nightly
         ),  # it is asked several times
     ],
     ids=" ".join,

@@ -12,6 +12,7 @@ from mmvicreg.objectives.regularizers import SIGReg
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:`torch._prims_common.check` is deprecated:FutureWarning")
 def test_compiled_sigreg_equals_fp64_for_any_number_of_rows() -> None:

@@ -32,6 +32,7 @@ print("equal")
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="this PyTorch comes without Triton")
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernels_equal_the_eager_path_in_the_interpreter() -> None:
     root = str(Path(__file__).parents[2])

@@ -100,6 +100,7 @@ def own_alignment(name: str, counts: tuple[int, ...], steps: int) -> Any:
     return align(name, *(view[distributed.rank()] for view in views), steps=steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize(("size", "counts"), SPLITS)
 @pytest.mark.parametrize("width", WIDTHS)

@@ -48,6 +48,7 @@ def run(tmp_path_factory):
     return mm.train(config, objective), train
 
 
+@pytest.mark.slow
 def test_predictors_are_scored_beside_the_raw_cosine_and_find_far_more(run):
     trained, train = run
     scores = score_splits(trained, {"toy": train}, device="cpu")["toy"]
@@ -147,6 +148,7 @@ def test_adapters_and_searches_use_them_when_asked(predicting, tmp_path):
         searcher.embed_text("a red bird", to="image")
 
 
+@pytest.mark.slow
 def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_falls(run, tmp_path):
     """Probes of every 5 steps, checkpoints of every 7: the best is one of the probes'."""
     _, train = run

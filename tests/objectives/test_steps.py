@@ -95,6 +95,7 @@ def train(name: str, views: int, shared: bool) -> tuple[list[float], list[Tensor
     return losses, [p.detach() for p in training.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 @pytest.mark.parametrize("views", [3, 4])
 @pytest.mark.parametrize("name", [*ALIGNMENTS, *REGULARIZERS])

@@ -196,6 +196,7 @@ def test_index_files_are_written_once_and_read_as_often_whatever_the_number_of_s
     assert not list((tmp_path / "cache").rglob("*.table"))
 
 
+@pytest.mark.slow
 def test_processes_find_the_same(tmp_path):
     every_fault(tmp_path)
     write_shards(tmp_path, [3, 3])

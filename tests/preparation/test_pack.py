@@ -135,6 +135,7 @@ def test_resize_and_encode(tmp_path):
     assert "not a picture" in (tmp_path / "out" / "train-skipped.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_size_limit_resume_and_processes(tmp_path):
     pictures(tmp_path / "in", count=8)
     source = str(tmp_path / "in")

@@ -299,6 +299,7 @@ def test_paths_with_brackets_equals_signs_and_a_tilde(source, monkeypatch, capsy
     assert "6 samples" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source):
     for i in range(300):
         (source / f"x{i:03d}.jpg").write_bytes(encoded(i))
@@ -336,6 +337,7 @@ def test_a_killed_packing_goes_on_to_the_same_shards_and_its_workers_end(source)
     assert not list((source.parent / "killed").glob("*.part"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_packing_says_what_to_type_and_that_continues_it(source):
     for i in range(1500):
         (source / f"x {i:04d}.jpg").write_bytes(encoded(i))

@@ -38,6 +38,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in WRITES and name != "step"])
 def test_a_benchmark_runs_and_ends_in_its_json(name: str, tmp_path: Path) -> None:
     before = sorted(ROOT.rglob("*.md"))
@@ -45,12 +46,14 @@ def test_a_benchmark_runs_and_ends_in_its_json(name: str, tmp_path: Path) -> Non
     assert sorted(ROOT.rglob("*.md")) == before
 
 
+@pytest.mark.slow
 def test_the_step_benchmark_ends_in_its_ratios(tmp_path: Path) -> None:
     found = run("step", tmp_path)
     for name in ("vicreg", "visreg", "sigreg"):
         assert found[f"samples_per_second_ratio_{name}"] > 0 and found[f"memory_ratio_{name}"] > 0
 
 
+@pytest.mark.slow
 def test_the_page_on_conformance_is_written_and_its_errors_are_rounding(tmp_path: Path) -> None:
     found = run("conformance", tmp_path)
     assert found["largest_error_float32"] < 1e-5 and found["largest_error_bfloat16"] < 1e-2
@@ -58,6 +61,7 @@ def test_the_page_on_conformance_is_written_and_its_errors_are_rounding(tmp_path
     assert sum(line.startswith(("| regularizer", "| alignment")) for line in lines) == 3
 
 
+@pytest.mark.slow
 def test_the_page_on_scaling_is_written_with_its_figure(tmp_path: Path) -> None:
     found = run("scaling", tmp_path)
     assert abs(found["work_ratio_2"] - 0.5) < 0.05
@@ -65,6 +69,7 @@ def test_the_page_on_scaling_is_written_with_its_figure(tmp_path: Path) -> None:
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_readme_are_made_again_and_name_their_commit(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     before, marker, rest = text.partition("<!-- figures -->")

@@ -30,6 +30,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_its_pages_load_nothing_from_other_hosts(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30
@@ -71,6 +72,7 @@ def served(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served: str) -> None:
     for width in WIDTHS:
         with Visit(browser, width) as visit:

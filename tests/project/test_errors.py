@@ -42,6 +42,7 @@ def test_refusals_are_told_from_bugs(tmp_path: Path) -> None:
     assert str(UnknownNameError("no view 'a'; choose b")) == "no view 'a'; choose b"
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_bad_argument_ends_with_the_message_alone(tmp_path: Path) -> None:
     command = [sys.executable, toy.__file__, "--train", "/no/such.tar", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mmvicreg
 
 PACKAGE = Path(mmvicreg.__file__).parent
@@ -72,6 +74,7 @@ def test_import_and_help_do_not_load_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_importing_the_training_code_does_not_load_the_compiler() -> None:
     """torch's compiler takes as long to import as torch itself, and every command would wait for it."""
     code = "import sys, mmvicreg as mm; mm.train, mm.VICReg; sys.exit('torch._dynamo' in sys.modules)"

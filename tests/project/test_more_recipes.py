@@ -64,6 +64,7 @@ def tone(hertz: float) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path) -> None:
     shard = spoken_shard(tmp_path)
     options = ("--batch-size", "16", "--speech.precomputed-views", "1", "--speech.seconds", "1",
@@ -84,6 +85,7 @@ def test_speech_scores_every_direction_and_the_effect_where_it_is(tmp_path: Path
     assert found.scores["held_out.effect_to_image.num_queries"] == 10
 
 
+@pytest.mark.slow
 def test_multilingual_aligns_languages_in_a_star(shard: str, tmp_path: Path) -> None:
     found = start("multilingual.py", *SMALL_IMAGE, "--image.no-frozen", "--image.precomputed-views", "0",
                   "--pairs", "star", "--train", shard, "--concepts", shard, "--style", shard, cwd=tmp_path)  # fmt: skip
@@ -93,12 +95,14 @@ def test_multilingual_aligns_languages_in_a_star(shard: str, tmp_path: Path) -> 
     assert "image-french/invariance" in terms and not any("german-french" in name for name in terms)
 
 
+@pytest.mark.slow
 def test_image_ssl_trains_two_views_of_one_branch(shard: str, tmp_path: Path) -> None:
     found = start("image_ssl.py", "--train", shard, "--held-out", shard, cwd=tmp_path)
     assert found.scores["held_out.image_to_image.recall_at_1"] == 1.0  # it finds itself
     assert {name.partition(".")[0] for name in found.scores} == {"untrained", "held_out"}
 
 
+@pytest.mark.slow
 def test_small_crops_of_another_size_go_through_the_same_branch(shard: str, tmp_path: Path) -> None:
     found = start("image_ssl.py", "--train", shard, "--held-out", shard, "--small-crops", "2",
                   "--small.size", "24", cwd=tmp_path)  # fmt: skip
@@ -144,6 +148,7 @@ def test_every_loss_of_image_ssl_spreads_a_collapsed_branch(loss: str) -> None:
     assert all(value.grad is not None and value.grad.abs().max() > 0 for value in z.values())
 
 
+@pytest.mark.slow
 def test_slip_like_adds_the_second_view(shard: str, tmp_path: Path) -> None:
     found = start("slip_like.py", "--train", shard, "--style", shard, cwd=tmp_path)
     assert "recall_at_1" in found.split("held_out", "image_to_text")

@@ -55,6 +55,7 @@ def errors(checker: str, file: Path, python: str) -> list[int]:
     return [int(line.split(":")[0]) for line in found if line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_users_file_is_checked_against_the_public_names(checker: str, python: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"

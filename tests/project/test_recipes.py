@@ -43,6 +43,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
     summary = read_summary(demo / "summary.json")
     for split, times in (("held_out_concepts", 8), ("held_out_style", 50)):
@@ -61,6 +62,7 @@ def test_the_demo_leaves_pictures_and_a_report_that_fetches_nothing(demo: Path) 
     assert {"loss.png", "held_out_style-image_to_text.png", "held_out_concepts-spectrum.png"} <= names
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     shards = f"held_out_style={ROOT / 'data/demo'}/style-*.tar"
     command = (sys.executable, "-m", "mmvicreg.cli.main", "evaluate", "runs/demo", "--data", shards)

@@ -128,7 +128,8 @@ def test_bad_input_is_one_message_and_status_1(arguments, trained, tmp_path, cap
     status = main([each.format(**known) for each in arguments])
     captured = capsys.readouterr()
     assert status == 1
-    assert captured.err.startswith(f"mmvicreg {arguments[0]}: ") and len(captured.err) > 40
+    message = captured.err.splitlines()[-1] if captured.err.startswith("checking: ") else captured.err
+    assert message.startswith(f"mmvicreg {arguments[0]}: ") and len(message) > 40
     assert "Traceback" not in captured.err and not captured.out
 
 

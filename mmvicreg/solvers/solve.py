@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from mmvicreg import distributed
@@ -20,7 +19,7 @@ from mmvicreg.branches import head
 from mmvicreg.branches.model import Branch, Model
 from mmvicreg.errors import InvalidValueError, UnknownNameError, show_messages_alone
 from mmvicreg.evaluation.embed import embed_samples
-from mmvicreg.files import lock, write_json, write_text
+from mmvicreg.files import lock, write_json, write_tensors, write_text
 from mmvicreg.modalities.modality import Modality, modalities_of
 from mmvicreg.runs import checkpoint, directory
 from mmvicreg.runs.config import to_json
@@ -255,7 +254,7 @@ def write_exact(folder: Path, solution: Solution) -> None:
         for number, part in enumerate(parts):
             found[f"{branch}.{number}.mean"] = part.mean.double().cpu().clone()
             found[f"{branch}.{number}.matrix"] = part.matrix.double().cpu().contiguous().clone()
-    save_file(found, folder / EXACT)
+    write_tensors(folder / EXACT, found)
 
 
 def write_log(folder: Path, candidates: list[Candidate]) -> None:

@@ -50,8 +50,9 @@ def ends_the_same(
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Content of the files that a command was asked for."""
+    """Content of the files that a command was asked for; a lock that a kill left behind says whose it was."""
     files = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts]
+    files = [path for path in files if not path.name.startswith(".lock")]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -167,7 +167,7 @@ def test_masks_are_cut_as_their_pictures_are_and_damaged_ones_are_named():
     (item,) = reader.items(Sample("", 0, {"png": png(picture), "mask.png": buffer.getvalue()}))
     assert item.value.shape == (4, 32, 32)
     torch.testing.assert_close(item.value[3], (item.value[0] < 128).to(torch.uint8))
-    with pytest.raises(BadSampleError, match="mask: 60 x 20 pixels, its picture has 60 x 40"):
+    with pytest.raises(BadSampleError, match="mask: 60 x 20 pixels, its image has 60 x 40"):
         reader.items(Sample("", 0, {"png": png(picture), "mask.png": png(picture[:20, :, 0])}))
     for data, message in (
         (png(picture), "mode RGB"),

@@ -108,7 +108,9 @@ def open_clip_model(encoder: str, *, weights: str) -> nn.Module:
         model = open_clip.create_model(
             name, pretrained=tag, force_custom_text=True, pretrained_text=tag is not None
         )
-    except (OSError, HTTPError) as error:
+    except (OSError, HTTPError, RuntimeError) as error:
+        if tag is None:
+            raise
         raise cannot_download(encoder, error) from None
     finally:
         logger.setLevel(level)

@@ -24,7 +24,7 @@ from mmvicreg.runs.run import Run
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_family_embeds_as_its_own_library_does():
     done = subprocess.run(
         [sys.executable, "benchmarks/published_models.py"],

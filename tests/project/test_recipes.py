@@ -109,6 +109,7 @@ def toy_demo(
     return log(cwd / out)
 
 
+@pytest.mark.nightly
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     one = toy_demo("one", cwd=tmp_path)
     launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -141,6 +142,7 @@ def test_coco_runs_at_toy_size(tmp_path: Path) -> None:
     assert log(tmp_path / "run")[-1]["terms"]["text/variance"] > 0
 
 
+@pytest.mark.nightly
 def test_processes_that_start_together_make_one_vocabulary(tmp_path: Path) -> None:
     launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip

@@ -157,6 +157,7 @@ def test_unknown_regimes_and_scores_are_named(pairs, study: Study, tmp_path: Pat
         Study("s", "", {}, (), (), pairs.test, (), search_seed=1, seeds=(1, 2))
 
 
+@pytest.mark.nightly
 def test_a_killed_search_of_two_workers_continues(pairs, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "studies" / "pairs.py"), "search", "--out", str(tmp_path)]
     command += ["--methods", "cca", "two_way_ridge", "--regimes", REGIME, "--workers", "2"]

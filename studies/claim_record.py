@@ -33,7 +33,7 @@ Figures = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """``left`` against ``times`` x ``right`` + ``plus``, of means over seeds. Without ``right`` the bound is ``plus``."""
+    """``left`` against ``times`` x ``right`` + ``plus``, of means over seeds; without ``right``, against ``plus``."""
 
     left: str
     relation: Literal[">=", "<="]

@@ -139,6 +139,7 @@ print(json.dumps(found))
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_names_of_the_hub_without_a_hub_are_answered_in_words(variables, tmp_path):
     environment = {
         **os.environ,

@@ -53,6 +53,7 @@ def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
             assert scores["recall_at_1"] <= scores["recall_at_5"] <= scores["recall_at_10"] <= 1
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_pictures_and_a_report_that_fetches_nothing(demo: Path) -> None:
     page = (demo / "report.html").read_text()
     assert page.count("<svg") >= 3
@@ -72,6 +73,7 @@ def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     assert again.split("held_out_style") == first.split("held_out_style") != {}
 
 
+@pytest.mark.slow
 def test_readmes_other_commands_run(demo: Path) -> None:
     folder = demo.parent.parent
     toy = [*TOY, *TOY_TEXT]
@@ -127,11 +129,13 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
         assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-4 if a["step"] <= 3 else 2e-2)
 
 
+@pytest.mark.slow
 def test_the_baseline_runs(tmp_path: Path) -> None:
     lines = toy_demo("infonce", "--alignment", "infonce", "--epochs", "0.05", cwd=tmp_path)
     assert "image-text/infonce" in " ".join(lines[-1]["terms"]).lower().replace("_", "")
 
 
+@pytest.mark.slow
 def test_coco_runs_at_toy_size(tmp_path: Path) -> None:
     options = (*TOY, "--train", f"{ROOT / 'data/demo'}/train-000000.tar", "--precision", "fp32", "--text.members",
                "txt",

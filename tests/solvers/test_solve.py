@@ -267,6 +267,7 @@ def test_a_width_above_the_rank_gives_as_many_axes_as_there_are() -> None:
     assert solution.branches["a"][0].matrix.shape == (12, 9)
 
 
+@pytest.mark.slow
 def test_a_killed_solve_continues_to_the_heads_of_an_uninterrupted_one(
     shards: str, held_out: str, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ print('blocks written', int(sys.argv[5]) - left)
 """
 
 
+@pytest.mark.slow
 def test_a_pass_killed_while_it_encodes_keeps_its_blocks_and_ends_in_the_same_heads(tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "shards", missing=7)
     held_out = toy.write_shards(tmp_path / "held_out", shards=1, seed=0, missing=0)

@@ -146,6 +146,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_end_with_their_parent_after_sigkill(tmp_path):
     write_shards(tmp_path, [8])
     (tmp_path / "train.py").write_text(ORPHANS)

@@ -120,6 +120,7 @@ def test_an_unfinished_search_is_refused_unless_recorded(study: Study, tmp_path:
     assert choose(longer, tmp_path, unfinished=True)[f"cca/{REGIME}"]["trials"] == 2
 
 
+@pytest.mark.slow
 def test_every_method_of_the_comparison_trains_and_scores_above_chance(pairs, tmp_path: Path) -> None:
     shared: dict[str, Any] = {
         "learning_rate": 3e-3,

@@ -46,6 +46,7 @@ def consoles(pictured_run, tmp_path_factory):
     return folder / "run", done
 
 
+@pytest.mark.slow
 def test_a_line_has_every_term_the_last_score_and_the_speed(consoles):
     _, (first, _) = consoles
     assert first.returncode == 0, first.stderr

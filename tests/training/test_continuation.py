@@ -160,6 +160,7 @@ def test_skipped_steps_in_a_row_are_counted_over_a_restart(tmp_path: Path) -> No
         assert json.loads(path.read_text())["parts"]["skipped_steps"] == {"consecutive": 1}
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_a_checkpoint_and_one_line_and_the_run_ends_the_same(
     shards: str, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_run_killed_before_its_configuration_was_written_can_be_started(
     assert mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), epochs=1.0), toy.objective).step == 6
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_folder_is_refused_and_a_dead_one_is_taken_over(
     shards: str, tmp_path: Path
 ) -> None:

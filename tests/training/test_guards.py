@@ -118,6 +118,7 @@ def test_no_checkpoint_to_go_back_to_stops(tmp_path: Path, shards: str) -> None:
         mm.train(toy.Config(train=shards, out=str(tmp_path / "run"), guard=alarm), toy.objective)
 
 
+@pytest.mark.slow
 def test_a_disk_that_stalls_is_explained_and_ends_the_process(tmp_path: Path, shards: str) -> None:
     """The recipe from the command line: reading one sample takes for ever."""
     options = ["--train", shards, "--out", str(tmp_path / "run"), "--a.stall", "600"]
@@ -180,6 +181,7 @@ def test_a_clock_that_jumps_changes_nothing(
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_a_process_whose_partner_died_before_they_met_says_so_and_ends(tmp_path: Path, shards: str) -> None:
     """Process 1 of 2 never comes; torch itself would wait half an hour."""
     command = [sys.executable, toy.__file__, "--train", shards, "--out", str(tmp_path / "run")]

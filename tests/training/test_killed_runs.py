@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CAMPAIGN = Path(__file__).parents[2] / "benchmarks/kill_campaign.py"
 
 
+@pytest.mark.slow
 def test_killed_runs_of_one_two_and_four_processes_end_bit_for_bit_and_never_hang() -> None:
     """kill -9 of one process, kill -9 of all and SIGTERM of all, at random moments."""
     command = [sys.executable, str(CAMPAIGN), "--kills", "9", "--epochs", "3", "--processes", "4", "2", "1"]

@@ -54,6 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train(folder, "one", *options), train(folder, "two", *options, processes=2)
 
 
+@pytest.mark.slow
 def test_with_a_third_of_everything_missing_two_processes_equal_one(runs: tuple[Path, Path]) -> None:
     one, two = map(lines, runs)
     assert len(one) == len(two) == 12

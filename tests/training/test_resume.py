@@ -73,6 +73,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves_with_status_0(
     assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_ends_the_same(shards: str, whole: Path, tmp_path: Path) -> None:
     """kill -9 of the recipe's own process, between two checkpoints and while one may be being written."""
     out = tmp_path / "run"

@@ -71,6 +71,7 @@ def test_a_run_is_not_continued_on_other_shards(tmp_path: Path) -> None:
         mm.train(replace(started, allow_change=("epochs",)), toy.objective)
 
 
+@pytest.mark.slow
 def test_an_exclusion_list_is_part_of_the_run(tmp_path: Path) -> None:
     train = toy.write_shards(tmp_path / "data")
     listed = exclusions(check(CheckConfig(train)))

@@ -3,10 +3,9 @@
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -36,8 +35,8 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
 def start(recipe: str, *options: str, cwd: Path) -> mm.Summary:
     """The summary of a recipe's toy run."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "recipes" / recipe), *TOY, *options, "--out", "run"]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    command = [str(ROOT / "recipes" / recipe), *TOY, *options, "--out", "run"]
+    done = forked.run(command, cwd=cwd, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     log = [json.loads(line) for line in (cwd / "run/log.jsonl").read_text().splitlines()]
     assert all(np.isfinite(value) for line in log if "terms" in line for value in line["terms"].values())

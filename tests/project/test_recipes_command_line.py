@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import forked
 import pytest
 import tyro
 
@@ -37,8 +38,7 @@ TOWERS = {
 def help_of(recipe: str) -> str:
     """What ``python recipes/RECIPE.py --help`` prints on a terminal of 120 columns."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "PYTHONUTF8": "1"}
-    command = [sys.executable, f"recipes/{recipe}.py", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    done = forked.run([f"recipes/{recipe}.py", "--help"], cwd=ROOT, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

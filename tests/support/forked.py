@@ -1,0 +1,119 @@
+"""Runs Python programs in forks of one process that has imported the package, as if Python had been started anew.
+
+Starting Python and importing torch, transformers and timm takes longer than most of what the tests run. ``run`` takes
+the arguments that would follow ``python``: a script or ``-m mmvicreg.cli.main``, then its own. Programs that start
+processes, or whose start is itself tested, are started by subprocess instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+IMPORTED = ("torch", "transformers", "timm", "tyro", "mmvicreg.cli.main", "mmvicreg.evaluation.evaluate")
+
+
+def run(
+    arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """What ``python ARGUMENTS`` does in ``cwd``. Raises subprocess.TimeoutExpired past ``timeout`` seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        request = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "out": str(out),
+            "err": str(err),
+        }
+        server = _server()
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        process = int(server.stdout.readline())
+        ended = threading.Event()
+        timer = threading.Timer(timeout, lambda: (ended.set(), os.kill(process, signal.SIGKILL)))
+        timer.start()
+        status = int(server.stdout.readline())
+        timer.cancel()
+        printed = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
+        if ended.is_set():
+            raise subprocess.TimeoutExpired(list(arguments), timeout, *printed)
+        return subprocess.CompletedProcess(list(arguments), status, *printed)
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """The process that is forked, one for each process of pytest."""
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(_end, server)
+    return server
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    """The server ends where its input ends."""
+    with server:
+        pass
+
+
+def _serve() -> None:
+    """For each request on standard input: fork, and print the process and then its status."""
+    for name in IMPORTED:
+        __import__(name)
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            _become(json.loads(line))
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    """Run the program in this process, and end it as Python ends."""
+    for path, descriptor in ((os.devnull, 0), (request["out"], 1), (request["err"], 2)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+    sys.stdin = open(0, encoding="utf-8")
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    program, *rest = request["arguments"]
+    status: object = 0
+    try:
+        if program == "-m":
+            sys.argv = rest
+            sys.path[0] = request["cwd"]
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [program, *rest]
+            sys.path[0] = str(Path(request["cwd"], program).parent)
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(status or 0))  # type: ignore[call-overload]
+
+
+if __name__ == "__main__":
+    _serve()

@@ -15,8 +15,16 @@ from mmvicreg.branches.model import Branch
 
 MULTIPLE = 8
 """Lengths are rounded up to a multiple of it (chosen), so that there are few of them."""
+BATCH, CPU_BATCH = 64, 16
+"""Rows that are encoded together without a gradient (chosen). Fewer on CPUs: the activations of 64 pictures are too
+large for the allocator to keep, and mapping their pages anew in every layer costs as much time as the layers."""
 TOLERANCE = 1e-4
 """Largest change of a representation, relative to its largest value, that is rounding."""
+
+
+def rows_at_once(device: torch.device, size: int = BATCH) -> int:
+    """How many rows to encode together on ``device``, where up to ``size`` are allowed."""
+    return min(size, CPU_BATCH) if device.type == "cpu" else size
 
 
 def without_padding(branch: Branch, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Model
-from mmvicreg.branches.padding import batches_by_length
+from mmvicreg.branches.padding import batches_by_length, rows_at_once
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.store import EmbeddedBlock, Store, check_names, join, open_store, write_block
 from mmvicreg.evaluation.transfer.prompts import image_branches
@@ -246,7 +246,7 @@ def _outputs(
     branch = model.branch(view)
     parts: dict[str, list[np.ndarray]] = {"z": [], "h": []}
     order: list[int] = []
-    for places, batch in batches_by_length(branch, inputs, batch_size):
+    for places, batch in batches_by_length(branch, inputs, rows_at_once(device, batch_size)):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = branch(batch.to(device))
         order += places

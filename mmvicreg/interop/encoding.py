@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmvicreg.branches.model import Branch
-from mmvicreg.branches.padding import batches_by_length
+from mmvicreg.branches.padding import batches_by_length, rows_at_once
 from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.modalities.decoding.pixels import from_pillow
 from mmvicreg.modalities.image import ImageModality, ImageReader
@@ -58,7 +58,7 @@ def _embedded(branch: Branch, inputs: Sequence[Tensor], batch_size: int, device:
     """z float32 (n, D) of the inputs, in their order."""
     parts: list[Tensor] = []
     order: list[int] = []
-    for places, batch in batches_by_length(branch, inputs, batch_size):
+    for places, batch in batches_by_length(branch, inputs, rows_at_once(device, batch_size)):
         parts.append(branch(batch.to(device)).z.float().cpu())
         order += places
     return torch.cat(parts)[torch.argsort(torch.tensor(order))]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmvicreg import distributed
 from mmvicreg.branches.model import Branch
-from mmvicreg.branches.padding import without_padding
+from mmvicreg.branches.padding import rows_at_once, without_padding
 from mmvicreg.evaluation.work_folder import move_folder, work_folder
 from mmvicreg.files import write_text
 from mmvicreg.modalities.modality import Modality
@@ -34,8 +34,6 @@ from mmvicreg.stream.reader import BadSampleError, Item, Reader, Sample
 
 DONE = "done.json"
 """in a folder of representations that is whole"""
-BATCH = 64
-"""augmented views encoded together (chosen; the result does not depend on it)"""
 Views = tuple[list[tuple[int, int]], list[Tensor | None]]
 """the (sample, draw) of each augmented view of a batch, and its value; None for absent ones"""
 
@@ -109,7 +107,10 @@ def precompute(
             _allocate(work, samples=len(index), draws=draws, width=width)
         distributed.barrier()
         own = range(rank * len(index) // world, (rank + 1) * len(index) // world)
-        views = _augmented_views(modality.reader(), index, own, draws=draws, seed=seed, threads=threads)
+        batch = rows_at_once(device)
+        places = [(number, draw) for number in own for draw in range(draws)]
+        chosen = [places[start : start + batch] for start in range(0, len(places), batch)]
+        views = _augmented_views(modality.reader(), index, chosen, seed=seed, threads=threads)
         _encode(branch, views, work, device=device, progress=progress)
         distributed.barrier()
         if rank == 0:
@@ -165,9 +166,9 @@ def _allocate(home: Path, *, samples: int, draws: int, width: int) -> None:
 
 
 def _augmented_views(
-    reader: Reader, index: ShardIndex, numbers: range, *, draws: int, seed: int, threads: int
+    reader: Reader, index: ShardIndex, batches: list[list[tuple[int, int]]], *, seed: int, threads: int
 ) -> Iterator[Views]:
-    """Batches of augmented views: the same on any number of processes and threads."""
+    """The augmented views of ``batches`` of (sample, draw): the same on any number of processes and threads."""
     fetch = Fetcher(index)
 
     def read(place: tuple[int, int]) -> Tensor | None:
@@ -179,8 +180,6 @@ def _augmented_views(
             return None  # absent, like a sample without this modality
         return None if item is None else item.value
 
-    places = [(number, draw) for number in numbers for draw in range(draws)]
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(places), BATCH):
-            chosen = places[start : start + BATCH]
-            yield chosen, list(pool.map(read, chosen))
+        for batch in batches:
+            yield batch, list(pool.map(read, batch))

@@ -32,7 +32,7 @@ def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, request: pyt
     workplace(tmp_path)
     if any("runs/demo" in block.body for block in found(page) if block.runs):
         demo = request.getfixturevalue("demo")
-        shutil.copytree(demo, tmp_path / "runs/demo", ignore=shutil.ignore_patterns("embeddings", "features"))
+        shutil.copytree(demo, tmp_path / "runs/demo", ignore=shutil.ignore_patterns("features"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["MMVICREG_CACHE"] = str(tmp_path / "cache")
     command = [sys.executable, str(ROOT / "tests/support/page_blocks.py"), str(page)]

@@ -1,4 +1,4 @@
-"""The demo on a quarter of its data, run once for a whole test session, on however many processes pytest has."""
+"""The demo, run once for a whole test session, on however many processes pytest has."""
 
 import os
 import re
@@ -13,8 +13,6 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
-QUARTER = ("--train", "data/demo/train-000000.tar", "--batch-size", "64")
-"""One shard of four and a quarter of the batch: as many steps as the whole demo, in less than half of its time."""
 
 
 def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -52,7 +50,7 @@ def workplace(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory that the first command of README.md (and of docs/first-run.md) makes with QUARTER."""
+    """The run directory that the first command of README.md (and of docs/first-run.md) makes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
     with FileLock(folder.with_suffix(".lock")):
@@ -61,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert install == 'pip install -e ".[demo]"'
             folder.mkdir()
             try:
-                start(*shlex.split(command), *QUARTER, cwd=workplace(folder))
+                start(*shlex.split(command), cwd=workplace(folder))
             except BaseException:
                 shutil.rmtree(folder)
                 raise

@@ -10,7 +10,7 @@ clamp), ours the loop's step (random state, forward, objective, backward, norms,
 batches, made beforehand. Sides take turns; the best round of each counts: CPU time of the process on a CPU (other
 users of the machine do not count), wall time on a GPU. Memory is the peak of all that a side holds (weights, gradients,
 moments, activations), in a process of its own. Ours has no projector, so the towers are the same; pixels arrive as
-uint8 and are normalised inside our step. Last line: one JSON object.
+uint8 and are normalized inside our step. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from measure import apart, peak_bytes
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
-"""OpenAI's normalisation of pixels, rounded; the same on both sides."""
+"""OpenAI's normalization of pixels, rounded; the same on both sides."""
 REGULARIZERS = ("vicreg", "visreg", "sigreg")
 
 

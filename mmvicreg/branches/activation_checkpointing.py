@@ -26,7 +26,7 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
 def recompute_blocks(model: Model) -> dict[str, int]:
     """Let the blocks of each trained encoder keep their inputs only; the number of blocks by branch.
 
-    Blocks with batch normalisation are left alone: run twice, they would count their rows twice. Dropout draws the same
+    Blocks with batch normalization are left alone: run twice, they would count their rows twice. Dropout draws the same
     masks in both passes. Raises ValueError where no block is left.
     """
     counts = {}
@@ -41,7 +41,7 @@ def recompute_blocks(model: Model) -> dict[str, int]:
         counts[name] = len(blocks)
     if not any(counts.values()):
         raise InvalidValueError(
-            "activation_checkpointing is set, but no trained encoder has repeated blocks without batch normalisation; "
+            "activation_checkpointing is set, but no trained encoder has repeated blocks without batch normalization; "
             "leave activation_checkpointing out, or bound memory with --gradient-cache-size"
         )
     return counts

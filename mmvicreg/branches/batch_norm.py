@@ -1,4 +1,4 @@
-"""Batch normalisation over the rows of all processes, and its placement into existing networks."""
+"""Batch normalization over the rows of all processes, and its placement into existing networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmvicreg.errors import InvalidValueError
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation over the rows of all processes, any number of them on each, zero included.
+    """Batch normalization over the rows of all processes, any number of them on each, zero included.
 
     Input (n, C) or (n, C, ...). Equals ``nn.BatchNorm`` on the concatenated rows, value and gradient. Weight and bias
     get a gradient (zero) also where no process has a row, so that an optimizer treats them alike on any number of
@@ -27,7 +27,7 @@ class SyncBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise InvalidValueError(
-                f"batch normalisation needs (rows, channels, ...), found shape {tuple(input.shape)}"
+                f"batch normalization needs (rows, channels, ...), found shape {tuple(input.shape)}"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class SyncBatchNormAct(SyncBatchNorm):
-    """timm's BatchNormAct2d (EfficientNet, MobileNet, RegNet, ...): normalisation, dropout and activation in one."""
+    """timm's BatchNormAct2d (EfficientNet, MobileNet, RegNet, ...): normalization, dropout and activation in one."""
 
     drop: nn.Module
     act: nn.Module
@@ -87,9 +87,9 @@ class SyncBatchNormAct(SyncBatchNorm):
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
-    """``module`` with each batch normalisation replaced by one over the rows of all processes; weights are kept.
+    """``module`` with each batch normalization replaced by one over the rows of all processes; weights are kept.
 
-    Raises ValueError for a batch normalisation with a forward of its own, which the replacement would lose.
+    Raises ValueError for a batch normalization with a forward of its own, which the replacement would lose.
     """
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
         return _synchronized(module)
@@ -103,8 +103,8 @@ def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
     after = dict(module.named_children())
     if not plain and set(after) != {"drop", "act"}:
         raise InvalidValueError(
-            f"{type(module).__name__} is a batch normalisation with a forward of its own, which would be lost when it "
-            "is replaced by one over all processes; normalise in nn.BatchNorm and move the rest to another module"
+            f"{type(module).__name__} is a batch normalization with a forward of its own, which would be lost when it "
+            "is replaced by one over all processes; normalize in nn.BatchNorm and move the rest to another module"
         )
     synced = (SyncBatchNorm if plain else SyncBatchNormAct)(
         module.num_features,
@@ -121,13 +121,13 @@ def _synchronized(module: _BatchNorm) -> SyncBatchNorm:
 
 
 def batch_norm_layers(module: nn.Module) -> list[str]:
-    """Dotted names of the batch normalisations in ``module``; "" is the module itself."""
+    """Dotted names of the batch normalizations in ``module``; "" is the module itself."""
     return [name for name, each in module.named_modules() if isinstance(each, _BatchNorm)]
 
 
 @contextmanager
 def placeholder_rows(module: nn.Module) -> Iterator[None]:
-    """Within it the inputs of ``module`` stand for no rows: its batch normalisations leave them out of statistics."""
+    """Within it the inputs of ``module`` stand for no rows: its batch normalizations leave them out of statistics."""
     norms = [each for each in module.modules() if isinstance(each, SyncBatchNorm)]
     for norm in norms:
         norm.placeholder = True

@@ -27,7 +27,7 @@ class Embedding:
 def projector(input_width: int, widths: Sequence[int], *, dropout: float = 0.0) -> nn.Module:
     """The expander of VICReg (arXiv 2105.04906, section 4.2): (n, input_width) to (n, widths[-1]).
 
-    Linear, batch normalisation, ReLU for every width but the last; a Linear without bias at the end.
+    Linear, batch normalization, ReLU for every width but the last; a Linear without bias at the end.
     ``()`` is the identity. ``dropout`` (chosen, not in the paper) follows each ReLU.
     """
     if any(width < 1 for width in widths):
@@ -75,7 +75,7 @@ class Branch(nn.Module):
 
     def freeze(self, frozen: bool) -> bool:
         """Lock the encoder for now, or free it; True where that is a change. A branch made ``frozen`` stays so
-        (its batch normalisation was never synchronised): freeing it raises ValueError."""
+        (its batch normalization was never synchronised): freeing it raises ValueError."""
         if self.frozen and not self.waiting:
             raise InvalidValueError(
                 "this branch is frozen for the whole run; leave frozen out to free it at a step"

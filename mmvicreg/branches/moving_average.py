@@ -52,7 +52,7 @@ class MovingAverage:
     def targets(
         self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], *, precomputed: frozenset[str]
     ) -> dict[str, Tensor]:
-        """Embeddings (B, D) by view, normalised with the statistics of the batch as in BYOL and MoCo."""
+        """Embeddings (B, D) by view, normalized with the statistics of the batch as in BYOL and MoCo."""
         self.model.train()
         found = self.model(inputs, present, precomputed=precomputed)
         return {view: embedding.z for view, embedding in found.items()}

@@ -51,7 +51,7 @@ class ClassifyConfig(ModelOptions):
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     """lbfgs: weights of the squared norm to try"""
     learning_rates: tuple[float, ...] = (0.02, 0.1, 0.3, 1.0)
-    """sgd: learning rates to try (the paper's is 0.02, on features that are not standardised)"""
+    """sgd: learning rates to try (the paper's is 0.02, on features that are not standardized)"""
     out: str = ""
     """JSON file to write; a confusion picture goes beside it"""
 

@@ -86,7 +86,7 @@ def spectrum(z_ND: Tensor) -> np.ndarray:
 
 
 def unit_std(z_ND: Tensor) -> float:
-    """sqrt(D) times the mean per-dimension std of l2-normalised rows: 1 when healthy, 0 when collapsed.
+    """sqrt(D) times the mean per-dimension std of l2-normalized rows: 1 when healthy, 0 when collapsed.
 
     SimSiam (Chen and He 2021, figure 2) plots it without the factor, healthy at 1 / sqrt(D).
     """
@@ -103,7 +103,7 @@ def _entropy_rank(weights: np.ndarray, epsilon: float) -> float:
 
 
 def effective_rank(z_ND: Tensor) -> float:
-    """exp(entropy) of the centred singular values, normalised to sum 1 (Roy and Vetterli 2007, def. 1).
+    """exp(entropy) of the centred singular values, normalized to sum 1 (Roy and Vetterli 2007, def. 1).
 
     Between 1 and min(N - 1, D); 1 for a constant matrix.
     """
@@ -159,13 +159,13 @@ def off_diagonal_correlation(z_ND: Tensor) -> tuple[float, float]:
 
 
 def alignment(a_ND: Tensor, b_ND: Tensor) -> float:
-    """Mean squared distance of matching l2-normalised rows (Wang and Isola 2020, alpha = 2): 0 is perfect."""
+    """Mean squared distance of matching l2-normalized rows (Wang and Isola 2020, alpha = 2): 0 is perfect."""
     a_ND, b_ND = _pair(a_ND, b_ND)
     return float((_unit(a_ND) - _unit(b_ND)).square().sum(1).mean())
 
 
 def uniformity(z_ND: Tensor, *, t: float = 2.0, block: int = 1024) -> float:
-    """log mean exp(-t ||x - y||^2) over pairs of different l2-normalised rows (Wang and Isola 2020).
+    """log mean exp(-t ||x - y||^2) over pairs of different l2-normalized rows (Wang and Isola 2020).
 
     0 when collapsed, towards -2t when spread over the sphere; exact, in blocks of rows.
     """

@@ -108,7 +108,7 @@ def save_open_clip(run: Run, folder: str | Path, *, image: str = "image", text: 
     visual = run.model.branch_named(image).encoder
     for view in (image, text):
         check_without_adapters(run.model.branch_named(view).encoder, library="open_clip")
-    assert isinstance(visual, nn.Sequential)  # pixel normalisation, tower
+    assert isinstance(visual, nn.Sequential)  # pixel normalization, tower
     model.visual.load_state_dict(visual[1].state_dict())
     model.text.load_state_dict(run.model.branch_named(text).encoder.state_dict())
     found = open_clip.get_model_config(towers.split(names[image])[1])

@@ -1,6 +1,6 @@
 """A pool of real gloo processes for tests of distributed code: ``pool(2).run(function, *args)``.
 
-``function`` is called on every process with the same arguments, inside an initialised ``torch.distributed``
+``function`` is called on every process with the same arguments, inside an initialized ``torch.distributed``
 process group; the results come back as a list in order of rank. The processes are started once per Python process
 and reused, because starting them costs seconds. ``function`` must be at module level, since it is pickled by name.
 An exception on any process, or silence past the deadline, raises in the caller.

@@ -43,7 +43,7 @@ def on_one_rank() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_batch_normalisation_over_processes_equals_one_process() -> None:
+def test_batch_normalization_over_processes_equals_one_process() -> None:
     plain = layer(nn.BatchNorm1d)
     x = torch.cat([rows(rank) for rank in range(3)]).requires_grad_()
     y = plain(x)
@@ -57,7 +57,7 @@ def test_batch_normalisation_over_processes_equals_one_process() -> None:
         torch.testing.assert_close(each["var"], plain.running_var, rtol=1e-9, atol=1e-9)
 
 
-def test_one_row_is_normalised_to_the_bias() -> None:
+def test_one_row_is_normalized_to_the_bias() -> None:
     norm = layer(SyncBatchNorm)
     y = norm(torch.randn(1, 6, dtype=torch.float64))
     torch.testing.assert_close(y[0], norm.bias)
@@ -72,8 +72,8 @@ def test_synchronizing_keeps_weights_and_result() -> None:
     torch.testing.assert_close(synced(x), net(x))
 
 
-def test_what_timm_puts_behind_a_normalisation_stays() -> None:
-    """Its BatchNormAct2d holds the activation: a network whose normalisation is replaced must keep it."""
+def test_what_timm_puts_behind_a_normalization_stays() -> None:
+    """Its BatchNormAct2d holds the activation: a network whose normalization is replaced must keep it."""
     torch.manual_seed(0)
     net = timm.create_model("test_efficientnet", num_classes=0)
     synced = synchronize_batch_norm(copy.deepcopy(net))
@@ -83,12 +83,12 @@ def test_what_timm_puts_behind_a_normalisation_stays() -> None:
         torch.testing.assert_close(synced.train(training)(x), net.train(training)(x))
 
 
-def test_a_normalisation_that_does_more_is_refused() -> None:
+def test_a_normalization_that_does_more_is_refused() -> None:
     class Shifted(nn.BatchNorm1d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) + 1
 
-    with pytest.raises(ValueError, match="Shifted is a batch normalisation with a forward of its own"):
+    with pytest.raises(ValueError, match="Shifted is a batch normalization with a forward of its own"):
         Branch(nn.Sequential(Shifted(4)), nn.Sequential())
 
 

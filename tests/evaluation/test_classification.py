@@ -116,7 +116,7 @@ def test_the_papers_sgd_probe_learns_and_the_sweep_picks_by_validation(digits):
     assert c.score_classes(best(test), labels).top1 > 0.85
 
 
-def test_class_weights_are_the_normalised_mean_of_normalised_prompts():
+def test_class_weights_are_the_normalized_mean_of_normalized_prompts():
     prompts = [np.array([[2.0, 0], [0, 5.0]]), np.array([[0, -3.0]])]
     np.testing.assert_allclose(c.class_weights(prompts), [[0.5**0.5, 0.5**0.5], [0, -1]], atol=1e-6)
 

@@ -29,7 +29,7 @@ def image(**fields: Any) -> ImageModality:
 
 
 def part(modality: ImageModality, number: int) -> nn.Module:
-    """A part of the encoder: 0 normalises, 1 is the tower."""
+    """A part of the encoder: 0 normalizes, 1 is the tower."""
     encoder = modality.branch().encoder
     assert isinstance(encoder, nn.Sequential)
     return encoder[number]
@@ -95,10 +95,10 @@ def test_padding_does_not_change_a_representation(tmp_path: Path) -> None:
         torch.testing.assert_close(branch.represent(x[None]), branch.represent(padded[None]))
 
 
-def test_the_normalisation_is_the_encoders_own() -> None:
+def test_the_normalization_is_the_encoders_own() -> None:
     x = torch.full((1, 3, 32, 32), 51, dtype=torch.uint8)
-    normalised = part(image(encoder=f"transformers/{image_folder()}"), 0)(x)
-    torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor([0.1 / 0.5, 0.0, -0.1 / 0.7]))
+    normalized = part(image(encoder=f"transformers/{image_folder()}"), 0)(x)
+    torch.testing.assert_close(normalized[0, :, 0, 0], torch.tensor([0.1 / 0.5, 0.0, -0.1 / 0.7]))
 
 
 def readers(folder: Path) -> list[Reader]:

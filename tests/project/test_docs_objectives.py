@@ -1,4 +1,4 @@
-"""Every regularizer and alignment has a page: equation, normalisation, what it equals, when to use it, cost."""
+"""Every regularizer and alignment has a page: equation, normalization, what it equals, when to use it, cost."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import mmvicreg as mm
 from mmvicreg.objectives import alignments, regularizers
 
 FOLDER = Path(__file__).parents[2] / "docs/objectives"
-PARTS = ("Equation", "Normalisation", "Equals", "When to use it", "Cost")
+PARTS = ("Equation", "Normalization", "Equals", "When to use it", "Cost")
 PAGES = {page: page.read_text() for page in FOLDER.glob("*.md") if page.name != "README.md"}
 CLASSES = [
     name

@@ -132,7 +132,7 @@ def their_batches(shards: list[str], *, train: bool) -> list[tuple[Tensor, Tenso
 
 
 def our_rows(shards: list[str]) -> list[tuple[Tensor, Tensor]]:
-    """What our evaluation reads: the crop normalised as the model does, and token ids."""
+    """What our evaluation reads: the crop normalized as the model does, and token ids."""
     image = mm.ImageModality(encoder="open_clip/ViT-B-32", size=32).reader()
     text = mm.TextModality(encoder="open_clip/ViT-B-32").reader()
     assert isinstance(text, TextReader)
@@ -143,7 +143,7 @@ def our_rows(shards: list[str]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
         for values in (
@@ -161,7 +161,7 @@ def test_open_clips_evaluation_loader_reads_packed_shards_as_we_do(tmp_path: Pat
     assert len(ours) == len(pictures) == 12
     for (pixels, ids), picture, text in zip(ours, pictures, texts, strict=True):
         assert torch.equal(ids, text)
-        assert (normalised(pixels) - picture).abs().max() < 1.5 / 255 / 0.26
+        assert (normalized(pixels) - picture).abs().max() < 1.5 / 255 / 0.26
 
 
 def test_open_clips_training_loader_reads_packed_shards(tmp_path: Path, monkeypatch: Any) -> None:

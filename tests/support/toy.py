@@ -84,7 +84,7 @@ class Numbers:
         """Two blocks, then the projector."""
         norm = nn.BatchNorm1d if self.norm == "batch" else nn.LayerNorm
         blocks = [
-            # A bias that the normalisation takes away again has a gradient of rounding errors only.
+            # A bias that the normalization takes away again has a gradient of rounding errors only.
             nn.Sequential(
                 nn.Linear(WIDTH, WIDTH, bias=False), norm(WIDTH), nn.GELU(), nn.Dropout(self.dropout)
             )

@@ -128,7 +128,7 @@ def test_plain_accumulation_is_another_gradient() -> None:
     assert relative_error(flat(step), whole(24, dropout=0.0)[1]) > 0.1
 
 
-def test_batch_normalisation_in_a_trained_encoder_is_refused() -> None:
+def test_batch_normalization_in_a_trained_encoder_is_refused() -> None:
     step = module(dropout=0.0)
     encoder = step.model.branch_named("image").encoder
     assert isinstance(encoder, nn.Sequential)

@@ -88,7 +88,7 @@ def test_every_weight_that_should_move_moves(runs: tuple[Path, Path]) -> None:
 
 def test_one_process_and_two_end_with_the_same_weights(runs: tuple[Path, Path]) -> None:
     one, two = (weights(run, -1) for run in runs)
-    # A bias that a batch normalisation takes away again has a gradient of rounding errors, of which Adam makes full
+    # A bias that a batch normalization takes away again has a gradient of rounding errors, of which Adam makes full
     # steps; the running means follow it.
     free = ("mix.0.bias", "encoder.norm.bias", "layers.13.bias", "0.output.LayerNorm.bias", "running_mean")
     for name, value in one.items():

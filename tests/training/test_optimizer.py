@@ -176,7 +176,7 @@ def test_a_moving_average_follows_and_shares_what_is_frozen() -> None:
         MovingAverage(made, 1.0)
 
 
-def test_recomputing_blocks_changes_no_gradient_and_refuses_batch_normalisation() -> None:
+def test_recomputing_blocks_changes_no_gradient_and_refuses_batch_normalization() -> None:
     plain, again = model(), model()
     assert recompute_blocks(again) == {"image": 3}
     x = torch.randn(7, 4)

@@ -122,7 +122,7 @@ def _unit(rows: Tensor | np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear classifier on standardised features: scores = ((x - mean) / std) weight' + bias."""
+    """A linear classifier on standardized features: scores = ((x - mean) / std) weight' + bias."""
 
     mean_D: Tensor
     std_D: Tensor
@@ -149,7 +149,7 @@ def linear_probe(
 ) -> LinearProbe:
     """Multinomial logistic regression (or one binary one per class) by L-BFGS, to convergence.
 
-    Minimises mean cross-entropy + penalty / 2 ||weight||^2 on standardised features, the bias free: the
+    Minimizes mean cross-entropy + penalty / 2 ||weight||^2 on standardized features, the bias free: the
     same problem as scikit-learn's LogisticRegression(C=1 / (N penalty)). ``targets_N``: class numbers, or
     bool (N, C) for ``multi_label``. Raises ValueError for features that are not finite.
     """
@@ -251,7 +251,7 @@ def sweep(
 def class_weights(prompts: Sequence[Tensor | np.ndarray]) -> Tensor:
     """One unit row per class (C, D) from the embeddings of its prompts: CLIP's ensemble.
 
-    Each prompt is normalised, averaged, and normalised again (Radford et al. 2021, section 3.1.4). Raises ValueError
+    Each prompt is normalized, averaged, and normalized again (Radford et al. 2021, section 3.1.4). Raises ValueError
     for prompts that are not finite.
     """
     for rows in prompts:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution, batch normalisation and ReLU."""
+    """One convolution, batch normalization and ReLU."""
 
     width: int
     kernel: int
@@ -129,7 +129,7 @@ def mel_filters(rate: int, *, bins: int, size: int) -> Tensor:
 class Columns(nn.Module):
     """Columns of a table, float (n, numbers + categories), to (n, E).
 
-    A number that is missing is NaN: it counts as 0 beside a flag that says so, and batch normalisation brings all
+    A number that is missing is NaN: it counts as 0 beside a flag that says so, and batch normalization brings all
     columns to one scale. A category is its bucket, below 0 where it is missing.
     """
 

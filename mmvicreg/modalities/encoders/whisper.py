@@ -170,10 +170,10 @@ def _parse(data: bytes) -> dict[str, np.ndarray]:
 
 
 def encoder_state(variables: dict[str, np.ndarray], *, positions: int) -> dict[str, Tensor]:
-    """The encoder's weights under transformers' names, cut to ``positions``. ValueError for quantised ones."""
+    """The encoder's weights under transformers' names, cut to ``positions``. ValueError for quantized ones."""
     own = {name.removeprefix("encoder/"): v for name, v in variables.items() if name.startswith("encoder/")}
     if any(name.endswith("weight_scale") for name in own):
-        raise InvalidValueError("these weights are quantised; expected a conversion to float16 or float32")
+        raise InvalidValueError("these weights are quantized; expected a conversion to float16 or float32")
     tensors = {name: torch.from_numpy(v.astype(np.float32)) for name, v in own.items() if v.ndim}
     state = {"embed_positions.weight": tensors.pop("position_encodings/encodings")[:positions].clone()}
     for name, value in tensors.items():

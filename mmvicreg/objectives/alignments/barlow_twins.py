@@ -14,7 +14,7 @@ from mmvicreg.objectives.alignments.cross_covariance import Standardize, off_dia
 class BarlowTwins(Alignment):
     """diagonal = sum_i (1 - C_ii)^2 and off_diagonal = sum_{i != j} C_ij^2 of the cross-correlation C.
 
-    C = standardise(a)' standardise(b) / N over the rows of all processes, with biased variance as in BatchNorm. The
+    C = standardize(a)' standardize(b) / N over the rows of all processes, with biased variance as in BatchNorm. The
     weights of the terms are ``weight`` and ``weight * redundancy``. Fewer than two rows in all: zero.
     """
 

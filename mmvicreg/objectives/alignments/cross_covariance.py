@@ -1,4 +1,4 @@
-"""Cross-covariance of two views without a D x D matrix: standardised columns and off-diagonal energy.
+"""Cross-covariance of two views without a D x D matrix: standardized columns and off-diagonal energy.
 
 E = sum over i != j of C_ij^2, C = A'B / N. Strips of C with an exactly zero diagonal (6 N D^2), or, where N
 is small, the strips of AA' and BB': sum of C_ij^2 = <AA', BB'> / N^2 (6 N^2 D). Gradients in forward.

@@ -15,7 +15,7 @@ from mmvicreg.objectives.arguments import expect
 
 
 class InfoNCE(Alignment):
-    """infonce = (1/2N) sum_i [CE(scale a_i'B, i) + CE(scale b_i'A, i)] of l2-normalised rows.
+    """infonce = (1/2N) sum_i [CE(scale a_i'B, i) + CE(scale b_i'A, i)] of l2-normalized rows.
 
     The negatives of a row are the rows of all processes. With ``identities`` (see :class:`PairContext`) rows that
     show the same item leave the denominator: a caption shared by several images is no negative of any of them.

@@ -19,7 +19,7 @@ from mmvicreg.objectives.arguments import expect
 class MomentumQueue(Alignment):
     """momentum_queue = (1/2N) sum_i CE([q_i'k_i, q_i'queue] / temperature, first), a to b and b to a.
 
-    Queries are a and b, keys are b and a of the moving averages of the branches, all l2-normalised, (n, ``width``).
+    Queries are a and b, keys are b and a of the moving averages of the branches, all l2-normalized, (n, ``width``).
     The negatives are the ``size`` newest keys of earlier steps, of all processes (at the start: random ones). The
     queues are equal on all processes. The keys of a step enter the queues after its last pair, so that an object
     that several pairs share never takes a positive of the step for a negative.

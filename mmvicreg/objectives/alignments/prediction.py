@@ -26,7 +26,7 @@ class Prediction(Alignment):
 
     ``distance``: "mse" is the mean over rows and dimensions, "cosine" the mean over rows of 2 - 2 cos.
     ``widths``: embedding widths of a and b, which may differ. ``hidden``: hidden widths of each predictor, an MLP
-    with batch normalisation; () is a linear map. ``momentum``: predict the embeddings of moving averages of the
+    with batch normalization; () is a linear map. ``momentum``: predict the embeddings of moving averages of the
     branches. Score retrieval with what ``predict`` returns, not with the raw cosine.
     """
 

@@ -19,7 +19,7 @@ class Prototypes(Alignment):
     """prototypes = -(1/2N) sum_i [q(b_i) log softmax(C a_i / temperature) + q(a_i) log softmax(C b_i / ...)].
 
     q: Sinkhorn-balanced assignments over the rows of all processes, without gradient. Embeddings and the ``count``
-    prototypes C, which the views share, are l2-normalised with gradient; SwAV's code normalises the stored prototypes
+    prototypes C, which the views share, are l2-normalized with gradient; SwAV's code normalizes the stored prototypes
     before each step instead, which is the same to first order in the learning rate. ``sharpness``: temperature of q.
     """
 

@@ -1,4 +1,4 @@
-"""Coefficients of other implementations of VICReg and SIGReg in the normalisation of this package.
+"""Coefficients of other implementations of VICReg and SIGReg in the normalization of this package.
 
 "VICReg" is several functions in public code. Ours: invariance = mean of (a - b)^2 over rows and dimensions,
 variance = mean over dimensions of relu(1 - std), per branch, not halved; covariance = sum of squared
@@ -20,7 +20,7 @@ from mmvicreg.objectives.regularizers.vicreg import VICReg
 
 @dataclass(frozen=True)
 class VICRegCoefficients:
-    """Weights of the three terms in this package's normalisation."""
+    """Weights of the three terms in this package's normalization."""
 
     invariance: float
     variance: float

@@ -29,13 +29,13 @@ class ViewDiagnostics:
     std: float
     """mean standard deviation of a dimension"""
     spread: float
-    """the same of l2-normalised rows, times sqrt(D): 1 is isotropic, 0 is one direction"""
+    """the same of l2-normalized rows, times sqrt(D): 1 is isotropic, 0 is one direction"""
     rank: float
     """effective rank as a fraction of min(D, N - 1)"""
     correlation: float
     """mean absolute correlation of two dimensions"""
     sigreg: float
-    """SIGReg's statistic of the standardised embeddings: about 1.06 for a normal distribution"""
+    """SIGReg's statistic of the standardized embeddings: about 1.06 for a normal distribution"""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ n pairs of a batch, D width of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,6 +70,15 @@ class Heads(nn.Module):
         return torch.cat(unit[:2], dim=1), torch.cat(unit[2:], dim=1)
 
 
+@runtime_checkable
+class Trainable(Protocol):
+    """Two heads and an objective."""
+
+    image: nn.Module
+    text: nn.Module
+    objective: mm.Objective
+
+
 def train_heads(
     division: Division,
     settings: HeadSettings,
@@ -77,18 +87,34 @@ def train_heads(
     predict: bool = False,
     identities: bool = False,
     seed: int,
-    start: Mapping[str, Tensor] | None = None,
 ) -> Heads:
     """The heads that scored best on validation pairs.
 
-    ``identities`` tells a contrastive objective which pairs have the same caption.
-    ``start``: weights of a linear head by branch, (D, E), instead of random ones. Raises InvalidValueError where the
+    ``identities`` tells a contrastive objective which pairs have the same caption. Raises InvalidValueError where the
     loss is not finite.
     """
     torch.manual_seed(int(generator("heads", seed).integers(2**31)))
-    train = mapped(division.train, settings.image_map)
     heads = make_heads(division, settings, objective, predict=predict)
-    _start_from(heads, start)
+
+    def score() -> float:
+        return score_model(heads, division.validation, division.train).mean_recall
+
+    train = mapped(division.train, settings.image_map)
+    train_on(train, heads, settings, score=score, identities=identities, seed=seed)
+    return heads
+
+
+def train_on(
+    train: Pairs,
+    heads: nn.Module,
+    settings: HeadSettings,
+    *,
+    score: Callable[[], float],
+    identities: bool = False,
+    seed: int,
+) -> None:
+    """Train ``heads``, a ``Trainable``, on features; leave the weights of the best ``score`` in evaluation mode."""
+    assert isinstance(heads, Trainable)
     optimizer = _optimizer(heads, settings)
     random = generator("batches", seed)
     best, kept = -1.0, heads.state_dict()
@@ -106,13 +132,14 @@ def train_heads(
         terms.total.backward()
         optimizer.step()
         if (step + 1) % max(1, settings.steps // CHECKS) == 0:
-            found = score_model(heads.eval(), division.validation, division.train)
+            heads.eval()
+            found = score()
             heads.train()
-            if found.mean_recall > best:
-                best = found.mean_recall
+            if found > best:
+                best = found
                 kept = {name: value.clone() for name, value in heads.state_dict().items()}
     heads.load_state_dict(kept)
-    return heads.eval()
+    heads.eval()
 
 
 def make_heads(
@@ -123,14 +150,7 @@ def make_heads(
     return Heads(widths, settings, objective, predict)
 
 
-def _start_from(heads: Heads, start: Mapping[str, Tensor] | None) -> None:
-    for name, weight in (start or {}).items():
-        head = getattr(heads, name)
-        with torch.no_grad():
-            head[-1].weight.copy_(weight)
-
-
-def _optimizer(heads: Heads, settings: HeadSettings) -> torch.optim.Optimizer:
+def _optimizer(heads: nn.Module, settings: HeadSettings) -> torch.optim.Optimizer:
     matrices = [p for p in heads.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in heads.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}]

@@ -86,11 +86,17 @@ START: Settings = {
 """The first trial of every method: the papers' defaults of a loss, round numbers for the rest."""
 
 
+def pairs_of(regime: str, seed: int) -> Division:
+    """The pairs of a regime; ``seed`` draws those that train."""
+    return divide(FEATURES, parse_regime(regime), seed=seed)
+
+
 def _division(trial: Trial) -> Division:
-    return divide(FEATURES, parse_regime(trial.regime), seed=trial.seed)
+    return pairs_of(trial.regime, trial.seed)
 
 
-def _finish(trial: Trial, model: Embedder) -> None:
+def finish(trial: Trial, model: Embedder) -> None:
+    """Score validation pairs and write the summary of a trial."""
     division = _division(trial)
     found = score_model(model, division.validation, division.train)
     named = {f"validation.{name}": value for name, value in found.to_json().items()}
@@ -130,7 +136,7 @@ class Trained:
             state = {name: value.contiguous() for name, value in heads.state_dict().items()}
             trial.out.mkdir(parents=True, exist_ok=True)
             write_tensors(trial.out / f"heads-{number}.safetensors", state)
-        _finish(trial, Ensemble(found) if len(found) > 1 else found[0])
+        finish(trial, Ensemble(found) if len(found) > 1 else found[0])
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Scores of the kept heads on test pairs."""
@@ -163,7 +169,7 @@ class Solved:
 
     def train(self, trial: Trial) -> None:
         """Solve and score validation pairs."""
-        _finish(trial, self.fit(trial))
+        finish(trial, self.fit(trial))
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Solve as the trial did, and score test pairs."""
@@ -174,6 +180,11 @@ class Solved:
 def regularized(alignment: mm.Alignment, regularizer: Callable[[], mm.Regularizer]) -> mm.Objective:
     """One regularizer a branch, of the same kind."""
     return mm.Objective(alignment, {"image": regularizer(), "text": regularizer()})
+
+
+def contrastive(s: Settings) -> mm.Objective:
+    """InfoNCE."""
+    return mm.Objective(mm.InfoNCE(temperature=float(s["temperature"])))
 
 
 def vicreg(s: Settings) -> mm.Objective:
@@ -210,17 +221,17 @@ SIGREG: Space = {"sigreg": Uniform(1e-3, 1.0, log=True)}
 WAYS: dict[str, tuple[str, Trained | Solved, Space]] = {
     "infonce": (
         CONTRASTIVE,
-        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"])))),
+        Trained(contrastive),
         TEMPERATURE,
     ),
     "infonce_two_models": (
         CONTRASTIVE,
-        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"]))), members=2),
+        Trained(contrastive, members=2),
         TEMPERATURE,
     ),
     "infonce_identities": (
         CONTRASTIVE,
-        Trained(lambda s: mm.Objective(mm.InfoNCE(temperature=float(s["temperature"]))), identities=True),
+        Trained(contrastive, identities=True),
         TEMPERATURE,
     ),
     "siglip": (CONTRASTIVE, Trained(lambda s: mm.Objective(mm.Sigmoid())), {}),

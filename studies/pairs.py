@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import os
 
-from pair_methods import HEADS, START, WAYS, Trained
+import pair_methods
+import pair_starts
+from pair_methods import HEADS, START, Trained
 
 from mmvicreg.studies.command import main
 from mmvicreg.studies.study import Method, Study, Trial
 
 TRIALS = int(os.environ.get("MMVICREG_TRIALS", "8"))
 """Search budget of each method in each regime, for closed forms and trained heads alike."""
+
+
+WAYS = {**pair_methods.WAYS, **pair_starts.WAYS}
 
 
 def train(trial: Trial) -> None:
@@ -39,7 +44,8 @@ def method(name: str) -> Method:
     """A method of the study: heads share their search space, closed forms have their own."""
     family, way, space = WAYS[name]
     whole = {**HEADS, **space} if isinstance(way, Trained) else space
-    return Method(train, whole, TRIALS, family, {key: START[key] for key in whole})
+    first = {**START, **(pair_starts.START if name in pair_starts.WAYS else {})}
+    return Method(train, whole, TRIALS, family, {key: first[key] for key in whole})
 
 
 STUDY = Study(

@@ -29,7 +29,7 @@ from mmvicreg.studies.folder import StudyFolder
 
 HERE = Path(__file__).parent
 RESAMPLES = 10_000
-FAMILIES = ("contrastive", "per-branch regularized", "closed form")
+FAMILIES = ("contrastive", "per-branch regularized", "closed form", "closed form, then trained")
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,26 @@ def _interval(scores: Sequence[Sequence[float]], method: str) -> tuple[float, fl
 
 
 def headline(found: Sequence[Entry]) -> dict[str, float | None]:
-    """The ratios to the best contrastive method; None where a regime was not run."""
+    """The ratio of each family's best method *by validation pairs* to the best contrastive method by test pairs; None
+    where a regime was not run. ``started``: VICReg from the closed form."""
 
-    def best(regime: str, family: str) -> float | None:
-        ratios = [entry.ratio for entry in found if (entry.regime, entry.family) == (regime, family)]
-        return round(max(ratios), 3) if ratios else None
+    def chosen(regime: str, *methods: str, family: str = "") -> float | None:
+        mine = [
+            entry
+            for entry in found
+            if entry.regime == regime and (entry.family == family or entry.method in methods)
+        ]
+        best = max(mine, key=lambda entry: entry.validation, default=None)
+        return None if best is None else round(best.ratio, 3)
 
     return {
-        "closed_form_ratio_1000": best("pairs-1000", "closed form"),
-        "closed_form_ratio_all": best("pairs-all", "closed form"),
-        "trained_ratio_1000": best("pairs-1000", "per-branch regularized"),
-        "trained_ratio_all": best("pairs-all", "per-branch regularized"),
+        f"{name}_ratio_{regime.removeprefix('pairs-')}": chosen(regime, *methods, family=family)
+        for regime in ("pairs-1000", "pairs-all")
+        for name, family, methods in (
+            ("closed_form", "closed form", ()),
+            ("trained", "per-branch regularized", ()),
+            ("started", "", ("vicreg_from_solution",)),
+        )
     }
 
 
@@ -234,7 +243,8 @@ EfficientNet-Lite0 (128 pixels) and MiniLM features, the same for every method, 
 offered to all. {trials} trials a method and division, proposed by Optuna and chosen by validation pairs; then fresh
 seeds, and each run is scored on test pairs once. Score: mean of recall at 1, 5 and 10 both ways. Ratio: to the best
 contrastive method by test score, mean over divisions (smallest in brackets). Corrected: with an inverted softmax over
-training captions, for every method alike. Seconds of one core, while other work ran.
+training captions, for every method alike. Seconds of one core, while other work ran. "Closed form, then trained" begins
+at the two-way kernel ridge that was chosen for the division, and has its nine trials on top of that method's.
 
 {limits}
 

@@ -10,6 +10,7 @@ F, G widths of two spaces, K axes, D width of the embeddings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -70,13 +71,17 @@ class CCA:
 
         Raises ValueError unless there are exactly two spaces.
         """
-        factors = {}
-        for name in two_spaces(moments, "CCA"):
-            whitening, space = self.branches.get(name, self.whitening), moments.space(name)
-            # In fp32 settings are compared, whose ridges share the eigenvectors.
-            triangular = triangular_factor(name, space, whitening) if dtype == torch.float64 else None
-            factors[name] = triangular or whitening_factor(name, space, whitening)
-        return paired_axes(moments, factors, leading=leading, dtype=dtype)
+        factors = dict[str, Factor]()
+        with ExitStack() as held:
+            for name in two_spaces(moments, "CCA"):
+                whitening, space = self.branches.get(name, self.whitening), moments.space(name)
+                triangular = None
+                if (
+                    dtype == torch.float64
+                ):  # in fp32 settings are compared, whose ridges share the eigenvectors
+                    triangular = held.enter_context(triangular_factor(name, space, whitening))
+                factors[name] = triangular or whitening_factor(name, space, whitening)
+            return paired_axes(moments, factors, leading=leading, dtype=dtype)
 
     def heads(self, decomposition: object) -> Solution:
         """The strongest axes, weighted."""

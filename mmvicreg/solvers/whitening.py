@@ -5,13 +5,15 @@ F, G widths of two spaces, K axes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.solvers.statistics.moments import SpaceMoments, strips
+from mmvicreg.solvers.statistics.moments import SpaceMoments, mirror_upper, strips
 
 TOLERANCE = 1e-12
 """Eigenvalues below this fraction of the largest count as zero: rounding of a sum of fp32 squares in fp64."""
@@ -63,7 +65,8 @@ class WhiteningFactor:
 
 @dataclass(frozen=True)
 class TriangularFactor:
-    """A full whitening by the lower triangular ``root`` (F, F) of the regularized covariance: F = root^-T.
+    """A full whitening by the lower triangle of ``root`` (F, F), a Cholesky factor of the regularized covariance:
+    F = root^-T. What is above the diagonal is not read.
 
     It differs from :class:`WhiteningFactor` by a rotation, which no axis depends on; the eigenvectors take ten times as
     long and four times the memory.
@@ -109,40 +112,49 @@ def whitening_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> 
     return WhiteningFactor(vectors, powers / scale ** (whitening.power / 2))
 
 
-def triangular_factor(name: str, moments: SpaceMoments, whitening: Whitening) -> TriangularFactor | None:
+@contextmanager
+def triangular_factor(
+    name: str, moments: SpaceMoments, whitening: Whitening
+) -> Iterator[TriangularFactor | None]:
     """The factor of a full whitening without ``within``; None for another one, and where a dimension is, up to
     rounding, a combination of others: then :func:`whitening_factor` finds the directions without variance.
 
-    Raises ValueError for settings out of range and where no dimension varies.
+    Until the context ends the factor takes the place of the lower triangle of the covariance, which is symmetric: a
+    matrix of its own would be nearly as much memory as all moments. Raises ValueError for settings out of range and
+    where no dimension varies.
     """
     check_whitening(name, whitening)
-    scale = _scale(name, moments)
+    scale, matrix = _scale(name, moments), moments.covariance
     if whitening.power != 1.0 or whitening.within:
-        return None
-    matrix = moments.covariance / scale
-    matrix.diagonal().add_(whitening.ridge)
-    least = (INDEPENDENT * matrix.diagonal()).clamp(min=TOLERANCE * len(matrix))
-    _cholesky(matrix)
-    # A comparison with NaN, which a failed factorization leaves, is false.
-    if not bool((matrix.diagonal().square() > least).all()):
-        return None
-    return TriangularFactor(matrix.mul_(scale**0.5))
+        yield None
+        return
+    diagonal = matrix.diagonal().clone()
+    try:
+        matrix.diagonal().add_(whitening.ridge * scale)
+        least = (INDEPENDENT * matrix.diagonal()).clamp(min=TOLERANCE * len(matrix) * scale)
+        factored = _cholesky(matrix) and bool((matrix.diagonal().square() > least).all())
+        if factored:
+            yield TriangularFactor(matrix)
+    finally:
+        matrix.diagonal().copy_(diagonal)
+        mirror_upper(matrix)
+    if not factored:
+        yield None
 
 
-def _cholesky(matrix_FF: Tensor) -> None:
+def _cholesky(matrix_FF: Tensor) -> bool:
     """The lower triangle becomes the Cholesky factor, in place, panel after panel; what is above it is not touched.
-    NaN where the matrix is not positive definite. torch.linalg.cholesky takes as much memory again."""
+    False where the matrix is not positive definite. torch.linalg.cholesky takes as much memory again."""
     for start, end in strips(len(matrix_FF)):
-        rows, done = matrix_FF[start:], matrix_FF[:, :start]
-        panel = rows[:, start:end].addmm_(done[start:], done[start:end].T, alpha=-1.0)
-        root, failed = torch.linalg.cholesky_ex(panel[: end - start])
+        done = matrix_FF[:, :start]
+        own, below = matrix_FF[start:end, start:end], matrix_FF[end:, start:end]
+        root, failed = torch.linalg.cholesky_ex(own.tril() - (done[start:end] @ done[start:end].T).tril())
         if int(failed):
-            matrix_FF.diagonal().fill_(torch.nan)
-            return
-        panel[: end - start] = root
-        panel[end - start :] = torch.linalg.solve_triangular(
-            root.T, panel[end - start :], upper=True, left=False
-        )
+            return False
+        own.copy_(root + own.triu(1))
+        below.addmm_(done[end:], done[start:end].T, alpha=-1.0)
+        below.copy_(torch.linalg.solve_triangular(root.T, below, upper=True, left=False))
+    return True
 
 
 def _scale(name: str, moments: SpaceMoments) -> float:

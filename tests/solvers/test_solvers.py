@@ -1,5 +1,7 @@
 """Solvers against independent computations: SciPy's generalized eigenvalues, cca-zoo, scikit-learn, plain formulas."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -7,6 +9,7 @@ import torch
 from paired_features import centred, correlated, plain_spaces
 from sklearn.linear_model import Ridge as PeerRidge
 
+from mmvicreg.errors import InvalidValueError
 from mmvicreg.solvers.canonical import CCA, PLS, Procrustes
 from mmvicreg.solvers.leave_one_out import leave_one_out
 from mmvicreg.solvers.maxvar import MaxVar
@@ -66,6 +69,18 @@ def test_cca_equals_cca_zoo() -> None:
     found = [np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(5)]
     axes = CCA(EXACT).decompose(moments_of(data))
     np.testing.assert_allclose(axes.strengths[:5].numpy(), found, atol=1e-6)
+
+
+def test_a_decomposition_leaves_the_moments_as_they_were_also_where_it_fails() -> None:
+    data = correlated(300)
+    still = PairedRows({**data.rows, "b": np.ones_like(data.rows["b"])}, data.samples)
+    for each, fails in ((data, False), (still, True)):
+        moments = moments_of(each)
+        before = {name: space.covariance.clone() for name, space in moments.spaces.items()}
+        with pytest.raises(InvalidValueError, match="constant") if fails else nullcontext():
+            CCA(Whitening(ridge=0.1)).decompose(moments)
+        for name, expected in before.items():
+            torch.testing.assert_close(moments.space(name).covariance, expected, rtol=0, atol=0)
 
 
 def test_fewer_rows_than_dimensions_give_finite_axes_that_fit_perfectly_without_a_ridge() -> None:

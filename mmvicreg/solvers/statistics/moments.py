@@ -176,7 +176,8 @@ class MomentSums:
             "weight": (), "first": (width,), "second": (width, width),
         }  # fmt: skip
         for key, shape in shapes.items():
-            sums.setdefault(key, origin.new_zeros(shape))
+            if key not in sums:
+                sums[key] = origin.new_zeros(shape)
 
     def _space(self, name: str) -> SpaceMoments:
         sums = self.sums[name]
@@ -186,10 +187,10 @@ class MomentSums:
                 f"{name!r} has no rows: nothing to solve; are its members in these shards?"
             )
         mean = sums["first"] / weight
-        covariance = _mirrored(sums.pop("second").div_(weight).addr_(mean, mean, alpha=-1.0))
+        covariance = mirror_upper(sums.pop("second").div_(weight).addr_(mean, mean, alpha=-1.0))
         within = None
         if "within" in sums:
-            within = _mirrored(sums.pop("within").div_(max(float(sums["within_weight"]), 1.0)))
+            within = mirror_upper(sums.pop("within").div_(max(float(sums["within_weight"]), 1.0)))
         return SpaceMoments(weight, self.origins[name] + mean, covariance, within)
 
     def _pair(self, pair: Pair) -> CrossMoments:
@@ -235,7 +236,7 @@ def _add_upper(total_FF: Tensor, weighted_nF: Tensor, x_nF: Tensor) -> None:
         total_FF[start:end, start:].addmm_(weighted_nF[:, start:end].T, x_nF[:, start:])
 
 
-def _mirrored(matrix_FF: Tensor) -> Tensor:
+def mirror_upper(matrix_FF: Tensor) -> Tensor:
     """The matrix itself, its lower triangle overwritten by the upper one, strip after strip."""
     for start, end in strips(len(matrix_FF)):
         own = matrix_FF[start:end, start:end]

@@ -1,0 +1,58 @@
+"""A run of the ridge solver is scored by prediction both ways, as the page of the solver says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import toy
+from safetensors.numpy import load_file
+from test_solve import config
+
+import mmvicreg as mm
+from mmvicreg.evaluation.embed import embed_split
+from mmvicreg.evaluation.evaluate import score_splits
+from mmvicreg.evaluation.scoring.comparison import Scoring
+from mmvicreg.shards.index import open_index
+from mmvicreg.solvers.solve import EXACT
+
+BALANCE = 0.4
+
+
+def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of every row of x with every row of y, fp64."""
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (y / np.linalg.norm(y, axis=1, keepdims=True)).T
+
+
+def recalls(scores: np.ndarray, matches: np.ndarray) -> list[float]:
+    """R@1, R@5 and R@10 of the rows, then of the columns."""
+    return [
+        float(np.mean([hit[np.argsort(-row)[:k]].any() for row, hit in zip(each, hits, strict=True)]))
+        for each, hits in ((scores, matches), (scores.T, matches.T))
+        for k in (1, 5, 10)
+    ]
+
+
+def test_scoring_by_prediction_is_the_weighted_sum_of_both_cosines_of_the_exact_heads(tmp_path: Path) -> None:
+    shards = toy.write_shards(tmp_path / "shards", missing=7)
+    held_out = toy.write_shards(tmp_path / "held_out", shards=1, seed=0, missing=0)
+    solver = mm.Ridge(ridge=30.0, branches={"b": 0.1}, balance=BALANCE)
+    run = mm.solve(replace(config(shards, "", tmp_path / "run"), solver=solver, grid=mm.Grid(ridge=())))
+    scored = score_splits(run, {"held_out": held_out}, device="cpu", scoring=Scoring("prediction"))[
+        "held_out"
+    ]
+
+    store, exact = embed_split(run, open_index(held_out)), load_file(run.folder / EXACT)
+    h = {name: np.asarray(store.views[name].h, dtype=np.float64) for name in "ab"}
+    predicted = {
+        (name, part): (h[name] - exact[f"{name}.{part}.mean"]) @ exact[f"{name}.{part}.matrix"]
+        for name in "ab"
+        for part in (0, 1)
+    }
+    one = cosines(predicted["a", 0], predicted["b", 0])
+    other = cosines(predicted["a", 1], predicted["b", 1])
+    both = one + BALANCE * other
+    samples = {name: [set(each) for each in store.views[name].samples] for name in "ab"}
+    matches = np.array([[bool(first & second) for second in samples["b"]] for first in samples["a"]])
+    found = [scored.retrieval[name].recall[k] for name in ("a_to_b", "b_to_a") for k in (1, 5, 10)]
+    assert found == recalls(both, matches)
+    assert found != recalls(one, matches) and found != recalls(other, matches)

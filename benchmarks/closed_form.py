@@ -187,13 +187,13 @@ def watch(pid: int, *, limit: float) -> dict[str, Any]:
 
 def anonymous(pid: int) -> int:
     """Anonymous resident kB of a process; -1 where it has ended."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), -1)
 
 
 def processor(pid: int) -> float:
     """Processor seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

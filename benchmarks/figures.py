@@ -98,11 +98,11 @@ def block(results: Mapping[str, dict[str, Any]]) -> str:
 
 def put(readme: Path, text: str) -> None:
     """Replace what stands between the markers of ``readme``."""
-    before, _, rest = readme.read_text().partition(OPEN)
+    before, _, rest = readme.read_text(encoding="utf-8").partition(OPEN)
     _, found, after = rest.partition(CLOSE)
     if not found:
         raise ValueError(f"{readme} has no {OPEN} ... {CLOSE}; put the two lines where the table belongs")
-    readme.write_text(f"{before}{OPEN}\n{text}\n{CLOSE}{after}")
+    readme.write_text(f"{before}{OPEN}\n{text}\n{CLOSE}{after}", encoding="utf-8")
 
 
 def main() -> None:

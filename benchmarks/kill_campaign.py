@@ -62,7 +62,7 @@ class Campaign:
 
 def train(config: toy.Config, rank: int, world: int, port: int) -> None:
     """One process of a run."""
-    sys.stderr = open(os.devnull, "w")
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")
     assert sys.__stdout__ is not None
     faulthandler.register(signal.SIGUSR2, file=sys.__stdout__)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}

@@ -71,7 +71,7 @@ def peak_bytes(step: Step, *, warm_up: Step) -> int:
         step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _status("VmRSS")
     step()
     return _status("VmHWM") - before
@@ -111,7 +111,7 @@ def _answer(
 
 
 def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise KeyError(f"/proc/self/status has no {field}: peak memory on a CPU needs Linux")

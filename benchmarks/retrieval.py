@@ -147,7 +147,9 @@ def measure(name: str, folder: Path, sizes: Sizes) -> dict[str, float]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         CONTESTANTS[name](folder, 2 * BATCH)()  # libraries load what they need, so that it is not measured
         run = CONTESTANTS[name](folder, sizes.images)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory (Linux)
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="utf-8"
+    )  # resets the peak of resident memory (Linux)
     before = resident("VmRSS")
     start, wall = time.process_time(), time.perf_counter()
     result = run()
@@ -157,7 +159,7 @@ def measure(name: str, folder: Path, sizes: Sizes) -> dict[str, float]:
 
 def resident(field: str) -> int:
     """A field of this process's memory status, in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmvicreg.errors import UserError
+from mmvicreg.errors import InvalidValueError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,22 @@ LOCK = ".lock"
 
 class LockedError(UserError, OSError):
     """Another process works on the same folder."""
+
+
+def file_name(text: str) -> str:
+    """``text`` as a file name of this machine: in UTF-8, also where the locale has another encoding or none."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def typed_text(text: str) -> str:
+    """``text`` of a command line or a terminal, whose bytes are UTF-8, also where the locale is not.
+
+    Raises InvalidValueError for bytes that are no UTF-8 (lone surrogates).
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise InvalidValueError(f"{text!r} is not UTF-8; expected text without lone surrogates") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,9 +124,8 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 def _umask() -> int:
     """The process's umask, from the kernel: reading it with os.umask would change it for other threads."""
-    for line in (
-        Path("/proc/self/status").read_text().splitlines() if os.path.exists("/proc/self/status") else ()
-    ):
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="utf-8", errors="replace").splitlines() if status.exists() else ():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
     return 0o022
@@ -160,7 +175,7 @@ def _owner(path: Path) -> dict[str, Any] | None:
     if path.is_symlink():
         raise LockedError(f"{path} is a symbolic link; a lock is an ordinary file: delete it")
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:

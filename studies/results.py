@@ -200,7 +200,7 @@ def figure(found: Sequence[Entry], path: Path) -> None:
 
 def ablation(path: Path) -> str:
     """A Markdown table of what ``studies/pair_ablation.py`` wrote. Validation scores in percent."""
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     means = {name: 100 * float(np.mean(values)) for name, values in record["scores"].items()}
     parts = [name.removeprefix("without: ") for name in means if name.startswith("without: ")]
     lines = [

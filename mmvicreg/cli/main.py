@@ -12,7 +12,7 @@ from typing import Any
 
 from mmvicreg.cli.model_options import check_ranges
 from mmvicreg.errors import UserError, WrongOptionError, printable
-from mmvicreg.runs.command_line import expand_home
+from mmvicreg.runs.command_line import expand_home, print_what_the_locale_lacks
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: options that are wrong by themselves, as far as they say before anything is read (a missing value, a
@@ -180,6 +180,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its return value is the exit status. A :class:`UserError` is printed as its message alone."""
+    print_what_the_locale_lacks()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_summary())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +39,9 @@ class Output:
     def show(self, *, as_json: bool) -> None:
         """Print to standard output; without colours where that is not a terminal."""
         if as_json:
-            print(
-                CONTROLS.sub(
-                    lambda c: f"\\u{ord(c[0]):04x}", json.dumps(self.data, ensure_ascii=False, default=str)
-                )
-            )
+            unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            text = json.dumps(self.data, ensure_ascii=not unicode, default=str)
+            print(CONTROLS.sub(lambda c: f"\\u{ord(c[0]):04x}", text))
             return
         console = PlainConsole()
         if not console.is_terminal:

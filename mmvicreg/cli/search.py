@@ -60,15 +60,17 @@ def search(config: SearchConfig) -> Output:
         threads=config.threads,
         method=config.method,
     )
+    rows = searcher.rows(config.among)
+    how = {"method": rows.method, "items": len(rows.rows), "recall": round(rows.recall, 4)}
+    note = () if rows.method == "exact" else (rows.description(),)
     if not config.interactive:
         found = answer(config, searcher, config.query)
-        rows = searcher.rows(config.among)
-        how = {"method": rows.method, "items": len(rows.rows), "recall": round(rows.recall, 4)}
-        note = () if rows.method == "exact" else (rows.description(),)
         return Output(
             {"query": config.query, "search": how, "results": [to_json(each) for each in found]},
             (*map(line_of, found), *note),
         )
+    for line in note:
+        print(line, file=sys.stderr)
     count = 0
     for query in [config.query] if config.query else _queries():
         count += 1
@@ -77,7 +79,7 @@ def search(config: SearchConfig) -> Output:
         except UserError as error:  # of this query; the next one may be fine
             lines = [printable(str(error))]
         print("\n".join(lines), flush=True)
-    return Output({"queries": count}, ())
+    return Output({"queries": count, "search": how}, ())
 
 
 def _queries() -> Iterator[str]:

@@ -118,6 +118,9 @@ def _side(gradio: Any, name: str, searcher: Searcher, number: int) -> Side:
                     label=label, headers=["cosine", "item", "source"], datatype=["number", "str", "str"],
                     interactive=False, wrap=True, elem_id=f"{view}-items-{number}", elem_classes="results", buttons=[],
                 )  # fmt: skip
+            rows = searcher.rows(view)
+            if rows.method != "exact":
+                gradio.Markdown(f"{_plain(view)}: {rows.description()}", elem_id=f"{view}-search-{number}")
     return side
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmvicreg.branches.model import Branch
 from mmvicreg.branches.padding import batches_by_length, rows_at_once
 from mmvicreg.errors import InvalidValueError, MissingFileError
+from mmvicreg.files import typed_text
 from mmvicreg.modalities.decoding.pixels import from_pillow
 from mmvicreg.modalities.image import ImageModality, ImageReader
 from mmvicreg.modalities.text import TextModality, TextReader
@@ -83,7 +84,7 @@ def input_of(reader: Reader, item: object) -> Tensor:
     if isinstance(item, Tensor) and tuple(item.shape) == reader.shape and item.dtype == reader.dtype:
         return item
     if isinstance(reader, TextReader) and isinstance(item, str):
-        return reader.encode(item)
+        return reader.encode(typed_text(item))
     if isinstance(reader, ImageReader) and isinstance(item, Image.Image | np.ndarray):
         return reader.prepare(_pixels(item))
     if isinstance(item, str | Path):

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mmvicreg.errors import InvalidValueError
+from mmvicreg.files import file_name
 from mmvicreg.modalities.decoding.formats import IMAGES, PILLOW_FORMATS, is_image
 
 Content = bytes | Path
@@ -94,7 +95,7 @@ class ImageFolder:
             raise InvalidValueError(
                 f"a picture is {type(value).__name__} {str(value)[:50]!r}; expected bytes or a path"
             )
-        path = self.root / value
+        path = self.root / file_name(value)
         if not self.contains(path):
             raise InvalidValueError(
                 f"{value} lies outside the folder of pictures {self.root}; --outside allows it"

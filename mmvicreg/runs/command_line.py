@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,13 @@ GROUPS = (
 RECIPE = Group("recipe", "Options of this recipe.", ())
 
 
+def print_what_the_locale_lacks() -> None:
+    """Let standard output and errors show characters that their encoding lacks as escapes: they would end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is not one, and is UTF-8
+            stream.reconfigure(errors="backslashreplace")
+
+
 def expand_home(argument: str) -> str:
     """``~/x`` as a path, also where the shell left it: in quotes and after ``--option=``."""
     option, equals, value = argument.partition("=")
@@ -68,6 +76,7 @@ def parse_command_line(config: type[Config], *, args: Sequence[str] | None = Non
     """
     import tyro
 
+    print_what_the_locale_lacks()
     describe(config)
     hints, every = get_type_hints(config, include_extras=True), _fields(config)
     nested = [each for each in every if _dataclasses_in(hints[each.name])]

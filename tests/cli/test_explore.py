@@ -35,7 +35,10 @@ def served(pictured_run, tmp_path_factory):
     command = [sys.executable, "-m", "mmvicreg.cli.main", "explore", str(pictured_run.folder), str(other)]
     command += ["--data", pictured_run.shards, "--port", str(port), "--k", "6", "--label", "concept"]
     log = tmp_path_factory.mktemp("log") / "explore.txt"
-    with open(log, "w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+    with (
+        open(log, "w", encoding="utf-8") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             for _ in range(600):  # a second each: a loaded machine needs minutes for what takes ten seconds
                 if process.poll() is not None or "open http" in log.read_text():

@@ -170,4 +170,4 @@ def test_every_benchmark_is_in_the_help_and_on_the_page():
 
     page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
     for name in BENCHMARKS:
-        assert name in Path(command.__file__).read_text() and f"`{name}`" in page
+        assert name in Path(command.__file__).read_text(encoding="utf-8") and f"`{name}`" in page

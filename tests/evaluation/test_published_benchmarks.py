@@ -161,7 +161,7 @@ def tone(path, hertz):
 
 
 def write_csv(path, columns, rows):
-    with open(path, "w", newline="") as out:
+    with open(path, "w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows([columns, *rows])
     return path
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 
 def memory(name: str) -> int:
     """Bytes: VmRSS, resident now; VmHWM, the most since it was reset."""
-    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", STATUS.read_text())
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
     return 1024 * int(kilobytes)
 
 
@@ -30,7 +30,7 @@ class Peak:
     """``with`` it: ``bytes`` is the most that was resident inside, above what was resident before."""
 
     def __enter__(self) -> "Peak":
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins again
         self.before = memory("VmRSS")
         return self
 

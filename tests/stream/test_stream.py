@@ -181,7 +181,7 @@ def test_ledger_of_a_repeated_stretch_is_read_once(tmp_path):
                     index, plan, readers=READERS, start=start, stop=5, rank=rank, world=world, ledger=folder
                 )
             )
-    with open(tmp_path / "run" / "ledger-00000.jsonl", "a") as file:
+    with open(tmp_path / "run" / "ledger-00000.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 4, "ep')
     found = read_ledger(str(tmp_path / "run"))
     assert [f.key for f in sorted(found, key=lambda f: f.key)] == ["08", "11", "14"]

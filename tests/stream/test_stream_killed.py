@@ -38,7 +38,7 @@ def train(paths, folder, rank, world, threads, batch, cursor, stop, pause):
         world=world,
         threads=threads,
     )
-    with open(os.path.join(folder, f"rank-{rank}.jsonl"), "w") as file:
+    with open(os.path.join(folder, f"rank-{rank}.jsonl"), "w", encoding="utf-8") as file:
         for b in loader:
             rows = [
                 [number, hashlib.sha256(pixels.numpy().tobytes() + words.numpy().tobytes()).hexdigest()]

@@ -168,7 +168,7 @@ class Page:
         return output.getvalue()
 
 
-PLAIN = re.compile(r"""(mmvicreg|python [\w/]+\.py)( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
+PLAIN = re.compile(r"""(mmvicreg|python [\w./-]+\.py)( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
 """A command in which bash expands nothing."""
 LIMIT = 550
 """seconds of a command"""

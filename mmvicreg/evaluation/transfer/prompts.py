@@ -11,6 +11,7 @@ from mmvicreg.branches.model import Branch
 from mmvicreg.branches.padding import without_padding
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.evaluation.transfer.classification import class_weights
+from mmvicreg.files import typed_text
 from mmvicreg.modalities.image import ImageModality
 from mmvicreg.modalities.text import TextModality, TextReader
 from mmvicreg.runs.run import Run
@@ -65,6 +66,7 @@ def zero_shot_weights(
 
 def text_item(reader: Reader, text: str) -> Tensor:
     """What the reader makes of a text, whatever member it takes captions from."""
+    text = typed_text(text)
     if isinstance(reader, TextReader):
         return reader.encode(text)
     items = reader.items(Sample("", 0, {member: text.encode() for member in reader.members}))

@@ -70,7 +70,7 @@ def main() -> None:
     server = serve({**pages, "/page.webp": (b"<html>sign in</html>", "")})
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "list.csv")
-        with open(table, "w", newline="") as file:
+        with open(table, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["url", "caption"])
             writer.writerows((f"http://127.0.0.1:{server.server_address[1]}{path}", c) for path, c in listed)

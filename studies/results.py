@@ -3,9 +3,9 @@
     python studies/results.py
     python studies/results.py --recorded studies/pairs --docs /tmp/results   # of a study of your own
 
-It reads ``choices.json`` and ``scorings.jsonl`` alone; nothing is trained and no test data is read. Divisions of the
-same data are one regime: means are over divisions and seeds, ratios are to the best contrastive method of the regime,
-which is taken by its *test* score, to the disadvantage of the others.
+It reads ``choices.json``, ``scorings.jsonl`` and the records of claims alone; nothing is trained and no test data is
+read. Divisions of the same data are one regime: means are over divisions and seeds, ratios are to the best contrastive
+method of the regime, which is taken by its *test* score, to the disadvantage of the others.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+from claim_page import claims_section, count_verdicts
+from claim_record import Record, read_records
 
 from mmvicreg.files import write_text
 from mmvicreg.randomness import generator
@@ -35,7 +37,7 @@ class Config:
     """Where the recorded scorings lie, and where the page goes."""
 
     recorded: Path = HERE / "recorded" / "pairs"
-    """folder with choices.json, scorings.jsonl and about.json"""
+    """folder with choices.json, scorings.jsonl and about.json; claims are read from the folder claims beside it"""
     docs: Path = HERE.parent / "docs"
     """folder of results.md and results/"""
 
@@ -204,7 +206,12 @@ def ablation(path: Path) -> str:
     )
 
 
-def page(found: Sequence[Entry], about: Mapping[str, str], ablations: Sequence[Path] = ()) -> str:
+def page(
+    found: Sequence[Entry],
+    about: Mapping[str, str],
+    ablations: Sequence[Path] = (),
+    claims: Sequence[Record] = (),
+) -> str:
     """docs/results.md."""
     parts = [TEXT.format(**about)]
     for regime in dict.fromkeys(each.regime for each in found):
@@ -212,7 +219,7 @@ def page(found: Sequence[Entry], about: Mapping[str, str], ablations: Sequence[P
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
-    return "".join([*parts, *map(ablation, ablations)])
+    return "".join([*parts, *map(ablation, ablations), claims_section(claims)])
 
 
 TEXT = """# Results
@@ -250,9 +257,10 @@ def main(config: Config) -> None:
     found = entries(config.recorded)
     about = json.loads((config.recorded / "about.json").read_text())
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
+    claims = read_records(config.recorded.parent / "claims")
     figure(found, config.docs / "results" / "pairs.png")
-    write_text(config.docs / "results.md", page(found, about, ablations))
-    print(json.dumps(headline(found)))
+    write_text(config.docs / "results.md", page(found, about, ablations, claims))
+    print(json.dumps(headline(found) | count_verdicts(claims)))
 
 
 if __name__ == "__main__":

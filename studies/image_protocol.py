@@ -19,6 +19,7 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
+from claim_record import STUDIES, Config
 from image_data import CLASSES, STANDARD, TRAIN, Augmentation, Pictures, divide
 from torch import Tensor, nn
 
@@ -27,9 +28,12 @@ from mmvicreg.branches.moving_average import MovingAverage
 from mmvicreg.evaluation.transfer.classification import linear_probe, score_classes, sweep
 from mmvicreg.progress import bar
 
-WIDTHS = (16, 32, 64)
+WIDTHS = (12, 24, 48)
 REPRESENTATION, EMBEDDING = WIDTHS[-1], 256
 PENALTIES = (1e-3, 1e-2, 1e-1)
+SETTING = (
+    "1,000 coloured digits of 12x12 pixels, three convolutions, 12 epochs of AdamW; linear probe, % of 500 test pictures"
+)
 Embed = Callable[[mm.Model, Mapping[str, Tensor]], dict[str, Tensor]]
 Represent = Callable[[mm.Model, Tensor], Tensor]
 
@@ -88,19 +92,21 @@ class Method:
 class Schedule:
     """How long and how fast. The learning rate rises over a tenth of the steps, then falls as a cosine to 0."""
 
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 128
-    learning_rate: float = 1e-2
+    learning_rate: float = 6e-3
     weight_decay: float = 1e-4
     pictures: int = 1000
     """training pictures"""
+    probe_iterations: int = 100
+    """most iterations of the linear probe"""
 
     def steps(self) -> int:
         """Steps of the whole training."""
         return self.epochs * (self.pictures // min(self.batch_size, self.pictures))
 
 
-TINY = Schedule(epochs=2, batch_size=32, pictures=64)
+TINY = Schedule(epochs=2, batch_size=32, pictures=64, probe_iterations=3)
 """for a test of the code: its scores mean nothing"""
 
 
@@ -180,10 +186,11 @@ def settle(model: mm.Model) -> mm.Model:
 
 
 @torch.no_grad()
-def probe(model: mm.Model, represent: Represent, *, test: bool) -> dict[str, float]:
-    """Accuracies of the linear probe, as fractions, with all, 10% and 1% of the training labels.
-
-    "validation" and, with ``test``, "all", "tenth" and "hundredth" (10 and 1 pictures of each class).
+def probe(
+    model: mm.Model, represent: Represent, *, iterations: int, test: bool = True
+) -> dict[str, float]:
+    """Accuracies of the linear probe in percent: "validation" and, with ``test``, those of the test pictures with
+    "all", a "tenth" and a "hundredth" of the training labels (10 and 1 pictures of each class).
     """
     division = divide()
     model.eval()
@@ -193,31 +200,33 @@ def probe(model: mm.Model, represent: Represent, *, test: bool) -> dict[str, flo
         rows = division.train.rows_of_each_class(count)
         made, scores = sweep(
             lambda penalty, rows=rows: linear_probe(
-                h["train"][rows], division.train.labels[rows], penalty=penalty, classes=CLASSES, iterations=100
+                h["train"][rows], division.train.labels[rows], penalty=penalty, classes=CLASSES, iterations=iterations
             ),
             PENALTIES,
             h["validation"],
             division.validation.labels,
         )
         if name == "all":
-            found["validation"] = max(scores.values())
+            found["validation"] = 100 * max(scores.values())
         if not test:
             break
-        found[name] = score_classes(made(h["test"]), division.test.labels).top1
+        found[name] = 100 * score_classes(made(h["test"]), division.test.labels).top1
     return found
 
 
 @torch.no_grad()
 def geometry(model: mm.Model) -> dict[str, float]:
-    """"std": mean standard deviation of the dimensions of l2-normalised embeddings, times sqrt(D): 1 is healthy, 0 a
-    constant. "rank": participation ratio of the covariance's eigenvalues, 1 to D. Of 512 training pictures.
+    """Of the embeddings of 512 training pictures: "spread", the mean standard deviation of their dimensions; "std",
+    that of the l2-normalised ones times sqrt(D), 1 if healthy and 0 for a constant (SimSiam's measure); "rank", the
+    participation ratio of the covariance's eigenvalues, 1 to D.
     """
     z = model.eval().branch(next(iter(model.views)))(divide().train.first(512).pixels).z.double()
     if not bool(torch.isfinite(z).all()):
-        return {"std": 0.0, "rank": 0.0}
+        return {"spread": 0.0, "std": 0.0, "rank": 0.0}
     std = F.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5
     values = torch.linalg.svdvals(z - z.mean(0)).square()
-    return {"std": float(std), "rank": float(values.sum() ** 2 / values.square().sum().clamp_min(1e-300))}
+    rank = values.sum() ** 2 / values.square().sum().clamp_min(1e-300)
+    return {"spread": float(z.std(0).mean()), "std": float(std), "rank": float(rank)}
 
 
 def run_method(method: Method, schedule: Schedule, seed: int, *, test: bool = True) -> dict[str, float]:
@@ -226,35 +235,62 @@ def run_method(method: Method, schedule: Schedule, seed: int, *, test: bool = Tr
     model = train(method, schedule, seed)
     seconds = time.process_time() - start
     sizes = geometry(model) if method.embed is embed_views and method.represent is represent_pictures else {}
-    return {**probe(model, method.represent, test=test), **sizes, "seconds": seconds}
+    scores = probe(model, method.represent, iterations=schedule.probe_iterations, test=test)
+    return {**scores, **sizes, "training seconds": seconds}
+
+
+def run_untrained(branches: Callable[[], dict[str, mm.Branch]], schedule: Schedule, seed: int) -> dict[str, float]:
+    """The probe of a random encoder: the floor of every claim."""
+    torch.manual_seed(seed)
+    model = settle(mm.Model(branches(), {"first": "image"}))
+    return {**probe(model, represent_pictures, iterations=schedule.probe_iterations), **geometry(model)}
+
+
+def run_supervised(count: int, schedule: Schedule, seed: int) -> dict[str, float]:
+    """The probe of an encoder trained with ``count`` labels of each class: the ceiling."""
+    model = train_supervised(divide().train.of_each_class(count), schedule, seed)
+    return probe(model, represent_pictures, iterations=schedule.probe_iterations)
+
+
+Jobs = Mapping[tuple[str, int], Callable[[], dict[str, float]]]
 
 
 class Runs:
-    """Results by name and seed in a file of JSON lines; a run that the file holds is not repeated."""
+    """Results by name and seed in a file of JSON lines, written as each run ends; what it holds is not run again."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         lines = file.read_text().splitlines() if file.is_file() else []
         self.found = {(line["name"], line["seed"]): line for line in map(json.loads, lines)}
 
-    def run(self, jobs: Mapping[tuple[str, int], Callable[[], dict[str, float]]]) -> None:
+    def run(self, jobs: Jobs) -> None:
         """Do the jobs, by (name, seed), that are not done."""
         left = {key: job for key, job in jobs.items() if key not in self.found}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with bar(self.file.stem, len(left)) as advance:
             for (name, seed), job in left.items():
-                line = {"name": name, "seed": seed, **{key: round(value, 4) for key, value in job().items()}}
+                start = time.process_time()
+                values = {key: round(value, 4) for key, value in job().items()}
+                line = {"name": name, "seed": seed, **values, "seconds": round(time.process_time() - start, 2)}
                 with self.file.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 self.found[name, seed] = line
-                advance(1, f"{name} {line.get('all', line['validation']):.3f}")
+                advance(1, f"{name} {line['validation']:.1f}")
 
     def values(self, name: str, key: str = "all") -> list[float]:
-        """One value of every run of that name."""
-        return [line[key] for (known, _), line in self.found.items() if known == name]
+        """One value of every run of that name, in the order of seeds."""
+        return [line[key] for (known, _), line in sorted(self.found.items()) if known == name]
 
     def mean(self, name: str, key: str = "all") -> float:
         """The mean over seeds."""
         return fmean(self.values(name, key))
 
+    def seconds(self) -> float:
+        """Processor time of all runs."""
+        return sum(line["seconds"] for line in self.found.values())
 
+
+def runs_of(script: str, config: Config) -> Runs:
+    """The runs of a script: a file beside the record that it writes, or runs/claims/NAME.jsonl in the repository."""
+    file = STUDIES.parent / "runs" / "claims" / f"{Path(script).stem}.jsonl"
+    return Runs(config.out.with_suffix(".jsonl") if config.out else file)

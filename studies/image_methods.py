@@ -80,7 +80,7 @@ def _jigsaw_branches() -> dict[str, mm.Branch]:
 def _colour_branches() -> dict[str, mm.Branch]:
     half = REPRESENTATION // 2
     return {
-        name: mm.Branch(encoder(channels, (16, 32, half)), mm.projector(half, (EMBEDDING, NARROW)))
+        name: mm.Branch(encoder(channels, (12, 24, half)), mm.projector(half, (EMBEDDING, NARROW)))
         for name, channels in (("luminance", 1), ("chrominance", 2))
     }
 

@@ -1,8 +1,8 @@
 """Pictures for the claims on image-only training, and the random views that are made of them.
 
-Every machine has scikit-learn's 1,797 handwritten digits of 8x8 pixels. On them random features already reach 93%, so
-each digit is drawn once at a random place of a 12x12 picture, in a random light colour on a random dark ground: random
-features then find a third, a supervised network 95%, and there is room between for objectives to differ.
+Every machine has scikit-learn's 1,797 handwritten digits of 8x8 pixels. In gray, random features already reach 93%, so
+each digit is drawn once in a random light colour on a random dark ground, with noise: random features then reach 73% (55%
+with a tenth of the labels), a supervised network 93%, and there is room between for objectives to differ.
 
 B pictures of a batch, C channels, S pixels of a side.
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 from mmvicreg.randomness import generator
 
 CLASSES = 10
-SIDE, DIGIT = 12, 8
+SIDE = 8
 TRAIN, VALIDATION = 1000, 297
 """pictures; the other 500 are test pictures"""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """``pixels`` float32 (N, 3, 12, 12), about zero mean and unit variance; ``labels`` int64 (N,)."""
+    """``pixels`` float32 (N, 3, 8, 8), about zero mean and unit variance; ``labels`` int64 (N,)."""
 
     pixels: Tensor
     labels: np.ndarray
@@ -58,15 +58,13 @@ class Division:
 
 @lru_cache(maxsize=1)
 def divide() -> Division:
-    """Colour, place and division are functions of the seed 0: every machine has the same pictures."""
+    """Colours and division are functions of the seed 0: every machine has the same pictures."""
     digits, random = load_digits(), generator("coloured digits", 0)
-    count, room = len(digits.target), SIDE - DIGIT + 1
-    ink = np.zeros((count, SIDE, SIDE), np.float32)
-    for row, (top, left) in enumerate(random.integers(room, size=(count, 2))):
-        ink[row, top : top + DIGIT, left : left + DIGIT] = digits.images[row] / 16
+    count = len(digits.target)
+    ink = digits.images[:, None] / 16
     light = random.uniform(0.5, 1.0, (count, 3, 1, 1))
     dark = random.uniform(0.0, 0.3, (count, 3, 1, 1))
-    values = dark + (light - dark) * ink[:, None] + random.normal(0, 0.05, (count, 3, SIDE, SIDE))
+    values = dark + (light - dark) * ink + random.normal(0, 0.05, (count, 3, SIDE, SIDE))
     order = random.permutation(count)
     pixels = torch.tensor((values - values.mean()) / values.std(), dtype=torch.float32)[order]
     labels = digits.target[order].astype(np.int64)

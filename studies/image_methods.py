@@ -1,7 +1,7 @@
 """The rows of VICReg's Table 1 (arXiv 2105.04906), and VISReg and SIGReg, as image-only methods at our scale.
 
 Weights, temperatures and stop-gradients are the papers'; widths, queues and momenta are scaled to a thousand pictures
-and about 140 steps. ``SimCLR`` takes its negatives from the other view alone (InfoNCE), not from its own view too.
+and 84 steps. ``SimCLR`` takes its negatives from the other view alone (InfoNCE), not from its own view too.
 """
 
 from __future__ import annotations

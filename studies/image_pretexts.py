@@ -20,7 +20,7 @@ import mmvicreg as mm
 
 PIECE = 4
 """pixels of a side of a jigsaw piece"""
-PATCH, STRIDE, GRID = 6, 3, 3
+PATCH, STRIDE, GRID = 4, 2, 3
 """CPC: pixels of a patch, pixels between patches (half of them overlap), patches of a side"""
 
 

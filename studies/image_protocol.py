@@ -29,10 +29,10 @@ from mmvicreg.evaluation.transfer.classification import linear_probe, score_clas
 from mmvicreg.progress import bar
 
 WIDTHS = (12, 24, 48)
-REPRESENTATION, EMBEDDING = WIDTHS[-1], 256
-PENALTIES = (1e-3, 1e-2, 1e-1)
+REPRESENTATION, EMBEDDING = WIDTHS[-1], 128
+PENALTIES = (1e-3, 3e-2)
 SETTING = (
-    "1,000 coloured digits of 12x12 pixels, three convolutions, 12 epochs of AdamW; linear probe, % of 500 test pictures"
+    "1,000 coloured digits of 8x8 pixels, three convolutions, 12 epochs of AdamW; linear probe, % of 500 test pictures"
 )
 Embed = Callable[[mm.Model, Mapping[str, Tensor]], dict[str, Tensor]]
 Represent = Callable[[mm.Model, Tensor], Tensor]
@@ -98,7 +98,7 @@ class Schedule:
     weight_decay: float = 1e-4
     pictures: int = 1000
     """training pictures"""
-    probe_iterations: int = 100
+    probe_iterations: int = 50
     """most iterations of the linear probe"""
 
     def steps(self) -> int:

@@ -1,8 +1,8 @@
 """Pictures for the claims on image-only training, and the random views that are made of them.
 
 Every machine has scikit-learn's 1,797 handwritten digits of 8x8 pixels. In gray, random features already reach 93%, so
-each digit is drawn once in a random light colour on a random dark ground, with noise: random features then reach 73% (55%
-with a tenth of the labels), a supervised network 93%, and there is room between for objectives to differ.
+each digit is drawn once in a random light colour on a random dark ground, with noise: random features then reach 73%
+(55% with a tenth of the labels), a supervised network 93%, and there is room between for objectives to differ.
 
 B pictures of a batch, C channels, S pixels of a side.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def divide() -> Division:
     pixels = torch.tensor((values - values.mean()) / values.std(), dtype=torch.float32)[order]
     labels = digits.target[order].astype(np.int64)
     edges = [0, TRAIN, TRAIN + VALIDATION, count]
-    parts = [Pictures(pixels[a:b], labels[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Pictures(pixels[a:b], labels[a:b]) for a, b in pairwise(edges)]
     return Division(*parts)
 
 
@@ -110,7 +111,9 @@ class Augmentation:
         size = 1 + (2 * torch.rand(count) - 1) * self.scale
         shift = (2 * torch.rand(count, 2) - 1) * self.shift * 2 / SIDE
         cos, sin = angle.cos() * size, angle.sin() * size
-        theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+        theta = torch.stack(
+            [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+        )
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from image_data import STRONG, TRAIN, WEAK
+from image_data import STANDARD, STRONG, TRAIN, WEAK
 from image_pretexts import (
     Context,
     MemoryBank,
@@ -21,7 +21,6 @@ from image_pretexts import (
     represent_patches,
     split_colours,
 )
-from image_data import STANDARD
 from image_protocol import EMBEDDING, REPRESENTATION, Method, branch, encoder, two_views
 from torch import nn
 
@@ -37,7 +36,9 @@ def one_branch(*widths: int) -> Callable[[], dict[str, mm.Branch]]:
     return lambda: {"image": branch(widths)}
 
 
-def regularized(alignment: Callable[[], mm.Alignment], regularizer: Callable[[], mm.Regularizer]) -> Callable[[], mm.Objective]:
+def regularized(
+    alignment: Callable[[], mm.Alignment], regularizer: Callable[[], mm.Regularizer]
+) -> Callable[[], mm.Objective]:
     """An alignment of the views and a regularizer of their branch."""
     return lambda: mm.Objective(alignment(), {"image": regularizer()})
 
@@ -54,7 +55,9 @@ def queue(temperature: float) -> Callable[[], mm.Objective]:
     )
 
 
-def prediction(momentum: float | None = None, *, hidden: Sequence[int] = (64,), shared: bool = True) -> mm.Prediction:
+def prediction(
+    momentum: float | None = None, *, hidden: Sequence[int] = (64,), shared: bool = True
+) -> mm.Prediction:
     """SimSiam's alignment, or BYOL's with a momentum; 1 - cosine. ``shared``: one predictor for both views."""
     made = mm.Prediction(
         0.5, widths=(EMBEDDING, EMBEDDING), hidden=hidden, distance="cosine", momentum=momentum

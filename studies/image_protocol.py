@@ -2,37 +2,34 @@
 
 A ``Method`` says what is trained: encoder, projector, objective, views. ``train`` trains it (AdamW, cosine schedule),
 ``probe`` fits multinomial logistic regression on the frozen representations with all, 10% and 1% of the labels; its
-penalty is chosen on validation pictures, and the test pictures are scored once. ``Runs`` keeps each run's result in a
-file as soon as it ends, so an interrupted study continues.
+penalty is chosen on validation pictures, and the test pictures are scored once.
 
 B pictures of a batch, E width of a representation, D width of an embedding.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import fmean
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from claim_record import STUDIES, Config
 from image_data import CLASSES, STANDARD, TRAIN, Augmentation, Pictures, divide
 from torch import Tensor, nn
 
 import mmvicreg as mm
 from mmvicreg.branches.moving_average import MovingAverage
-from mmvicreg.evaluation.transfer.classification import linear_probe, score_classes, sweep
-from mmvicreg.progress import bar
+from mmvicreg.evaluation.transfer.classification import LinearProbe, linear_probe, score_classes, sweep
 
 WIDTHS = (12, 24, 48)
 REPRESENTATION, EMBEDDING = WIDTHS[-1], 128
 PENALTIES = (1e-3, 3e-2)
 SETTING = (
-    "1,000 coloured digits of 8x8 pixels, three convolutions, 12 epochs of AdamW; linear probe, % of 500 test pictures"
+    "1,000 coloured digits of 8x8 pixels, three convolutions, 12 epochs of AdamW; "
+    "linear probe, % of 500 test pictures"
 )
 Embed = Callable[[mm.Model, Mapping[str, Tensor]], dict[str, Tensor]]
 Represent = Callable[[mm.Model, Tensor], Tensor]
@@ -186,9 +183,7 @@ def settle(model: mm.Model) -> mm.Model:
 
 
 @torch.no_grad()
-def probe(
-    model: mm.Model, represent: Represent, *, iterations: int, test: bool = True
-) -> dict[str, float]:
+def probe(model: mm.Model, represent: Represent, *, iterations: int, test: bool = True) -> dict[str, float]:
     """Accuracies of the linear probe in percent: "validation" and, with ``test``, those of the test pictures with
     "all", a "tenth" and a "hundredth" of the training labels (10 and 1 pictures of each class).
     """
@@ -198,20 +193,18 @@ def probe(
     found: dict[str, float] = {}
     for name, count in (("all", TRAIN), ("tenth", 10), ("hundredth", 1)):
         rows = division.train.rows_of_each_class(count)
-        made, scores = sweep(
-            lambda penalty, rows=rows: linear_probe(
-                h["train"][rows], division.train.labels[rows], penalty=penalty, classes=CLASSES, iterations=iterations
-            ),
-            PENALTIES,
-            h["validation"],
-            division.validation.labels,
-        )
+        fit = partial(_fit, h["train"][rows], division.train.labels[rows], iterations)
+        made, scores = sweep(fit, PENALTIES, h["validation"], division.validation.labels)
         if name == "all":
             found["validation"] = 100 * max(scores.values())
         if not test:
             break
         found[name] = 100 * score_classes(made(h["test"]), division.test.labels).top1
     return found
+
+
+def _fit(h_NE: Tensor, labels_N: np.ndarray, iterations: int, penalty: float) -> LinearProbe:
+    return linear_probe(h_NE, labels_N, penalty=penalty, classes=CLASSES, iterations=iterations)
 
 
 @torch.no_grad()
@@ -239,7 +232,9 @@ def run_method(method: Method, schedule: Schedule, seed: int, *, test: bool = Tr
     return {**scores, **sizes, "training seconds": seconds}
 
 
-def run_untrained(branches: Callable[[], dict[str, mm.Branch]], schedule: Schedule, seed: int) -> dict[str, float]:
+def run_untrained(
+    branches: Callable[[], dict[str, mm.Branch]], schedule: Schedule, seed: int
+) -> dict[str, float]:
     """The probe of a random encoder: the floor of every claim."""
     torch.manual_seed(seed)
     model = settle(mm.Model(branches(), {"first": "image"}))
@@ -250,47 +245,3 @@ def run_supervised(count: int, schedule: Schedule, seed: int) -> dict[str, float
     """The probe of an encoder trained with ``count`` labels of each class: the ceiling."""
     model = train_supervised(divide().train.of_each_class(count), schedule, seed)
     return probe(model, represent_pictures, iterations=schedule.probe_iterations)
-
-
-Jobs = Mapping[tuple[str, int], Callable[[], dict[str, float]]]
-
-
-class Runs:
-    """Results by name and seed in a file of JSON lines, written as each run ends; what it holds is not run again."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        lines = file.read_text().splitlines() if file.is_file() else []
-        self.found = {(line["name"], line["seed"]): line for line in map(json.loads, lines)}
-
-    def run(self, jobs: Jobs) -> None:
-        """Do the jobs, by (name, seed), that are not done."""
-        left = {key: job for key, job in jobs.items() if key not in self.found}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with bar(self.file.stem, len(left)) as advance:
-            for (name, seed), job in left.items():
-                start = time.process_time()
-                values = {key: round(value, 4) for key, value in job().items()}
-                line = {"name": name, "seed": seed, **values, "seconds": round(time.process_time() - start, 2)}
-                with self.file.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                self.found[name, seed] = line
-                advance(1, f"{name} {line['validation']:.1f}")
-
-    def values(self, name: str, key: str = "all") -> list[float]:
-        """One value of every run of that name, in the order of seeds."""
-        return [line[key] for (known, _), line in sorted(self.found.items()) if known == name]
-
-    def mean(self, name: str, key: str = "all") -> float:
-        """The mean over seeds."""
-        return fmean(self.values(name, key))
-
-    def seconds(self) -> float:
-        """Processor time of all runs."""
-        return sum(line["seconds"] for line in self.found.values())
-
-
-def runs_of(script: str, config: Config) -> Runs:
-    """The runs of a script: a file beside the record that it writes, or runs/claims/NAME.jsonl in the repository."""
-    file = STUDIES.parent / "runs" / "claims" / f"{Path(script).stem}.jsonl"
-    return Runs(config.out.with_suffix(".jsonl") if config.out else file)

@@ -5,13 +5,15 @@
 
 The probe sees the first view's encoder: the convolutions, whatever encodes the second view. Unshared: convolutions
 with weights of their own; asymmetric: a multilayer perceptron on the pixels, in place of the paper's transformer. BYOL
-predicts the moving average of each view's own branch. One learning rate for all. Runs are kept in runs/claims; delete them to train again.
+predicts the moving average of each view's own branch. One learning rate for all. Runs are kept in runs/claims;
+delete them to train again.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -28,13 +30,12 @@ from image_protocol import (
     SETTING,
     TINY,
     Method,
-    Runs,
     Schedule,
     branch,
     run_method,
     run_untrained,
-    runs_of,
 )
+from image_runs import Runs, runs_of
 
 import mmvicreg as mm
 
@@ -147,11 +148,11 @@ def train_all(runs: Runs, base: Schedule, config: Config) -> None:
     """Every objective with every architecture and seed."""
     jobs: dict[tuple[str, int], Callable[[], dict[str, float]]] = {}
     for seed in config.numbers():
-        jobs["random", seed] = lambda seed=seed: run_untrained(WIDE, base, seed)
+        jobs["random", seed] = partial(run_untrained, WIDE, base, seed)
         for name in EMBEDDINGS:
             for architecture in ARCHITECTURES:
-                jobs[f"{name} {architecture}", seed] = (
-                    lambda m=method(name, architecture), seed=seed: run_method(m, base, seed)
+                jobs[f"{name} {architecture}", seed] = partial(
+                    run_method, method(name, architecture), base, seed
                 )
     runs.run(jobs)
 
@@ -177,9 +178,15 @@ def measure(config: Config) -> Mapping[str, Figures]:
 def _named(claim: Claim, figures: Figures) -> Figures:
     """The figures that the claim's rule names, and the accuracies of the objectives in it."""
     named = [name for each in claim.rule for name in (each.left, each.right) if name is not None]
-    shown = [f"{name} {each}" for name in EMBEDDINGS for each in ARCHITECTURES if any(n.startswith(name) for n in named)]
+    shown = [
+        f"{name} {each}"
+        for name in EMBEDDINGS
+        for each in ARCHITECTURES
+        if any(n.startswith(name) for n in named)
+    ]
     return {name: figures[name] for name in dict.fromkeys((*named, *shown))}
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    CONFIG = tyro.cli(Config)
+    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())

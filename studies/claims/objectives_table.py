@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -23,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from claim_record import Claim, Comparison, Config, Figures, run_claims
 from image_methods import METHODS, PAPER, WIDE
-from image_protocol import SETTING, TINY, Runs, Schedule, run_method, run_supervised, run_untrained, runs_of
+from image_protocol import SETTING, TINY, Schedule, run_method, run_supervised, run_untrained
+from image_runs import Runs, runs_of
 
 RATES = (3e-3, 1e-2)
 SEARCH_SEED = 100
@@ -135,9 +137,8 @@ def search(runs: Runs, base: Schedule) -> dict[str, Schedule]:
     for name, method in METHODS.items():
         for rate in RATES:
             schedule = replace(base, learning_rate=rate)
-            jobs[f"search {name} {rate:g}", SEARCH_SEED] = lambda m=method, s=schedule: run_method(
-                m, s, SEARCH_SEED, test=False
-            )
+            job = partial(run_method, method, schedule, SEARCH_SEED, test=False)
+            jobs[f"search {name} {rate:g}", SEARCH_SEED] = job
     runs.run(jobs)
     best = {
         name: max(RATES, key=lambda rate: runs.mean(f"search {name} {rate:g}", "validation"))
@@ -150,11 +151,11 @@ def train_all(runs: Runs, base: Schedule, schedules: Mapping[str, Schedule], see
     """The runs that are reported."""
     jobs: dict[tuple[str, int], Callable[[], dict[str, float]]] = {}
     for seed in seeds:
-        jobs["random", seed] = lambda seed=seed: run_untrained(WIDE, base, seed)
+        jobs["random", seed] = partial(run_untrained, WIDE, base, seed)
         for name, count in (("supervised", 1000), ("supervised, 10%", 10), ("supervised, 1%", 1)):
-            jobs[name, seed] = lambda count=count, seed=seed: run_supervised(count, base, seed)
+            jobs[name, seed] = partial(run_supervised, count, base, seed)
         for name, method in METHODS.items():
-            jobs[name, seed] = lambda m=method, s=schedules[name], seed=seed: run_method(m, s, seed)
+            jobs[name, seed] = partial(run_method, method, schedules[name], seed)
     runs.run(jobs)
 
 
@@ -204,4 +205,4 @@ def _named(claim: Claim, figures: Figures) -> Figures:
 
 if __name__ == "__main__":
     CONFIG = tyro.cli(Config)
-    run_claims(__file__, CLAIMS, measure, CONFIG)
+    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())

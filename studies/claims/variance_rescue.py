@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -27,13 +28,12 @@ from image_protocol import (
     SETTING,
     TINY,
     Method,
-    Runs,
     Schedule,
     encoder,
     run_method,
     run_untrained,
-    runs_of,
 )
+from image_runs import Runs, runs_of
 
 import mmvicreg as mm
 
@@ -149,14 +149,11 @@ def train_all(runs: Runs, base: Schedule, config: Config) -> None:
     """Every family with every choice of terms and seed."""
     jobs: dict[tuple[str, int], Callable[[], dict[str, float]]] = {}
     for seed in config.numbers():
-        jobs["random", seed] = lambda seed=seed: run_untrained(WIDE, base, seed)
+        jobs["random", seed] = partial(run_untrained, WIDE, base, seed)
         for family in FAMILIES:
             for name, weights in TERMS.items():
-                method = Method(
-                    lambda family=family: branches(family),
-                    lambda family=family, weights=weights: objective(family, *weights),
-                )
-                jobs[f"{family}: {name}", seed] = lambda m=method, seed=seed: run_method(m, base, seed)
+                method = Method(partial(branches, family), partial(objective, family, *weights))
+                jobs[f"{family}: {name}", seed] = partial(run_method, method, base, seed)
     runs.run(jobs)
 
 
@@ -179,4 +176,5 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    CONFIG = tyro.cli(Config)
+    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())

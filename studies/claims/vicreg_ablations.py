@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -29,13 +30,12 @@ from image_protocol import (
     SETTING,
     TINY,
     Method,
-    Runs,
     Schedule,
     encoder,
     run_method,
     run_untrained,
-    runs_of,
 )
+from image_runs import Runs, runs_of
 
 import mmvicreg as mm
 
@@ -180,7 +180,7 @@ def after_projector(last: Callable[[], nn.Module]) -> Callable[[], dict[str, mm.
 
 def methods() -> dict[str, Method]:
     """Every change but the batch size, by its name in the claims."""
-    found = {", ".join(map(str, each)): Method(WIDE, lambda each=each: vicreg(*each)) for each in COEFFICIENTS}
+    found = {", ".join(map(str, each)): Method(WIDE, partial(vicreg, *each)) for each in COEFFICIENTS}
     found["l2-normalised"] = Method(
         after_projector(UnitNorm), lambda: vicreg(25, 25, 1, floor=EMBEDDING**-0.5)
     )
@@ -196,13 +196,11 @@ def train_all(runs: Runs, base: Schedule, config: Config) -> None:
     """Every change with every seed."""
     jobs: dict[tuple[str, int], Callable[[], dict[str, float]]] = {}
     for seed in config.numbers():
-        jobs["random", seed] = lambda seed=seed: run_untrained(WIDE, base, seed)
+        jobs["random", seed] = partial(run_untrained, WIDE, base, seed)
         for name, method in methods().items():
-            jobs[name, seed] = lambda m=method, seed=seed: run_method(m, base, seed)
+            jobs[name, seed] = partial(run_method, method, base, seed)
         for size in BATCHES:
-            jobs[f"batch {size}", seed] = lambda s=_batch(base, size), seed=seed: run_method(
-                methods()[BASE], s, seed
-            )
+            jobs[f"batch {size}", seed] = partial(run_method, methods()[BASE], _batch(base, size), seed)
     runs.run(jobs)
 
 
@@ -245,4 +243,5 @@ def _named(claim: Claim, figures: Figures, also: tuple[str, ...]) -> Figures:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    CONFIG = tyro.cli(Config)
+    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())

@@ -138,14 +138,17 @@ Measure = Callable[[Config], Mapping[str, Figures]]
 """Figures by the name of a claim; with ``tiny`` of some claims only."""
 
 
-def run_claims(script: str, claims: Sequence[Claim], measure: Measure, config: Config) -> Record:
+def run_claims(
+    script: str, claims: Sequence[Claim], measure: Measure, config: Config, *, spent: float = 0.0
+) -> Record:
     """Measure, judge, write, print: a table, then one JSON line with the verdict of each claim.
 
-    ``script``: ``__file__`` of the caller. Raises InvalidValueError where a whole run leaves a claim out.
+    ``script``: ``__file__`` of the caller. ``spent``: seconds of processor time of an earlier, interrupted run that
+    ``measure`` continues. Raises InvalidValueError where a whole run leaves a claim out.
     """
     started = time.process_time()
     found = measure(config)
-    seconds = time.process_time() - started
+    seconds = spent + time.process_time() - started
     if not config.tiny and (missing := [claim.name for claim in claims if claim.name not in found]):
         raise InvalidValueError(f"{script} measured nothing for {missing}; every claim needs figures")
     judged = [judge(claim, found[claim.name]) for claim in claims if claim.name in found]

@@ -12,6 +12,8 @@ from mmvicreg.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "studies/claims").glob("*.py"))
+TRAINED = ("architectures", "objectives_table", "variance_rescue", "vicreg_ablations")
+"""Scripts whose figures are those of training, in which machines differ: test_image_claims.py runs them in small."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_every_script_has_a_record_of_the_claims_that_it_declares(studies) -> No
             assert (claim.paper, claim.source) == (now.paper, now.source)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in TRAINED])
 def test_a_cheap_row_lands_where_its_record_says(script: str, studies, tmp_path: Path, capsys) -> None:
     from claim_record import Config, read_records, run_claims
 

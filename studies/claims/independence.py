@@ -3,8 +3,8 @@
     python studies/claims/independence.py
 
 VCReg (Mialon, Balestriero, LeCun, arXiv 2209.14905) on made-up data: the width, depth and training of the projector,
-and other methods. The paper's data and grid are not published, so these experiments are built from its theory. About two
-minutes of one core.
+and other methods. The paper's data and grid are not published, so these experiments are built from its theory. About
+two minutes of one core.
 
 N rows, D dimensions.
 """

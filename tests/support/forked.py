@@ -42,13 +42,13 @@ def run(
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         process = int(server.stdout.readline())
-        ended = threading.Event()
-        timer = threading.Timer(timeout, lambda: (ended.set(), os.kill(process, signal.SIGKILL)))
+        timer = threading.Timer(timeout, os.kill, (process, signal.SIGKILL))
         timer.start()
         status = int(server.stdout.readline())
+        late = timer.finished.is_set()  # before cancel, which sets it as well
         timer.cancel()
         printed = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
-        if ended.is_set():
+        if late:
             raise subprocess.TimeoutExpired(list(arguments), timeout, *printed)
         return subprocess.CompletedProcess(list(arguments), status, *printed)
 

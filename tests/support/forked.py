@@ -95,6 +95,7 @@ def _become(request: Mapping[str, Any]) -> None:
         if program == "-m":
             sys.argv = rest
             sys.path[0] = request["cwd"]
+            sys.modules.pop(rest[0], None)  # or runpy warns that it is imported already
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
             sys.argv = [program, *rest]

@@ -114,8 +114,8 @@ def in_words(pair: tuple[str, str], found: Diagnosis) -> list[str]:
     lines = [
         f"{first} and {second}, {found.pairs:,} pairs",
         f"  shared: {found.shared_dimensions} dimensions are more correlated than chance "
-        f"({found.chance[0]:.2f} at most when pairs are shuffled, {found.correlations[0]:.2f} as they are); they "
-        f"count as {found.effective_dimensions:.0f} equally strong ones",
+        f"({found.chance[0]:.2f} at most when pairs are shuffled, {found.correlations[0]:.2f} as they are); by "
+        f"strength they amount to {found.effective_dimensions:.0f} equal ones",
     ]
     difference = found.predicting - found.aligning
     if abs(difference) < found.margin:
@@ -158,15 +158,19 @@ def _draw(found: dict[Pair, Diagnosis], layers: dict[Pair, LayerAlignment], path
             left.plot(
                 number[: len(each.chance)], each.chance, color=chance, linewidth=1.8, label="shuffled, 95%"
             )
-            left.axvline(each.shared_dimensions, color=measured, linewidth=0.8, linestyle=":")
+            above = f"{each.shared_dimensions} above chance"
+            left.axvline(each.shared_dimensions, color=measured, linewidth=0.8, linestyle=":", label=above)
             left.set_xscale("log")
+            left.xaxis.set_major_formatter("{x:,.0f}")
             left.legend(frameon=False, fontsize=8)
             label_axes(left, f"{pair[0]} and {pair[1]}: canonical correlations", "axis")
             sizes, scores = zip(*each.curve, strict=True)
             right.plot(sizes, [100 * score for score in scores], "o-", color=measured, linewidth=1.8)
             right.plot([sizes[-1], 2 * sizes[-1]], [100 * scores[-1], 100 * each.twice], ":", color=measured)
             right.set_xscale("log", base=2)
-            label_axes(right, "mean recall on held-out samples, %", "training pairs")
+            ticks = (*sizes, 2 * sizes[-1])
+            right.set_xticks(ticks, [f"{size:,}" for size in ticks])
+            label_axes(right, "mean recall on held-out samples, %", "training pairs (dotted: expected)")
             _draw_layers(grid, pair, layers.get(pair))
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)

@@ -20,7 +20,7 @@ from mmvicreg.evaluation.report.examples import Direction, examples_of, hubs_of
 from mmvicreg.evaluation.report.figures import Example
 from mmvicreg.evaluation.report.hubs import Hub
 from mmvicreg.evaluation.report.page import SplitReport
-from mmvicreg.evaluation.report.run_report import write_run_report
+from mmvicreg.evaluation.report.run_report import describe_run, write_run_report
 from mmvicreg.evaluation.retrieval import RetrievalScores, folded_metrics, summarize
 from mmvicreg.evaluation.scoring.comparison import Comparison, Scoring, comparison
 from mmvicreg.evaluation.store import EmbeddedItems, Proof, Store
@@ -75,21 +75,30 @@ def evaluate(
     *,
     device: str = "",
     out: str | Path = "",
+    beside: Sequence[Run] = (),
 ) -> dict[str, SplitScores]:
     """Score ``run`` on ``splits`` {name: shards}, print a table, and write ``summary.json`` and the report.
 
     ``device``: "cpu", "cuda", ...; a GPU where there is one if empty. ``out``: folder for the files; the run directory
-    if empty. Under a launcher all processes call this and share the work; the first one writes.
+    if empty. ``beside``: other runs to score on the same splits and to show in the same report; the ``summary.json`` of
+    each is written into its own run directory. Under a launcher all processes call this and share the work; the first
+    one writes.
 
     Raises ValueError for a split without samples or without two modalities, FileNotFoundError for missing shards.
     """
     folder = Path(out) if out else run.folder
+    others = [(other, score_splits(other, splits, device=device, examples=6)) for other in beside]
     scores = score_splits(run, splits, device=device, examples=6)
     if distributed.rank() > 0:
         return scores
-    Console(width=None if Console().is_terminal else 120).print(scores_table(scores))
-    summarize_splits(run, scores, source="evaluate").write(folder / "summary.json")
-    write_run_report(run, split_reports(scores), folder=folder)
+    console = Console(width=None if Console().is_terminal else 120)
+    for each, found, place in (*((*other, other[0].folder) for other in others), (run, scores, folder)):
+        table = scores_table(found)
+        table.title = f"{each.folder.name}: {table.title}" if beside else table.title
+        console.print(table)
+        summarize_splits(each, found, source="evaluate").write(place / "summary.json")
+    reports = [describe_run(each, split_reports(found)) for each, found in others]
+    write_run_report(run, split_reports(scores), folder=folder, beside=reports)
     return scores
 
 

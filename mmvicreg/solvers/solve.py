@@ -58,6 +58,9 @@ def solve(config: SolveConfig) -> Run:
         raise InvalidValueError(
             f"{type(config).__name__} has the modalities {sorted(modalities) or 'none'}; two or more are aligned"
         )
+    torch.manual_seed(
+        config.seed
+    )  # of encoders without published weights, which must be alike on all processes
     branches = {name: _encoder_alone(modality.branch()) for name, modality in modalities.items()}
     views = {name: name for name in branches}
     return solve_towers(config, Towers(modalities, Model(branches, views)))

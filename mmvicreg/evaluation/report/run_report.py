@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,14 +10,22 @@ from rich.console import Console
 from mmvicreg.evaluation.report import curves, figures
 from mmvicreg.evaluation.report.collect import collect_run, compare
 from mmvicreg.evaluation.report.html import write_report
-from mmvicreg.evaluation.report.page import SplitReport
+from mmvicreg.evaluation.report.page import RunReport, SplitReport
 from mmvicreg.runs.run import LOG, Run, read_log
 
 
-def write_run_report(run: Run, splits: Mapping[str, SplitReport], *, folder: Path) -> Path:
+def describe_run(run: Run, splits: Mapping[str, SplitReport]) -> RunReport:
+    """What a page shows of a run and its scored splits."""
+    config = {**run.config, "objective": run.objective} if run.objective else run.config
+    return collect_run(run.folder, config, splits=splits)
+
+
+def write_run_report(
+    run: Run, splits: Mapping[str, SplitReport], *, folder: Path, beside: Sequence[RunReport] = ()
+) -> Path:
     """Write the pictures and the page of a run and its scored splits into ``folder``; the page's path.
 
-    A model without a log (an export) has no training curves.
+    The page compares the run with those ``beside`` it. A model without a log (an export) has no training curves.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -30,7 +38,6 @@ def write_run_report(run: Run, splits: Mapping[str, SplitReport], *, folder: Pat
             figures.save(spectrum, pictures / f"{split}-spectrum.png")
         for direction, examples in found.examples.items():
             figures.save(figures.examples_figure(examples), pictures / f"{split}-{direction}.png")
-    config = {**run.config, "objective": run.objective} if run.objective else run.config
-    path = write_report(compare([collect_run(run.folder, config, splits=splits)]), folder / "report.html")
+    path = write_report(compare([describe_run(run, splits), *beside]), folder / "report.html")
     Console(stderr=True).print(f"report: {path}")
     return path

@@ -1,9 +1,10 @@
-"""A run of the ridge solver is scored by prediction both ways, as the page of the solver says."""
+"""Solved runs are scored as their pages say: ridge by prediction both ways, and any of them beside a trained run."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import toy
 from safetensors.numpy import load_file
 from test_solve import config
@@ -12,6 +13,7 @@ import mmvicreg as mm
 from mmvicreg.evaluation.embed import embed_split
 from mmvicreg.evaluation.evaluate import score_splits
 from mmvicreg.evaluation.scoring.comparison import Scoring
+from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.shards.index import open_index
 from mmvicreg.solvers.solve import EXACT
 
@@ -56,3 +58,18 @@ def test_scoring_by_prediction_is_the_weighted_sum_of_both_cosines_of_the_exact_
     found = [scored.retrieval[name].recall[k] for name in ("a_to_b", "b_to_a") for k in (1, 5, 10)]
     assert found == recalls(both, matches)
     assert found != recalls(one, matches) and found != recalls(other, matches)
+
+
+@pytest.mark.slow
+def test_a_solved_and_a_trained_run_are_scored_and_shown_together(tmp_path: Path) -> None:
+    shards = toy.write_shards(tmp_path / "shards", missing=7)
+    held_out = toy.write_shards(tmp_path / "held_out", shards=1, seed=0, missing=0)
+    solved = mm.solve(config(shards, "", tmp_path / "solved"))
+    trained = mm.train(toy.Config(train=shards, out=str(tmp_path / "trained"), epochs=0.2), toy.objective)
+    mm.evaluate(trained, {"held_out": held_out}, device="cpu", beside=[solved])
+    page = (tmp_path / "trained" / "report.html").read_text()
+    assert "<h2>Scores side by side</h2>" in page and not (tmp_path / "solved" / "report.html").exists()
+    for run in (solved, trained):
+        alone = score_splits(run, {"held_out": held_out}, device="cpu")["held_out"].retrieval["a_to_b"]
+        written = read_summary(run.folder / "summary.json").split("held_out")
+        assert written["a_to_b.recall_at_1"] == alone.recall[1]

@@ -10,8 +10,8 @@ A fenced block is
 - ``text`` directly after a python or bash block: the output that block must print
 - anything else: shown only
 
-``mmvicreg`` commands and ``python FILE.py`` run in processes of a fork server, which has imported the package once:
-starting Python anew for each would take more time than all they do. Every other command is started by bash.
+``mmvicreg`` commands run in processes of a fork server, which has imported the package once: starting Python anew for
+each would take more time than all they do. Every other command is started by bash.
 
 A comment before a block changes that: ``<!-- not run: REASON -->``, or ``<!-- run by tests/... -->`` where another test
 runs it. A python block that imports a library of OPTIONAL that is not installed is skipped.
@@ -25,7 +25,6 @@ import io
 import multiprocessing
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -169,7 +168,7 @@ class Page:
         return output.getvalue()
 
 
-PLAIN = re.compile(r"""(mmvicreg|python [\w./-]+\.py)( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
+PLAIN = re.compile(r"""mmvicreg( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
 """A command in which bash expands nothing."""
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
@@ -183,7 +182,7 @@ def shell(command: str) -> str:
     """What a command prints; AssertionError if it fails."""
     lines = [line.strip() for line in command.replace("\\\n", " ").splitlines() if line.strip()]
     if all(PLAIN.fullmatch(line) for line in lines):
-        return "".join(_forked(shlex.split(line, comments=True)) for line in lines)
+        return "".join(_forked(shlex.split(line, comments=True)[1:]) for line in lines)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"NO_COLOR": "1", "COLUMNS": "120"}
     done = subprocess.run(
@@ -197,34 +196,29 @@ def shell(command: str) -> str:
     return done.stdout
 
 
-def _forked(words: list[str]) -> str:
-    """What the command prints, run in a process that has imported what it needs."""
+def _forked(arguments: list[str]) -> str:
+    """What ``mmvicreg ARGUMENTS`` prints, run in a process that has imported what it needs."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = SERVER.Process(target=_command, args=(words, str(out), str(err)))
+        process = SERVER.Process(target=_command, args=(arguments, str(out), str(err)))
         process.start()
         process.join(LIMIT)
         process.kill()
         process.join()
         printed = out.read_text(encoding="utf-8")
         assert process.exitcode == 0, (
-            f"{shlex.join(words)}\nstatus {process.exitcode}\n{printed}\n{err.read_text(encoding='utf-8')}"
+            f"mmvicreg {shlex.join(arguments)}\nstatus {process.exitcode}\n{printed}\n{err.read_text(encoding='utf-8')}"
         )
         return printed
 
 
-def _command(words: list[str], out: str, err: str) -> None:
+def _command(arguments: list[str], out: str, err: str) -> None:
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     os.environ |= {"NO_COLOR": "1", "COLUMNS": "120"}
-    if words[0] == "python":
-        sys.argv = words[1:]
-        sys.path.insert(0, str(Path(words[1]).parent))
-        runpy.run_path(words[1], run_name="__main__")
-        sys.exit(0)
     from mmvicreg.cli.main import main
 
-    sys.exit(main(words[1:]))
+    sys.exit(main(arguments))
 
 
 def console(body: str) -> None:

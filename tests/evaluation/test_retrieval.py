@@ -207,7 +207,11 @@ def test_json_names_are_flat():
             "positives is a list; expected a Positives: Positives.from_pairs",
         ),
         (
-            lambda q, i, p: (q, i, Positives.from_pairs([0.5], [1], num_queries=40, num_items=60)),
+            lambda q, i, p: (
+                q,
+                i,
+                Positives.from_pairs(np.array([0.5]), np.array([1]), num_queries=40, num_items=60),
+            ),
             "whole numbers",
         ),
     ],

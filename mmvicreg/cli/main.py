@@ -210,10 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(printable(f"mmvicreg {given[0]}: {reason}"), file=sys.stderr)
         return DATA
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}",
-            file=sys.stderr,
-        )
+        message = f"\ninterrupted; finished work is kept, and this continues it:\n  {_again(given)}"
+        print(message, file=sys.stderr)
         return INTERRUPTED
 
 

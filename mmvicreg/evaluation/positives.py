@@ -35,10 +35,9 @@ class Positives:
     def from_pairs(query_n: np.ndarray, item_n: np.ndarray, *, num_queries: int, num_items: int) -> Positives:
         """Query ``query_n[i]`` matches item ``item_n[i]``; repeated pairs count once.
 
-        Raises ValueError where the arrays differ in length or point outside the two sets.
+        Raises ValueError where the arrays differ in length, hold no whole numbers, or point outside the two sets.
         """
-        query_n = np.asarray(query_n, dtype=np.int64)
-        item_n = np.asarray(item_n, dtype=np.int64)
+        query_n, item_n = _row_numbers("query", query_n), _row_numbers("item", item_n)
         if query_n.shape != item_n.shape or query_n.ndim != 1:
             raise InvalidValueError(
                 f"pairs need two lists of one length, found {query_n.shape} and {item_n.shape}"
@@ -92,3 +91,19 @@ class Positives:
         keep = (query_n >= 0) & (item_n >= 0)
         sizes = {"num_queries": len(query_rows), "num_items": len(item_rows)}
         return Positives.from_pairs(query_n[keep], item_n[keep], **sizes)
+
+
+def require_positives(positives: object) -> None:
+    """Raises ValueError for matches in another form, such as the lists of a JSON file."""
+    if not isinstance(positives, Positives):
+        raise InvalidValueError(
+            f"positives is a {type(positives).__name__}; expected a Positives: Positives.from_pairs takes the rows of "
+            "queries and items that match, Positives.from_identities the samples of each row"
+        )
+
+
+def _row_numbers(name: str, rows: np.ndarray) -> np.ndarray:
+    found = np.asarray(rows)
+    if found.size and found.dtype.kind not in "iu":
+        raise InvalidValueError(f"{name} rows must be whole numbers, found values of type {found.dtype}")
+    return found.astype(np.int64)

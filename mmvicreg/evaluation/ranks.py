@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.positives import Positives, require_positives
 from mmvicreg.evaluation.ranking.match_counts import count_matches
 
 GROUP = 4096
@@ -141,6 +141,7 @@ def rank_queries(
     :func:`mmvicreg.evaluation.ranking.match_counts.count_matches`. Raises ValueError on shapes that do not fit,
     non-finite embeddings, or (unless skipped) a query without a match.
     """
+    require_positives(positives)
     _check_matched(positives, skip_unmatched)
     counts = count_matches(
         queries_QD, items_MD, positives, tile=tile, device=device, sharded=sharded, queries=queries
@@ -162,6 +163,7 @@ def rank_both(
 
     As :func:`rank_queries` on both sides.
     """
+    require_positives(positives)
     back = positives.transpose()
     _check_matched(positives, skip_unmatched)
     _check_matched(back, skip_unmatched)

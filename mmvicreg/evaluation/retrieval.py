@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmvicreg.errors import InvalidValueError
-from mmvicreg.evaluation.positives import Positives
+from mmvicreg.evaluation.positives import Positives, require_positives
 from mmvicreg.evaluation.ranks import Ranks, rank_both, rank_queries
 
 
@@ -161,6 +161,7 @@ def folded_metrics(
     Returns image-to-caption and caption-to-image. ``positives`` are those of the images. The 5K protocol is
     :func:`retrieval` on everything. Raises ValueError where the images do not divide into the folds.
     """
+    require_positives(positives)
     if len(images_ND) % folds or not len(images_ND):
         raise InvalidValueError(f"{len(images_ND)} images do not divide into {folds} folds of equal size")
     captions_of = positives.transpose()

@@ -202,6 +202,18 @@ def test_json_names_are_flat():
             ),
             "match no item",
         ),
+        (
+            lambda q, i, p: (q, i, [[0, 3], [1]]),
+            "positives is a list; expected a Positives: Positives.from_pairs",
+        ),
+        (
+            lambda q, i, p: (
+                q,
+                i,
+                Positives.from_pairs(np.array([0.5]), np.array([1]), num_queries=40, num_items=60),
+            ),
+            "whole numbers",
+        ),
     ],
 )
 def test_bad_input_is_named(change, message):

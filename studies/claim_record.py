@@ -75,6 +75,11 @@ class Claim:
     setting: str = ""
     """ours, where it is not the paper's: data, sizes"""
 
+    def names(self) -> list[str]:
+        """The figures that the rule compares, each once."""
+        both = [name for each in self.rule for name in (each.left, each.right) if name is not None]
+        return list(dict.fromkeys(both))
+
     def verdict(self, figures: Figures) -> Verdict:
         """By the rule alone."""
         held = [comparison.holds(figures) for comparison in self.rule]

@@ -12,7 +12,7 @@ from mmvicreg.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "studies/claims").glob("*.py"))
-TRAINED = {"ica", "predict_or_align"}
+TRAINED = {"ica", "independence", "predict_or_align"}
 """Scripts whose cheapest row trains for some seconds."""
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in TRAINED else ()) for name in SCRIPTS]
 

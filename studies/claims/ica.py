@@ -23,9 +23,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from claim_record import Claim, Comparison, Config, Figures, run_claims
-from claims.independence import ROWS, encoder
 from independent_sources import Rows, amari, fast_ica, mix, mix_nonlinearly, recovered, sources
 
+import mmvicreg as mm
 from mmvicreg.evaluation.independence import pairwise_hsic
 
 PAPER = "VCReg and independence (arXiv 2209.14905)"
@@ -185,12 +185,13 @@ def nonlinear_ica(seed: int, steps: int = 300) -> dict[str, float]:
     s = sources(2000, 5, seed)
     x = torch.from_numpy(mix_nonlinearly(s, seed).astype(np.float32))
     torch.manual_seed(seed)
-    model, net = encoder(5, 5), elementwise(32, seed)
+    model = nn.Sequential(mm.projector(5, (64, 64, 5)), nn.BatchNorm1d(5, affine=False))
+    net = elementwise(32, seed)
     before = model(x[:512]).detach()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        off_block_energy(expand(net, model(x[torch.randint(len(x), (ROWS,))]))).backward()
+        off_block_energy(expand(net, model(x[torch.randint(len(x), (256,))]))).backward()
         optimizer.step()
     after = model(x).detach()
     ratio = pairwise_hsic(after[:512]) / pairwise_hsic(before)

@@ -12,8 +12,9 @@ from mmvicreg.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "studies/claims").glob("*.py"))
-TRAINED = ("architectures", "objectives_table", "variance_rescue", "vicreg_ablations")
-"""Scripts whose figures are those of training, in which machines differ: test_image_claims.py runs them in small."""
+TRAINED = {"ica", "independence", "predict_or_align"}
+"""Scripts whose cheapest row trains for some seconds."""
+ROWS = [pytest.param(name, marks=pytest.mark.slow if name in TRAINED else ()) for name in SCRIPTS]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_every_script_has_a_record_of_the_claims_that_it_declares(studies) -> No
             assert (claim.paper, claim.source) == (now.paper, now.source)
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in TRAINED])
+@pytest.mark.parametrize("script", ROWS)
 def test_a_cheap_row_lands_where_its_record_says(script: str, studies, tmp_path: Path, capsys) -> None:
     from claim_record import Config, read_records, run_claims
 
@@ -68,7 +69,7 @@ def test_a_cheap_row_lands_where_its_record_says(script: str, studies, tmp_path:
     for claim in again.claims:
         for name, values in claim.figures.items():
             before = recorded[claim.name].figures[name]
-            assert values[0] == pytest.approx(before[0], rel=0.05, abs=1e-4), (claim.name, name)
+            assert values[0] == pytest.approx(before[0], rel=0.25, abs=1e-4), (claim.name, name)
     verdicts = {claim.name: claim.verdict for claim in again.claims}
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == verdicts
     assert {name: recorded[name].verdict for name in verdicts} == verdicts

@@ -10,8 +10,8 @@ A fenced block is
 - ``text`` directly after a python or bash block: the output that block must print
 - anything else: shown only
 
-``mmvicreg`` commands run in processes of a fork server, which has imported the package once: starting Python anew for
-each would take more time than all they do. Every other command is started by bash.
+Plain ``mmvicreg`` and ``python SCRIPT`` commands run in forks of a process that has imported the package (forked.py);
+every other command is started by bash.
 
 A comment before a block changes that: ``<!-- not run: REASON -->``, or ``<!-- run by tests/... -->`` where another test
 runs it. A python block that imports a library of OPTIONAL that is not installed is skipped.
@@ -22,18 +22,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-import multiprocessing
 import os
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
+
+import forked
 
 OPTIONAL = {
     "lightning",
@@ -168,57 +168,38 @@ class Page:
         return output.getvalue()
 
 
-PLAIN = re.compile(r"""mmvicreg( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
+PLAIN = re.compile(r"""(mmvicreg|python [\w./-]+\.py)( +('[^']*'|"[^"$`\\\\]*"|[\w./=:+,-]+))*( +\#.*)?""")
 """A command in which bash expands nothing."""
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["torch", "transformers", "timm", "tyro", "mmvicreg.cli.main", "mmvicreg.evaluation.evaluate"]
-)
 LIMIT = 550
 """seconds of a command"""
 
 
 def shell(command: str) -> str:
     """What a command prints; AssertionError if it fails."""
-    lines = [line.strip() for line in command.replace("\\\n", " ").splitlines() if line.strip()]
-    if all(PLAIN.fullmatch(line) for line in lines):
-        return "".join(_forked(shlex.split(line, comments=True)[1:]) for line in lines)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"NO_COLOR": "1", "COLUMNS": "120"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 0, f"{command}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def _forked(arguments: list[str]) -> str:
-    """What ``mmvicreg ARGUMENTS`` prints, run in a process that has imported what it needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = SERVER.Process(target=_command, args=(arguments, str(out), str(err)))
-        process.start()
-        process.join(LIMIT)
-        process.kill()
-        process.join()
-        printed = out.read_text(encoding="utf-8")
-        assert process.exitcode == 0, (
-            f"mmvicreg {shlex.join(arguments)}\nstatus {process.exitcode}\n{printed}\n{err.read_text(encoding='utf-8')}"
+    lines = [line.strip() for line in command.replace("\\\n", " ").splitlines() if line.strip()]
+    if not all(PLAIN.fullmatch(line) for line in lines):
+        return _printed(
+            subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+            )
         )
-        return printed
+    printed = ""
+    for line in lines:
+        name, *rest = shlex.split(line, comments=True)
+        words = rest if name == "python" else ["-m", "mmvicreg.cli.main", *rest]
+        printed += _printed(forked.run(words, cwd=Path.cwd(), environment=environment, timeout=LIMIT))
+    return printed
 
 
-def _command(arguments: list[str], out: str, err: str) -> None:
-    for path, descriptor in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
-    os.environ |= {"NO_COLOR": "1", "COLUMNS": "120"}
-    from mmvicreg.cli.main import main
-
-    sys.exit(main(arguments))
+def _printed(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{done.args}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def console(body: str) -> None:

@@ -18,8 +18,7 @@ from statistics import mean
 from typing import Literal
 
 import tyro
-from pair_features import divide, parse_regime
-from pair_methods import FEATURES, ridge
+from pair_methods import pairs_of, ridge
 from pair_scores import score_model
 from pair_solutions import solve_heads
 
@@ -70,7 +69,7 @@ def variants(chosen: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
 
 def validation_score(settings: Mapping[str, Value], regime: str) -> float:
     """Mean recall of validation pairs, a fraction."""
-    division = divide(FEATURES, parse_regime(regime), seed=0)
+    division = pairs_of(regime, 0)
     solver = ridge(settings, "both" if settings["both_ways"] else "first")
     heads = solve_heads(division, settings, solver, kernel=bool(settings["kernel"]), seed=0)
     return score_model(heads, division.validation, division.train).mean_recall

@@ -20,7 +20,6 @@ from mmvicreg.files import write_tensors
 from mmvicreg.studies.space import Choice, Space, Uniform, Value
 from mmvicreg.studies.study import Trial
 
-FEATURES = Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
 Settings = Mapping[str, Value]
 HEADS: Space = {
     "learning_rate": Uniform(1e-4, 1e-2, log=True),
@@ -88,7 +87,8 @@ START: Settings = {
 
 def pairs_of(regime: str, seed: int) -> Division:
     """The pairs of a regime; ``seed`` draws those that train."""
-    return divide(FEATURES, parse_regime(regime), seed=seed)
+    features = Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
+    return divide(features, parse_regime(regime), seed=seed)
 
 
 def _division(trial: Trial) -> Division:

@@ -22,9 +22,9 @@ from torch.nn.functional import layer_norm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from claim_record import Claim, Comparison, Config, Figures, run_claims
-from pair_features import Division, divide, parse_regime
+from pair_features import Division
 from pair_heads import Heads, HeadSettings, train_heads
-from pair_methods import FEATURES, START, prediction, regularized
+from pair_methods import START, pairs_of, prediction, regularized
 from pair_scores import scores
 
 import mmvicreg as mm
@@ -235,7 +235,7 @@ def train_all(config: Config) -> dict[str, list[float]]:
     runs = objectives()
     with bar("predict or align", len(runs) * config.seeds) as advance:
         for seed in config.numbers():
-            division = divide(FEATURES, parse_regime(REGIME), seed=seed)
+            division = pairs_of(REGIME, seed)
             found["chance"].append(chance(division, seed))
             for name, (objective, predict) in runs.items():
                 heads = train_heads(division, settings(), objective(), predict=predict, seed=seed)

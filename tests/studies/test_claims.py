@@ -12,15 +12,11 @@ from mmvicreg.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "studies/claims").glob("*.py"))
-TRAINED = {"ica", "independence", "predict_or_align"}
+TRAINED = {"ica": pytest.mark.slow, "independence": pytest.mark.nightly, "predict_or_align": pytest.mark.slow}
 """Scripts whose cheapest row trains for some seconds."""
 IMAGES = {"architectures", "objectives_table", "variance_rescue", "vicreg_ablations"}
 """Scripts whose figures are those of training encoders, in which machines differ: test_image_claims.py runs them."""
-ROWS = [
-    pytest.param(name, marks=pytest.mark.slow if name in TRAINED else ())
-    for name in SCRIPTS
-    if name not in IMAGES
-]
+ROWS = [pytest.param(name, marks=TRAINED.get(name, ())) for name in SCRIPTS if name not in IMAGES]
 
 
 @pytest.fixture(scope="module")

@@ -91,13 +91,9 @@ def pairs_of(regime: str, seed: int) -> Division:
     return divide(features, parse_regime(regime), seed=seed)
 
 
-def _division(trial: Trial) -> Division:
-    return pairs_of(trial.regime, trial.seed)
-
-
 def finish(trial: Trial, model: Embedder) -> None:
     """Score validation pairs and write the summary of a trial."""
-    division = _division(trial)
+    division = pairs_of(trial.regime, trial.seed)
     found = score_model(model, division.validation, division.train)
     named = {f"validation.{name}": value for name, value in found.to_json().items()}
     Summary("studies/pairs.py", str(trial.out), 0, named, settings=dict(trial.settings)).write(
@@ -120,7 +116,7 @@ class Trained:
 
     def train(self, trial: Trial) -> None:
         """Train, keep the heads, and score validation pairs."""
-        division, settings = _division(trial), _head_settings(trial)
+        division, settings = pairs_of(trial.regime, trial.seed), _head_settings(trial)
         found = [
             train_heads(
                 division,
@@ -140,7 +136,7 @@ class Trained:
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Scores of the kept heads on test pairs."""
-        division, settings = _division(trial), _head_settings(trial)
+        division, settings = pairs_of(trial.regime, trial.seed), _head_settings(trial)
         found = []
         for number in range(self.members):
             heads = make_heads(division, settings, self.objective(trial.settings), predict=self.predict)
@@ -165,7 +161,9 @@ class Solved:
     def fit(self, trial: Trial) -> SolvedHeads:
         """The heads."""
         solver = self.solver(trial.settings)
-        return solve_heads(_division(trial), trial.settings, solver, kernel=self.kernel, seed=trial.seed)
+        return solve_heads(
+            pairs_of(trial.regime, trial.seed), trial.settings, solver, kernel=self.kernel, seed=trial.seed
+        )
 
     def train(self, trial: Trial) -> None:
         """Solve and score validation pairs."""
@@ -173,7 +171,7 @@ class Solved:
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Solve as the trial did, and score test pairs."""
-        division = _division(trial)
+        division = pairs_of(trial.regime, trial.seed)
         return score_model(self.fit(trial), division.test, division.train).to_json()
 
 

@@ -85,6 +85,7 @@ def test_processes_equal_one_in_value_and_every_gradient(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.slow
 def test_no_rows_anywhere_is_zero_and_does_not_hang(size: int) -> None:
     for value, grads in pool(size).run(on_processes, NONE[size]):
         assert value == 0

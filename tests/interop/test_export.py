@@ -199,6 +199,7 @@ def test_transformers_pairs_are_baselines(tmp_path, monkeypatch):
     torch.testing.assert_close(text[:1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_embeddings_for_any_number_of_rows(small_run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -61,6 +61,7 @@ def test_predictors_are_scored_beside_the_raw_cosine_and_find_far_more(run):
     assert set(both) == {"a_to_b", "b_to_a"} and both["a_to_b"].recall[1] > 20 * both["a_to_b"].chance[1]
 
 
+@pytest.mark.slow
 def test_they_come_back_with_the_run_and_only_if_they_fit(run, tmp_path):
     trained, _ = run
     folder = shutil.copytree(trained.folder, tmp_path / "run")
@@ -182,6 +183,7 @@ def test_probes_score_predictors_change_no_bit_and_the_best_is_kept_wherever_it_
 
 
 @pytest.mark.parametrize("best", ["a_to_b/median_rank", "a/knn", "b_to_c/recall_at_1"])
+@pytest.mark.slow
 def test_a_number_that_names_no_best_checkpoint_is_refused_before_the_first_step(run, tmp_path, best):
     _, train = run
     probe = mm.ValidationConfig(data=train)

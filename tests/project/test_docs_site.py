@@ -41,6 +41,7 @@ def test_the_site_builds_and_its_pages_load_nothing_from_other_hosts(site: Path)
         assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text()), style
 
 
+@pytest.mark.slow
 def test_every_public_name_has_an_entry_of_its_own(site: Path) -> None:
     page = (site / "api/index.html").read_text()
     entries = set(re.findall(r'<h3 id="mmvicreg\.[\w.]*?\.?(\w+)" class="doc', page))

@@ -56,6 +56,7 @@ def options(value: object, prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
 def test_help_shows_every_field_in_groups_of_a_screen(recipe: str) -> None:
     shown = help_of(recipe)
     groups = re.findall(r"^╭─ (\w+) options ─", shown, flags=re.MULTILINE)

@@ -34,6 +34,7 @@ def solve(shards: str, held_out: str, out: str, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["none", "nystrom"])
+@pytest.mark.slow
 def test_one_two_and_three_processes_give_the_same_heads(kernel: str, tmp_path: Path) -> None:
     shards = toy.write_shards(tmp_path / "shards", missing=7)
     held_out = toy.write_shards(tmp_path / "held_out", shards=1, seed=0, missing=0)

@@ -115,6 +115,7 @@ def test_two_processes_and_interrupted_runs_count_what_one_whole_run_counts(
     assert (tmp_path / "run/data.json").read_bytes() == (whole / "data.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_spent_budget_stops_all_processes_and_names_the_worst(tmp_path: Path) -> None:
     train_on = toy.write_shards(tmp_path / "data", shards=4, samples=160)
     config = Config(

@@ -56,6 +56,7 @@ def test_a_line_has_every_term_the_last_score_and_the_speed(consoles):
     assert "\x1b" not in first.stdout + first.stderr
 
 
+@pytest.mark.slow
 def test_the_end_says_what_to_type_next_and_where_the_report_will_be(consoles):
     run, (first, _) = consoles
     after = first.stderr[first.stderr.index("finished: 3 steps") :]
@@ -64,12 +65,14 @@ def test_the_end_says_what_to_type_next_and_where_the_report_will_be(consoles):
     assert f"{run}/report.html" in after
 
 
+@pytest.mark.slow
 def test_continuing_says_from_which_step(consoles):
     _, (_, second) = consoles
     assert second.returncode == 0, second.stderr
     assert "continues from the checkpoint of step 3 (3 of 6 steps)" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_run_and_its_scores_are_one_line_each(consoles, pictured_run):
     run, (first, _) = consoles
     assert first.stdout.strip().startswith(f"Run('{run}', step 3, image: timm/test_resnet, text: gru)")

@@ -66,6 +66,7 @@ def test_with_a_third_of_everything_missing_two_processes_equal_one(runs: tuple[
         assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=3e-3)
 
 
+@pytest.mark.slow
 def test_the_log_counts_present_rows_of_all_processes(runs: tuple[Path, Path]) -> None:
     for found in map(lines, runs):
         counts = {view: sum(line["present"][view] for line in found) for view in found[0]["present"]}
@@ -78,6 +79,7 @@ def weights(run: Path, number: int) -> dict[str, torch.Tensor]:
     return load_file(sorted((run / "checkpoints").glob("step-*"))[number] / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_every_weight_that_should_move_moves(runs: tuple[Path, Path]) -> None:
     for run in runs:
         first, last = weights(run, 0), weights(run, -1)
@@ -86,6 +88,7 @@ def test_every_weight_that_should_move_moves(runs: tuple[Path, Path]) -> None:
         assert all("pooler" in name or not first[name].is_floating_point() for name in still), still
 
 
+@pytest.mark.slow
 def test_one_process_and_two_end_with_the_same_weights(runs: tuple[Path, Path]) -> None:
     one, two = (weights(run, -1) for run in runs)
     # A bias that a batch normalization takes away again has a gradient of rounding errors, of which Adam makes full

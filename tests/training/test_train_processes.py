@@ -47,6 +47,7 @@ def test_a_run_continues_on_another_number_of_processes(shards: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("processes", "stops"), [(2, (3, 8)), (4, (7,))])
+@pytest.mark.slow
 def test_several_processes_resume_bit_for_bit(
     shards: str, tmp_path: Path, processes: int, stops: tuple[int, ...]
 ) -> None:
@@ -60,6 +61,7 @@ def test_several_processes_resume_bit_for_bit(
         interruption.assert_same(tmp_path / "whole", tmp_path / f"cut-{stop}")
 
 
+@pytest.mark.slow
 def test_chunks_and_shards_of_the_weights_give_the_same_run(shards: str, tmp_path: Path) -> None:
     layer = [toy.Numbers(f"{name}.npy", dropout=0.0, norm="layer") for name in "ab"]
     config = replace(plain(shards, tmp_path / "one"), a=layer[0], b=layer[1])
@@ -74,6 +76,7 @@ def test_chunks_and_shards_of_the_weights_give_the_same_run(shards: str, tmp_pat
         assert_close(tmp_path / "one", tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_continues_bit_for_bit(shards: str, tmp_path: Path) -> None:
     config = plain(shards, tmp_path / "whole", parallel="fsdp")
     pool(2).run(train, config)

@@ -217,21 +217,9 @@ INVARIANCE: Space = {"invariance": Uniform(0.3, 100.0, log=True)}
 SIGREG: Space = {"sigreg": Uniform(1e-3, 1.0, log=True)}
 
 WAYS: dict[str, tuple[str, Trained | Solved, Space]] = {
-    "infonce": (
-        CONTRASTIVE,
-        Trained(contrastive),
-        TEMPERATURE,
-    ),
-    "infonce_two_models": (
-        CONTRASTIVE,
-        Trained(contrastive, members=2),
-        TEMPERATURE,
-    ),
-    "infonce_identities": (
-        CONTRASTIVE,
-        Trained(contrastive, identities=True),
-        TEMPERATURE,
-    ),
+    "infonce": (CONTRASTIVE, Trained(contrastive), TEMPERATURE),
+    "infonce_two_models": (CONTRASTIVE, Trained(contrastive, members=2), TEMPERATURE),
+    "infonce_identities": (CONTRASTIVE, Trained(contrastive, identities=True), TEMPERATURE),
     "siglip": (CONTRASTIVE, Trained(lambda s: mm.Objective(mm.Sigmoid())), {}),
     "vse++": (
         CONTRASTIVE,

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-from claim_page import claims_section, count_verdicts
-from claim_record import Record, read_records
+from claim_page import claims_page, count_verdicts
+from claim_record import read_records
 
 from mmvicreg.files import write_text
 from mmvicreg.randomness import generator
@@ -219,7 +219,6 @@ def page(
     found: Sequence[Entry],
     about: Mapping[str, str],
     ablations: Sequence[Path] = (),
-    claims: Sequence[Record] = (),
 ) -> str:
     """docs/results.md."""
     parts = [TEXT.format(**about)]
@@ -228,7 +227,7 @@ def page(
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
-    return "".join([*parts, *map(ablation, ablations), claims_section(claims)])
+    return "".join([*parts, *map(ablation, ablations)])
 
 
 TEXT = """# Results
@@ -269,7 +268,8 @@ def main(config: Config) -> None:
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
     figure(found, config.docs / "results" / "pairs.png")
-    write_text(config.docs / "results.md", page(found, about, ablations, claims))
+    write_text(config.docs / "results.md", page(found, about, ablations))
+    write_text(config.docs / "claims.md", claims_page(claims))
     print(json.dumps(headline(found) | count_verdicts(claims)))
 
 

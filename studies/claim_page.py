@@ -66,11 +66,12 @@ Which statements of the papers hold at the scale that can be run on two CPU core
 
 A claim is reproduced if every comparison of its rule holds, not reproduced if none does, and differs if only some do.
 The rules were written in the scripts before the runs, with three exceptions: one comparison of `escapes_from_collapse`
-was taken out, the rule of `byol_needs_sharing` was made stricter ([log](log.md)), and `linear_ica_of_two` was added after
-its case was known to be easy. Comparisons are of means over seeds; in brackets from the smallest to the largest seed.
+was taken out, the rule of `byol_needs_sharing` was made stricter ([log](log.md)), and `linear_ica_of_two` was added
+after its case was known to be easy. Comparisons are of means over seeds; in brackets from the smallest to the largest
+seed.
 
-The papers' figures are the papers', at their scale: **a claim that is not reproduced here is not refuted there**. Runs are
-short (84 steps for the image encoders), with two or three seeds each, and only the learning rate was tuned, for the
+The papers' figures are the papers', at their scale: **a claim that is not reproduced here is not refuted there**. Runs
+are short (84 steps for the image encoders), with two or three seeds each, and only the learning rate was tuned, for the
 rows of `objectives_table` alone.
 
 | claim | source | verdict | figures |

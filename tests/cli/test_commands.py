@@ -205,6 +205,7 @@ def test_a_pattern_that_the_shell_expanded_gets_a_hint(command, trained, capsys)
     assert shards.replace("train-*", "*") in shown.replace(" ", "")
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_standard_output(trained, tmp_path, capsys):
     run, shards = map(str, trained)
     calls = {

@@ -121,6 +121,7 @@ def test_the_page_fits(browser, served, width):
         assert visit.overflow() <= 0
 
 
+@pytest.mark.slow
 def test_the_browser_is_told_to_ask_no_other_host(served):
     with urllib.request.urlopen(served) as answer:
         policy = answer.headers["content-security-policy"]

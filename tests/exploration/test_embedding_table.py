@@ -15,6 +15,7 @@ def table(pictured_run, tmp_path_factory):
     return parquet.read_table(out).to_pylist()
 
 
+@pytest.mark.slow
 def test_neighbours_are_the_nearest_rows_of_the_table_itself_first(table):
     rows = np.array([line["embedding"] for line in table])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)

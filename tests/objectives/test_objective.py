@@ -69,6 +69,7 @@ def own_batch(counts: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("counts", [(10, 10), (7, 5, 5, 3)])
+@pytest.mark.slow
 def test_processes_equal_one_with_missing_modalities(counts: tuple[int, ...]) -> None:
     results = pool(len(counts)).run(own_batch, counts)
     z, present = batch(sum(counts))

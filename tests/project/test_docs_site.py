@@ -49,6 +49,7 @@ def test_every_public_name_has_an_entry_of_its_own(site: Path) -> None:
     assert ":class:<code>" not in page and ":func:<code>" not in page
 
 
+@pytest.mark.slow
 def test_every_page_is_reached_from_the_first_one(site: Path) -> None:
     links = set(re.findall(r'href="([^"#]+)', (site / "index.html").read_text()))
     for page in (ROOT / "docs").rglob("*.md"):

@@ -103,6 +103,7 @@ def test_every_line_of_the_log_and_the_summary_count_what_the_ledger_names(whole
     assert sum(summary["worst_shards"].values()) == 40
 
 
+@pytest.mark.slow
 def test_two_processes_and_interrupted_runs_count_what_one_whole_run_counts(
     shards: str, whole: Path, tmp_path: Path
 ) -> None:

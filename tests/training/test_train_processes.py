@@ -95,6 +95,7 @@ def parameters(config: toy.Config) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp", "column_parallel"])
+@pytest.mark.slow
 def test_probes_of_processes_with_unequal_batches_are_those_of_one(
     shards: str, tmp_path: Path, parallel: Any
 ) -> None:

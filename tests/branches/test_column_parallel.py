@@ -148,6 +148,7 @@ def odd_width() -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_width_that_processes_cannot_share_is_refused() -> None:
     for message in pool(2).run(odd_width):
         assert "5 features, which 2 processes cannot share equally; choose 6" in message

@@ -177,6 +177,7 @@ def corrected_on_one_process(tile):
     return [rank_queries(*each, positives, skip_unmatched=True).match_above for each in rows]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_get_the_result_of_one():
     queries, items, positives = hubby(8)
     for found in pool(2).run(corrected_on_one_process, 7):

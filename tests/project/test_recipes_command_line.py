@@ -73,6 +73,7 @@ def test_help_shows_every_field_in_groups_of_a_screen(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
 def test_help_names_no_tower_that_the_recipe_does_not_use(recipe: str) -> None:
     about = help_of(recipe).partition("╭─")[0]
     config = import_recipe(ROOT / f"recipes/{recipe}.py").Config()

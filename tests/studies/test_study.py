@@ -56,6 +56,7 @@ def study(pairs) -> Study:
     )
 
 
+@pytest.mark.slow
 def test_test_pairs_are_scored_once_after_the_choice_is_written(study: Study, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nothing has been chosen; run the 'choose' command first"):
         score(study, tmp_path)

@@ -47,9 +47,7 @@ def _table(record: Record) -> str:
 
 def _line(claim: Judged, shared: Sequence[str]) -> str:
     setting = "; ".join(part for part in claim.setting.split("; ") if part not in shared)
-    rule = "; ".join(
-        f"{text}: {'yes' if held else 'no'}" for text, held in zip(claim.rule, claim.held, strict=True)
-    )
+    rule = "; ".join(claim.checks())
     name = f"**{claim.name}**: {claim.statement}" + (f" ({setting})" if setting else "")
     return f"| {' | '.join(map(_cell, (name, claim.verdict, claim.paper, claim.ours(), rule)))} |\n"
 

@@ -80,6 +80,10 @@ class Claim:
         both = [name for each in self.rule for name in (each.left, each.right) if name is not None]
         return list(dict.fromkeys(both))
 
+    def named(self, figures: Figures, *also: str) -> Figures:
+        """Of all figures those that the rule compares, and others that a reader wants beside them."""
+        return {name: figures[name] for name in dict.fromkeys((*self.names(), *also))}
+
     def verdict(self, figures: Figures) -> Verdict:
         """By the rule alone."""
         held = [comparison.holds(figures) for comparison in self.rule]
@@ -99,6 +103,10 @@ class Judged:
     held: list[bool]
     figures: dict[str, list[float]]
     verdict: Verdict
+
+    def checks(self) -> list[str]:
+        """Each comparison of the rule, and whether it holds."""
+        return [f"{text}: {'yes' if held else 'no'}" for text, held in zip(self.rule, self.held, strict=True)]
 
     def ours(self) -> str:
         """Mean of each figure, and from the smallest to the largest seed where there are several."""
@@ -190,7 +198,7 @@ def read_records(folder: Path = RECORDED) -> list[Record]:
     """The records of every script, by name of script; none without the folder."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found.append(Record(**{**content, "claims": [Judged(**each) for each in content["claims"]]}))
     return found
 
@@ -232,8 +240,6 @@ def _show(record: Record) -> None:
     for name in ("claim", "paper's figures", "ours", "rule", "verdict"):
         table.add_column(name)
     for claim in record.claims:
-        rule = "\n".join(
-            f"{text}: {'yes' if held else 'no'}" for text, held in zip(claim.rule, claim.held, strict=True)
-        )
+        rule = "\n".join(claim.checks())
         table.add_row(f"{claim.name}\n{claim.statement}", claim.paper, claim.ours(), rule, claim.verdict)
     Console().print(table)

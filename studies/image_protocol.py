@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import mmvicreg as mm
 from mmvicreg.branches.moving_average import MovingAverage
+from mmvicreg.evaluation.geometry import describe
 from mmvicreg.evaluation.transfer.classification import LinearProbe, linear_probe, score_classes, sweep
 
 WIDTHS = (12, 24, 48)
@@ -213,13 +214,11 @@ def geometry(model: mm.Model) -> dict[str, float]:
     that of the l2-normalised ones times sqrt(D), 1 if healthy and 0 for a constant (SimSiam's measure); "rank", the
     participation ratio of the covariance's eigenvalues, 1 to D.
     """
-    z = model.eval().branch(next(iter(model.views)))(divide().train.first(512).pixels).z.double()
+    z = model.eval().branch(next(iter(model.views)))(divide().train.first(512).pixels).z
     if not bool(torch.isfinite(z).all()):
         return {"spread": 0.0, "std": 0.0, "rank": 0.0}
-    std = F.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5
-    values = torch.linalg.svdvals(z - z.mean(0)).square()
-    rank = values.sum() ** 2 / values.square().sum().clamp_min(1e-300)
-    return {"spread": float(z.std(0).mean()), "std": float(std), "rank": float(rank)}
+    found = describe(z)
+    return {"spread": found.std_mean, "std": found.std_unit, "rank": found.participation_ratio}
 
 
 def run_method(method: Method, schedule: Schedule, seed: int, *, test: bool = True) -> dict[str, float]:

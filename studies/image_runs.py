@@ -24,7 +24,7 @@ class Runs:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        lines = file.read_text().splitlines() if file and file.is_file() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
         self.found = {(line["name"], line["seed"]): line for line in map(json.loads, lines)}
 
     def run(self, jobs: Jobs) -> None:
@@ -48,7 +48,7 @@ class Runs:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def values(self, name: str, key: str = "all") -> list[float]:

@@ -54,14 +54,18 @@ class Config:
     """file to write; studies/recorded/ablation-SIZE.json if absent"""
 
 
-def variants(chosen: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
-    """Settings by name: the whole, the whole without each part, the plainest, the plainest with each part."""
-    whole: dict[str, Value] = {"kernel": True, "both_ways": True, **chosen}
+def variants(
+    whole: Mapping[str, Value], parts: Mapping[str, Mapping[str, Value]]
+) -> dict[str, dict[str, Value]]:
+    """Settings by name: the whole, the whole without each part, the plainest, the plainest with each part.
+
+    ``parts``: each by the settings that leave it out.
+    """
     plain = dict(whole)
-    for left_out in PARTS.values():
+    for left_out in parts.values():
         plain.update(left_out)
-    found = {"everything": whole, "nothing": plain}
-    for name, left_out in PARTS.items():
+    found = {"everything": dict(whole), "nothing": plain}
+    for name, left_out in parts.items():
         found[f"without: {name}"] = {**whole, **left_out}
         found[f"only: {name}"] = {**plain, **{key: whole[key] for key in left_out}}
     return found
@@ -83,7 +87,8 @@ def main(config: Config) -> None:
     found: dict[str, list[float]] = {}
     with bar("ablation", len(regimes) * (2 + 2 * len(PARTS))) as advance:
         for regime in regimes:
-            for name, settings in variants(choices[f"{METHOD}/{regime}"]["settings"]).items():
+            whole = {"kernel": True, "both_ways": True, **choices[f"{METHOD}/{regime}"]["settings"]}
+            for name, settings in variants(whole, PARTS).items():
                 found.setdefault(name, []).append(validation_score(settings, regime))
                 advance(1, name)
     out = config.out or RECORDED / f"ablation-{config.size}.json"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,23 +26,37 @@ WARMUP = 0.1
 
 
 @dataclass(frozen=True)
-class HeadSettings:
-    """What is tuned alike for every objective."""
+class TrainingSettings:
+    """How heads are trained."""
 
     learning_rate: float
     weight_decay: float
     batch: int
     steps: int
+    augment: bool
+    """draw augmented crops and captions at random; False takes the evaluation crop and the name"""
+
+
+@dataclass(frozen=True)
+class HeadSettings(TrainingSettings):
+    """What is tuned alike for every objective."""
+
     width: int
     hidden: int
     """width of the hidden layer; 0 is a linear head"""
     image_map: str
     """root (signed square root, then unit length) or unit"""
-    augment: bool
-    """draw augmented crops and captions at random; False takes the evaluation crop and the name"""
 
 
-class Heads(nn.Module):
+class Trainable(nn.Module):
+    """Two heads and an objective."""
+
+    image: nn.Module
+    text: nn.Module
+    objective: mm.Objective
+
+
+class Heads(Trainable):
     """Two heads and an objective. ``score_with_predictions``: embeddings for which a dot product is the sum of the
     cosines of both predictions, as a run with :class:`mmvicreg.Prediction` is scored."""
 
@@ -68,15 +81,6 @@ class Heads(nn.Module):
         of_b, of_a = part.predict(a, b)
         unit = [normalize(each, dim=1) for each in (of_b, a, b, of_a)]
         return torch.cat(unit[:2], dim=1), torch.cat(unit[2:], dim=1)
-
-
-@runtime_checkable
-class Trainable(Protocol):
-    """Two heads and an objective."""
-
-    image: nn.Module
-    text: nn.Module
-    objective: mm.Objective
 
 
 def train_heads(
@@ -106,15 +110,14 @@ def train_heads(
 
 def train_on(
     train: Pairs,
-    heads: nn.Module,
-    settings: HeadSettings,
+    heads: Trainable,
+    settings: TrainingSettings,
     *,
     score: Callable[[], float],
     identities: bool = False,
     seed: int,
 ) -> None:
-    """Train ``heads``, a ``Trainable``, on features; leave the weights of the best ``score`` in evaluation mode."""
-    assert isinstance(heads, Trainable)
+    """Train ``heads`` on features; leave the weights of the best ``score`` in evaluation mode."""
     optimizer = _optimizer(heads, settings)
     random = generator("batches", seed)
     best, kept = -1.0, heads.state_dict()
@@ -150,7 +153,7 @@ def make_heads(
     return Heads(widths, settings, objective, predict)
 
 
-def _optimizer(heads: nn.Module, settings: HeadSettings) -> torch.optim.Optimizer:
+def _optimizer(heads: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     matrices = [p for p in heads.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in heads.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}]
@@ -167,7 +170,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batch(
-    train: Pairs, settings: HeadSettings, random: np.random.Generator
+    train: Pairs, settings: TrainingSettings, random: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.from_numpy(random.permutation(len(train))[: settings.batch])
     if not settings.augment:

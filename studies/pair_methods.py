@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pair_features import Division, divide, parse_regime
-from pair_heads import HeadSettings, make_heads, train_heads
+from pair_heads import HeadSettings, TrainingSettings, make_heads, train_heads
 from pair_scores import Embedder, Ensemble, score_model
 from pair_solutions import SolvedHeads, solve_heads
 from safetensors.torch import load_file
@@ -113,10 +113,14 @@ class Trained:
     """tell the objective which pairs have the same caption"""
     members: int = 1
     """models trained with different seeds, whose cosines are added"""
+    shared: ClassVar[Space] = HEADS
+    """what is tuned about every method of this kind"""
+    first: ClassVar[Settings] = START
+    """settings of the first trial"""
 
     def train(self, trial: Trial) -> None:
         """Train, keep the heads, and score validation pairs."""
-        division, settings = pairs_of(trial.regime, trial.seed), _head_settings(trial)
+        division, settings = pairs_of(trial.regime, trial.seed), settings_of(HeadSettings, trial.settings)
         found = [
             train_heads(
                 division,
@@ -136,7 +140,7 @@ class Trained:
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Scores of the kept heads on test pairs."""
-        division, settings = pairs_of(trial.regime, trial.seed), _head_settings(trial)
+        division, settings = pairs_of(trial.regime, trial.seed), settings_of(HeadSettings, trial.settings)
         found = []
         for number in range(self.members):
             heads = make_heads(division, settings, self.objective(trial.settings), predict=self.predict)
@@ -146,8 +150,12 @@ class Trained:
         return score_model(model, division.test, division.train).to_json()
 
 
-def _head_settings(trial: Trial) -> HeadSettings:
-    return HeadSettings(**{each.name: trial.settings[each.name] for each in fields(HeadSettings)})  # type: ignore[arg-type]
+Tuned = TypeVar("Tuned", bound=TrainingSettings)
+
+
+def settings_of(kind: type[Tuned], settings: Settings) -> Tuned:
+    """Those of all settings that ``kind`` has."""
+    return kind(**{each.name: settings[each.name] for each in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,8 @@ class Solved:
     solver: Callable[[Settings], mm.CCA | mm.Ridge]
     kernel: bool = False
     """behind a Gaussian kernel of each branch, by Nyström landmarks"""
+    shared: ClassVar[Space] = {}
+    first: ClassVar[Settings] = START
 
     def fit(self, trial: Trial) -> SolvedHeads:
         """The heads."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pair_features import Division, Pairs
-from pair_heads import HeadSettings, train_on
-from pair_methods import TEMPERATURE, VICREG, contrastive, finish, pairs_of, ridge, vicreg
+from pair_heads import Trainable, TrainingSettings, train_on
+from pair_methods import START, TEMPERATURE, VICREG, contrastive, finish, pairs_of, ridge, settings_of, vicreg
 from pair_scores import score_model
 from pair_solutions import SolvedHeads, solve_heads
 from safetensors.torch import load_file
@@ -39,11 +40,7 @@ TRAINING: Space = {
 }
 
 
-START: Mapping[str, Value] = {"learning_rate": 1e-4, "weight_decay": 1e-3, "batch": 512, "steps": 100}
-"""The first trial: small steps, as fine-tuning takes them."""
-
-
-class MappedSolution(nn.Module):
+class MappedSolution(Trainable):
     """A square linear map after each solved head."""
 
     def __init__(self, solved: SolvedHeads, width: int, objective: mm.Objective) -> None:
@@ -65,21 +62,18 @@ class Started:
 
     objective: Callable[[Mapping[str, Value]], mm.Objective]
     """from all settings of a trial"""
+    shared: ClassVar[Space] = TRAINING
+    first: ClassVar[Mapping[str, Value]] = {
+        **START,
+        **{"learning_rate": 1e-4, "weight_decay": 1e-3, "batch": 512, "steps": 100},
+    }
+    """small steps, as fine-tuning takes them"""
 
     def train(self, trial: Trial) -> None:
         """Train, keep the maps, and score validation pairs."""
         division, model = self._start(trial)
         solved = replace(division, train=_solved(division.train, model.solved))
-        settings = HeadSettings(
-            float(trial.settings["learning_rate"]),
-            float(trial.settings["weight_decay"]),
-            int(trial.settings["batch"]),
-            int(trial.settings["steps"]),
-            width=0,
-            hidden=0,
-            image_map="",
-            augment=bool(trial.settings["augment"]),
-        )
+        settings = settings_of(TrainingSettings, trial.settings)
         train_on(
             solved.train,
             model,
@@ -131,7 +125,7 @@ def _solved(pairs: Pairs, solved: SolvedHeads) -> Pairs:
 
 
 WAYS: dict[str, tuple[str, Started, Space]] = {
-    "vicreg_from_solution": (FAMILY, Started(vicreg), {**TRAINING, **VICREG}),
-    "infonce_from_solution": (FAMILY, Started(contrastive), {**TRAINING, **TEMPERATURE}),
+    "vicreg_from_solution": (FAMILY, Started(vicreg), VICREG),
+    "infonce_from_solution": (FAMILY, Started(contrastive), TEMPERATURE),
 }
 """Family, how it is fitted, and what is tuned about it."""

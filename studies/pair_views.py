@@ -11,12 +11,13 @@ what ``studies/encode_pairs.py --crops 1`` wrote.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from pair_ablation import variants
 
 import mmvicreg as mm
 from mmvicreg.randomness import generator
@@ -63,13 +64,10 @@ class Config:
     """draws of a number of pairs"""
 
 
-def variants() -> dict[str, Views]:
+def compared() -> dict[str, Views]:
     """Views by name: nothing, everything, each part alone and left out, and everything with scatter."""
-    found = {"nothing": Views(), "everything": WHOLE}
-    for name, left_out in PARTS.items():
-        found[f"only: {name}"] = Views(**{key: getattr(WHOLE, key) for key in left_out})
-        found[f"without: {name}"] = Views(**{**vars(WHOLE), **left_out})
-    return {**found, "everything, and scatter within concepts": Views(**{**vars(WHOLE), "within": 0.5})}
+    found = {name: Views(**fields) for name, fields in variants(vars(WHOLE), PARTS).items()}  # type: ignore[arg-type]
+    return {**found, "everything, and scatter within concepts": replace(WHOLE, within=0.5)}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -110,7 +108,7 @@ def main(config: Config) -> None:
     divisions = [(train, validation), *((train[fold != each], train[fold == each]) for each in (0, 1))]
     for count in config.pairs:
         print(f"\n{count or len(train)} pairs | validation, % | folds of the training concepts, %")
-        for name, views in variants().items():
+        for name, views in compared().items():
             scores = []
             for rows, held_out in divisions:
                 draws = [

@@ -18,7 +18,6 @@ import os
 
 import pair_methods
 import pair_starts
-from pair_methods import HEADS, START, Trained
 
 from mmvicreg.studies.command import main
 from mmvicreg.studies.study import Method, Study, Trial
@@ -41,11 +40,10 @@ def test(trial: Trial) -> dict[str, float]:
 
 
 def method(name: str) -> Method:
-    """A method of the study: heads share their search space, closed forms have their own."""
+    """A method of the study, with the search space of its kind and its own."""
     family, way, space = WAYS[name]
-    whole = {**HEADS, **space} if isinstance(way, Trained) else space
-    first = {**START, **(pair_starts.START if name in pair_starts.WAYS else {})}
-    return Method(train, whole, TRIALS, family, {key: first[key] for key in whole})
+    whole = {**way.shared, **space}
+    return Method(train, whole, TRIALS, family, {key: way.first[key] for key in whole})
 
 
 STUDY = Study(

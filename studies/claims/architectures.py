@@ -178,14 +178,13 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 def _named(claim: Claim, figures: Figures) -> Figures:
     """The figures that the claim's rule names, and the accuracies of the objectives in it."""
-    named = [name for each in claim.rule for name in (each.left, each.right) if name is not None]
     shown = [
         f"{name} {each}"
         for name in EMBEDDINGS
         for each in ARCHITECTURES
-        if any(n.startswith(name) for n in named)
+        if any(n.startswith(name) for n in claim.names())
     ]
-    return {name: figures[name] for name in dict.fromkeys((*named, *shown))}
+    return claim.named(figures, *shown)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def measure(config: Config) -> Mapping[str, Figures]:
     ):
         if line["regime"] == REGIME:
             scores[line["method"]].append(100 * line["score"])
-    return {claim.name: {name: scores[name] for name in claim.names()} for claim in CLAIMS}
+    return {claim.name: claim.named(scores) for claim in CLAIMS}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from claim_record import Claim, Comparison, Config, Figures, run_claims
 from pair_features import Division
 from pair_heads import Heads, HeadSettings, train_heads
-from pair_methods import START, pairs_of, prediction, regularized
+from pair_methods import START, pairs_of, prediction, regularized, settings_of
 from pair_scores import scores
 
 import mmvicreg as mm
@@ -153,11 +152,6 @@ FIGURES = {
 """Run and measure of each figure that a rule names."""
 
 
-def settings() -> HeadSettings:
-    """The same for every run."""
-    return HeadSettings(**{each.name: CHOSEN[each.name] for each in fields(HeadSettings)})  # type: ignore[arg-type]
-
-
 def objectives() -> dict[str, tuple[Callable[[], mm.Objective], bool]]:
     """Objective and whether it has predictors, by name of the run."""
 
@@ -238,7 +232,9 @@ def train_all(config: Config) -> dict[str, list[float]]:
             division = pairs_of(REGIME, seed)
             found["chance"].append(chance(division, seed))
             for name, (objective, predict) in runs.items():
-                heads = train_heads(division, settings(), objective(), predict=predict, seed=seed)
+                heads = train_heads(
+                    division, settings_of(HeadSettings, CHOSEN), objective(), predict=predict, seed=seed
+                )
                 for figure, value in describe(heads, division).items():
                     found[f"{name}/{figure}"].append(value)
                 advance(1, name)
@@ -259,11 +255,8 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 def by_claim(runs: Mapping[str, list[float]]) -> dict[str, Figures]:
     """The figures of the trained heads that the rule of each claim names."""
-    return {
-        claim.name: {name: runs[FIGURES[name]] for name in claim.names()}
-        for claim in CLAIMS
-        if FIGURES.keys() >= set(claim.names())
-    }
+    figures = {name: runs[run] for name, run in FIGURES.items()}
+    return {claim.name: claim.named(figures) for claim in CLAIMS if figures.keys() >= set(claim.names())}
 
 
 if __name__ == "__main__":

@@ -164,15 +164,7 @@ def measure(config: Config) -> Mapping[str, Figures]:
     names = ["random", *(f"{family}: {name}" for family in FAMILIES for name in TERMS)]
     figures = {name: runs.values(name) for name in names}
     figures |= {f"spread of {name}": runs.values(name, "std") for name in names}
-    return {
-        claim.name: {
-            name: figures[name]
-            for name in dict.fromkeys(
-                name for each in claim.rule for name in (each.left, each.right) if name is not None
-            )
-        }
-        for claim in CLAIMS
-    }
+    return {claim.name: claim.named(figures) for claim in CLAIMS}
 
 
 if __name__ == "__main__":

@@ -233,13 +233,7 @@ def measure(config: Config) -> Mapping[str, Figures]:
         "batch_size": tuple(batches),
         "expander_width": tuple(f"width {width}" for width in widths),
     }
-    return {claim.name: _named(claim, figures, shown.get(claim.name, (BASE,))) for claim in CLAIMS}
-
-
-def _named(claim: Claim, figures: Figures, also: tuple[str, ...]) -> Figures:
-    """The figures that the claim's rule names, and others that a reader wants beside them."""
-    named = [name for each in claim.rule for name in (each.left, each.right) if name is not None]
-    return {name: figures[name] for name in dict.fromkeys((*named, *also))}
+    return {claim.name: claim.named(figures, *shown.get(claim.name, (BASE,))) for claim in CLAIMS}
 
 
 if __name__ == "__main__":

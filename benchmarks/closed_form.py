@@ -124,7 +124,7 @@ def _correlations(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def work(peer: str, folder: Path, components: int) -> None:
     """In a process of its own: one line of JSON."""
-    rows, *widths = json.loads((folder / "size.json").read_text())
+    rows, *widths = json.loads((folder / "size.json").read_text(encoding="utf-8"))
     x, y = (
         np.memmap(folder / f"{name}.f32", np.float32, "r", shape=(rows, width))
         for name, width in zip("xy", widths, strict=True)

@@ -121,7 +121,7 @@ def main() -> None:
         parser.error(
             f"no figure of README comes from {', '.join(sorted(unknown))}; choose of {', '.join(BENCHMARKS)}"
         )
-    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    results = json.loads(options.results.read_text(encoding="utf-8")) if options.results.exists() else {}
     for name in ["sigreg"] if options.tiny else options.benchmarks or BENCHMARKS:
         extra = ("--peer-python", options.peer_python) if name == "stream" and options.peer_python else ()
         results[name] = measure(name, ("--tiny",) if options.tiny else extra)

@@ -56,7 +56,7 @@ def main(config: Config) -> None:
     mm.evaluate(run, {"test": config.test})
     path = run.folder / "summary.json"
     summary = mm.read_summary(path)
-    solved = json.loads((run.folder / "solution.json").read_text())
+    solved = json.loads((run.folder / "solution.json").read_text(encoding="utf-8"))
     seconds = {name: solved[name] for name in ("solve_seconds", "solve_cpu_seconds")}
     replace(summary, scores={**summary.scores, **seconds}).write(path)
 

@@ -174,7 +174,7 @@ def train_supervised(pictures: Pictures, schedule: Schedule, seed: int) -> mm.Mo
 
 @torch.no_grad()
 def settle(model: mm.Model) -> mm.Model:
-    """An untrained model whose batch normalisation has the statistics of the training pictures."""
+    """An untrained model whose batch normalization has the statistics of the training pictures."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
@@ -211,7 +211,7 @@ def _fit(h_NE: Tensor, labels_N: np.ndarray, iterations: int, penalty: float) ->
 @torch.no_grad()
 def geometry(model: mm.Model) -> dict[str, float]:
     """Of the embeddings of 512 training pictures: "spread", the mean standard deviation of their dimensions; "std",
-    that of the l2-normalised ones times sqrt(D), 1 if healthy and 0 for a constant (SimSiam's measure); "rank", the
+    that of the l2-normalized ones times sqrt(D), 1 if healthy and 0 for a constant (SimSiam's measure); "rank", the
     participation ratio of the covariance's eigenvalues, 1 to D.
     """
     z = model.eval().branch(next(iter(model.views)))(divide().train.first(512).pixels).z

@@ -264,7 +264,7 @@ solution, which scores {nothing:.1f}%. No search follows the change. Divisions: 
 def main(config: Config) -> None:
     """Read, write, print."""
     found = entries(config.recorded)
-    about = json.loads((config.recorded / "about.json").read_text())
+    about = json.loads((config.recorded / "about.json").read_text(encoding="utf-8"))
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
     figure(found, config.docs / "results" / "pairs.png")

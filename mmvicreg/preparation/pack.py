@@ -184,7 +184,7 @@ def _check_there(config: PackConfig, prefixes: Sequence[str]) -> None:
             f"--resume: {there[0]} was not written by this command, or {file.parent.name} is gone; give another folder"
         )
     if there:
-        before = json.loads(file.read_text())
+        before = json.loads(file.read_text(encoding="utf-8"))
         changed = [
             f"{name} was {before.get(name)!r}, now {value!r}"
             for name, value in options.items()

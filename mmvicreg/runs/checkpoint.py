@@ -132,7 +132,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 def _is_complete(path: Path) -> bool:
     try:
-        files = json.loads((path / STATE).read_text())["files"]
+        files = json.loads((path / STATE).read_text(encoding="utf-8"))["files"]
         return all((path / name).stat().st_size == size for name, (size, _) in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -145,7 +145,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
         if not _is_complete(path):
             wrong.append(f"{path} is incomplete: a file is missing or cut short")
             continue
-        files = json.loads((path / STATE).read_text())["files"]
+        files = json.loads((path / STATE).read_text(encoding="utf-8"))["files"]
         damaged = [name for name, written in files.items() if _sum(path / name) != written]
         if not damaged:
             return path, wrong
@@ -167,7 +167,7 @@ def set_aside(folder: Path, path: Path | None) -> None:
 
 def verify(path: Path, *names: str) -> None:
     """Raise ValueError if one of these files of a checkpoint is not what was written."""
-    written = json.loads((path / STATE).read_text())["files"]
+    written = json.loads((path / STATE).read_text(encoding="utf-8"))["files"]
     for name in names:
         if name in written and _sum(path / name) != written[name]:
             raise InvalidValueError(
@@ -177,7 +177,7 @@ def verify(path: Path, *names: str) -> None:
 
 def read_position(path: Path) -> Position:
     """The position that a checkpoint was written at."""
-    content = json.loads((path / STATE).read_text())
+    content = json.loads((path / STATE).read_text(encoding="utf-8"))
     return Position(**{name: content[name] for name in Position.__dataclass_fields__ if name in content})
 
 

@@ -162,7 +162,7 @@ def cut_log(folder: Path, step: int) -> None:
     file = folder / LOG
     if not file.is_file():
         return
-    kept = [line for line in file.read_text().splitlines() if line_step(line) <= step]
+    kept = [line for line in file.read_text(encoding="utf-8").splitlines() if line_step(line) <= step]
     write_text(file, "".join(line + "\n" for line in kept))
 
 

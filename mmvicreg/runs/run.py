@@ -256,4 +256,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     file = folder / LOG
     if not file.is_file():
         raise MissingFileError(f"{folder}: no {LOG}; has the run taken a step?")
-    return [json.loads(line) for line in file.read_text().splitlines() if line_step(line) < float("inf")]
+    return [
+        json.loads(line)
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line_step(line) < float("inf")
+    ]

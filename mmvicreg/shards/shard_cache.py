@@ -63,7 +63,7 @@ class ShardCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         table = path.with_suffix(".members")  # the digest of what was copied
         with index_file.only_one_process(str(path.with_suffix(".lock"))):
-            had = table.read_text() if digest and table.exists() else ""
+            had = table.read_text(encoding="utf-8") if digest and table.exists() else ""
             if path.exists() and (size not in (None, path.stat().st_size) or had != digest):
                 path.unlink()  # a copy from before it was indexed anew, on another machine perhaps
             if not path.exists():

@@ -87,7 +87,7 @@ def _scored(study: Study, method: str, regime: str, trial: Trial) -> dict[str, A
         "settings": dict(trial.settings),
         "score": mean_of(study.test_metrics, values, source=f"test scores of {trial.out}"),
         "values": dict(values),
-        "seconds": json.loads(seconds.read_text()) if seconds.is_file() else None,
+        "seconds": json.loads(seconds.read_text(encoding="utf-8")) if seconds.is_file() else None,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

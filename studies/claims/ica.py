@@ -58,7 +58,7 @@ CLAIMS = (
             Comparison("VCReg, matched correlation", ">=", plus=0.97),
             Comparison("VCReg, Amari distance", "<=", "FastICA, Amari distance", times=1.5),
         ),
-        "5 non-Gaussian sources, random orthonormal mixing, whitened, N=1,500, M=32; the loss is minimised by turning "
+        "5 non-Gaussian sources, random orthonormal mixing, whitened, N=1,500, M=32; the loss is minimized by turning "
         "one plane at a time, then by its gradient; by gradient alone it ends in local minima",
     ),
     Claim(

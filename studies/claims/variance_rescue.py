@@ -1,10 +1,10 @@
-"""BYOL and SimSiam with VICReg's variance and covariance terms, and SimSiam without normalisation or predictor.
+"""BYOL and SimSiam with VICReg's variance and covariance terms, and SimSiam without normalization or predictor.
 
     python studies/claims/variance_rescue.py            # some four minutes of one core; continues if interrupted
     python studies/claims/variance_rescue.py --tiny     # seconds; its scores mean nothing
 
 The terms weigh 1 and 0.01, as in the paper, beside 1 - cosine, and act on the projector's embeddings. "No BN" removes
-batch normalisation from projector and predictor; the encoder keeps its own. One learning
+batch normalization from projector and predictor; the encoder keeps its own. One learning
 rate for all. Runs are kept in runs/claims; delete them to train again.
 """
 
@@ -73,7 +73,7 @@ CLAIMS = (
     Claim(
         "without_batch_norm",
         SOURCE,
-        "SimSiam without batch normalisation is bad, and the variance term rescues it.",
+        "SimSiam without batch normalization is bad, and the variance term rescues it.",
         "35.1, 67.3, 67.1",
         (
             Comparison("SimSiam, no BN: none", "<=", "SimSiam: none", plus=-5.0),
@@ -85,18 +85,18 @@ CLAIMS = (
     Claim(
         "bare_collapse",
         SOURCE,
-        "SimSiam without predictor and batch normalisation collapses.",
+        "SimSiam without predictor and batch normalization collapses.",
         "collapse",
         (
             Comparison(f"spread of {BARE}: none", "<=", plus=0.1),
             Comparison(f"{BARE}: none", "<=", "random", plus=5.0),
         ),
-        "spread: mean standard deviation of l2-normalised embeddings times √D; " + SETTING,
+        "spread: mean standard deviation of l2-normalized embeddings times √D; " + SETTING,
     ),
     Claim(
         "bare_rescue",
         SOURCE,
-        "The variance term rescues SimSiam without predictor and batch normalisation.",
+        "The variance term rescues SimSiam without predictor and batch normalization.",
         "collapse, 56.8, 66.1",
         (
             Comparison(f"{BARE}: variance", ">=", f"{BARE}: none", plus=5.0),
@@ -119,7 +119,7 @@ CLAIMS = (
 
 
 def plain(inputs: int, *widths: int) -> nn.Sequential:
-    """A perceptron without batch normalisation; the last map has no bias."""
+    """A perceptron without batch normalization; the last map has no bias."""
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(inputs, width), nn.ReLU(inplace=True)]

@@ -1,4 +1,4 @@
-"""VICReg's ablations on images alone: coefficients, normalised embeddings, expander width, batch size.
+"""VICReg's ablations on images alone: coefficients, normalized embeddings, expander width, batch size.
 
     python studies/claims/vicreg_ablations.py            # some six minutes of one core; continues if interrupted
     python studies/claims/vicreg_ablations.py --tiny     # seconds; its scores mean nothing
@@ -119,17 +119,17 @@ CLAIMS = (
     Claim(
         "unit_norm",
         SOURCE.format(8),
-        "l2-normalised embeddings, of standard deviation 1/√D, are worse.",
+        "l2-normalized embeddings, of standard deviation 1/√D, are worse.",
         "65.1 against 68.6",
-        (Comparison("l2-normalised", "<=", BASE, plus=-1.0), Comparison("l2-normalised", "<=", BASE)),
+        (Comparison("l2-normalized", "<=", BASE, plus=-1.0), Comparison("l2-normalized", "<=", BASE)),
         SETTING,
     ),
     Claim(
-        "standardised",
+        "standardized",
         SOURCE.format(8),
-        "Standardised embeddings are at the same level.",
+        "Standardized embeddings are at the same level.",
         "68.4 against 68.6",
-        (Comparison("standardised", ">=", BASE, plus=-2.0), Comparison("standardised", "<=", BASE, plus=2.0)),
+        (Comparison("standardized", ">=", BASE, plus=-2.0), Comparison("standardized", "<=", BASE, plus=2.0)),
         SETTING,
     ),
     Claim(
@@ -181,10 +181,10 @@ def after_projector(last: Callable[[], nn.Module]) -> Callable[[], dict[str, mm.
 def methods() -> dict[str, Method]:
     """Every change but the batch size, by its name in the claims."""
     found = {", ".join(map(str, each)): Method(WIDE, partial(vicreg, *each)) for each in COEFFICIENTS}
-    found["l2-normalised"] = Method(
+    found["l2-normalized"] = Method(
         after_projector(UnitNorm), lambda: vicreg(25, 25, 1, floor=EMBEDDING**-0.5)
     )
-    found["standardised"] = Method(
+    found["standardized"] = Method(
         after_projector(lambda: nn.BatchNorm1d(EMBEDDING, affine=False)), lambda: vicreg(25, 25, 1)
     )
     for width in WIDTHS:

@@ -89,7 +89,6 @@ def test_samples_bounds_what_is_read(pictured_run, tmp_path, capsys):
     assert (found["samples"], found["looked_at"], found["images"]["items"]) == (300, 25, 25)
 
 
-@pytest.mark.slow
 def test_the_page_fits_escapes_captions_and_asks_nobody(browser, shards, tmp_path):
     out = tmp_path / "look.html"
     assert main(["look", shards, "--out", str(out)]) == 0

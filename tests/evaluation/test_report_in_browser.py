@@ -13,7 +13,6 @@ def report(pictured_run, tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_report_fits_is_silent_and_accessible(browser, report, width, scheme):

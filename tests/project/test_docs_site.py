@@ -74,7 +74,6 @@ def served(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.slow
 def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served: str) -> None:
     for width in WIDTHS:
         with Visit(browser, width) as visit:
@@ -85,7 +84,6 @@ def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served:
             assert not visit.errors and not visit.outside()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_have_no_serious_fault_of_accessibility(browser: Any, served: str, scheme: str) -> None:
     with Visit(browser, scheme=scheme) as visit:

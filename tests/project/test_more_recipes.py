@@ -35,7 +35,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
 def start(recipe: str, *options: str, cwd: Path) -> mm.Summary:
     """The summary of a recipe's toy run."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [str(ROOT / "recipes" / recipe), *TOY, *options, "--out", "run"]
+    command = ["python", str(ROOT / "recipes" / recipe), *TOY, *options, "--out", "run"]
     done = forked.run(command, cwd=cwd, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     log = [json.loads(line) for line in (cwd / "run/log.jsonl").read_text().splitlines()]

@@ -44,7 +44,6 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_the_demo_reaches_the_scores_of_readme(demo: Path) -> None:
     summary = read_summary(demo / "summary.json")
     row = next(
@@ -62,7 +61,6 @@ def test_the_demo_reaches_the_scores_of_readme(demo: Path) -> None:
         assert low - 1 <= score <= high + 1, (ranges, found)
 
 
-@pytest.mark.slow
 def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
     summary = read_summary(demo / "summary.json")
     for split, times in (("held_out_concepts", 8), ("held_out_style", 50)):
@@ -72,7 +70,6 @@ def test_the_demo_beats_chance_as_promised(demo: Path) -> None:
             assert scores["recall_at_1"] <= scores["recall_at_5"] <= scores["recall_at_10"] <= 1
 
 
-@pytest.mark.slow
 def test_the_demo_leaves_pictures_and_a_report_that_fetches_nothing(demo: Path) -> None:
     page = (demo / "report.html").read_text()
     assert page.count("<svg") >= 3
@@ -82,7 +79,6 @@ def test_the_demo_leaves_pictures_and_a_report_that_fetches_nothing(demo: Path) 
     assert {"loss.png", "held_out_style-image_to_text.png", "held_out_concepts-spectrum.png"} <= names
 
 
-@pytest.mark.slow
 def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     shards = f"held_out_style={ROOT / 'data/demo'}/style-*.tar"
     command = (sys.executable, "-m", "mmvicreg.cli.main", "evaluate", "runs/demo", "--data", shards)
@@ -92,7 +88,6 @@ def test_a_run_is_evaluated_again_with_the_same_numbers(demo: Path) -> None:
     assert again.split("held_out_style") == first.split("held_out_style") != {}
 
 
-@pytest.mark.slow
 def test_readmes_other_commands_run(demo: Path) -> None:
     folder = demo.parent.parent
     toy = [*TOY, *TOY_TEXT]

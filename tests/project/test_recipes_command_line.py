@@ -38,7 +38,7 @@ TOWERS = {
 def help_of(recipe: str) -> str:
     """What ``python recipes/RECIPE.py --help`` prints on a terminal of 120 columns."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "PYTHONUTF8": "1"}
-    done = forked.run([f"recipes/{recipe}.py", "--help"], cwd=ROOT, environment=environment)
+    done = forked.run(["python", f"recipes/{recipe}.py", "--help"], cwd=ROOT, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

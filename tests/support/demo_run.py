@@ -19,10 +19,8 @@ def start(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment in ``cwd``; its output is shown where it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    name, *rest = command
-    if name in (sys.executable, "python", "mmvicreg"):
-        words = ["-m", "mmvicreg.cli.main", *rest] if name == "mmvicreg" else rest
-        done = forked.run(words, cwd=cwd, environment=environment, timeout=900)
+    if forked.can_run(command):
+        done = forked.run(command, cwd=cwd, environment=environment, timeout=900)
     else:
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"

@@ -1,8 +1,7 @@
 """Runs Python programs in forks of one process that has imported the package, as if Python had been started anew.
 
-Starting Python and importing torch, transformers and timm takes longer than most of what the tests run. ``run`` takes
-the arguments that would follow ``python``: a script or ``-m mmvicreg.cli.main``, then its own. Programs that start
-processes, or whose start is itself tested, are started by subprocess instead.
+Starting Python and importing torch, transformers and timm takes longer than most of what the tests run. Programs that
+start processes, or whose start is itself tested, are started by subprocess instead.
 """
 
 from __future__ import annotations
@@ -24,14 +23,20 @@ from typing import Any
 IMPORTED = ("torch", "transformers", "timm", "tyro", "mmvicreg.cli.main", "mmvicreg.evaluation.evaluate")
 
 
+def can_run(words: Sequence[str]) -> bool:
+    """Whether ``run`` takes this command line: ``python SCRIPT ...``, ``python -m ...`` or ``mmvicreg ...``."""
+    return words[0] in ("python", sys.executable, "mmvicreg")
+
+
 def run(
-    arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float = 600
+    words: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """What ``python ARGUMENTS`` does in ``cwd``. Raises subprocess.TimeoutExpired past ``timeout`` seconds."""
+    """What the command line does in ``cwd``. Raises subprocess.TimeoutExpired past ``timeout`` seconds."""
+    arguments = [*(["-m", "mmvicreg.cli.main"] if words[0] == "mmvicreg" else []), *words[1:]]
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         request = {
-            "arguments": list(arguments),
+            "arguments": arguments,
             "cwd": str(cwd),
             "environment": dict(environment),
             "out": str(out),
@@ -49,8 +54,8 @@ def run(
         timer.cancel()
         printed = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
         if late:
-            raise subprocess.TimeoutExpired(list(arguments), timeout, *printed)
-        return subprocess.CompletedProcess(list(arguments), status, *printed)
+            raise subprocess.TimeoutExpired(list(words), timeout, *printed)
+        return subprocess.CompletedProcess(list(words), status, *printed)
 
 
 @cache

@@ -191,8 +191,7 @@ def shell(command: str) -> str:
         )
     printed = ""
     for line in lines:
-        name, *rest = shlex.split(line, comments=True)
-        words = rest if name == "python" else ["-m", "mmvicreg.cli.main", *rest]
+        words = shlex.split(line, comments=True)
         printed += _printed(forked.run(words, cwd=Path.cwd(), environment=environment, timeout=LIMIT))
     return printed
 

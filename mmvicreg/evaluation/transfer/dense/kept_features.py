@@ -56,7 +56,7 @@ def feature_maps(
         work = work_folder(target)
         _write_maps(branch, index, reader, work, device=device, batch_size=batch_size)
         move_folder(work, target)
-    found = json.loads((target / "maps.json").read_text())
+    found = json.loads((target / "maps.json").read_text(encoding="utf-8"))
     shapes = {"features": (np.float16, found["features"]), "masks": (np.uint8, found["masks"])}
     arrays = {
         name: np.memmap(target / name, dtype=kind, mode="r", shape=tuple(shape))

@@ -50,16 +50,18 @@ def test_a_memory_bank_is_compared_with_the_views_and_follows_the_first() -> Non
     torch.manual_seed(0)
     bank = MemoryBank(width=4, pictures=5, temperature=0.5)
     before, rows = bank.bank.clone(), torch.tensor([3, 1])
-    a, b = torch.randn(2, 2, 4)
+    a, b = (torch.randn(2, 4).requires_grad_() for _ in range(2))
     found = bank.terms(a, b, PairContext(identities=(rows, rows)))["memory_bank"]
-    slow = 0.0
+    slow = torch.zeros((), dtype=torch.float64)
     for view in (a, b):
-        for x, row in zip(view, rows.tolist(), strict=True):
-            scores = [math.exp(float(F.cosine_similarity(x, entry, dim=0)) / 0.5) for entry in before]
-            slow -= math.log(scores[row] / sum(scores)) / 4
-    assert float(found) == pytest.approx(slow, rel=1e-5)
+        for x, row in zip(view.double(), rows.tolist(), strict=True):
+            scores = [(F.cosine_similarity(x, entry, dim=0) / 0.5).exp() for entry in before.double()]
+            slow = slow - (scores[row] / sum(scores)).log() / 4
+    assert found.item() == pytest.approx(slow.item(), rel=1e-5)
+    ours, theirs = (torch.autograd.grad(loss, (a, b), retain_graph=True) for loss in (found, slow))
+    assert all(torch.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in zip(ours, theirs, strict=True))
     bank.end_step()
-    followed = F.normalize((before[3] + F.normalize(a[0], dim=0)) / 2, dim=0)
+    followed = F.normalize((before[3] + F.normalize(a[0].detach(), dim=0)) / 2, dim=0)
     assert torch.allclose(bank.bank[3], followed) and torch.equal(bank.bank[0], before[0])
 
 

@@ -18,9 +18,14 @@ POLICY = (
 )
 CSS = """footer{display:none!important}
 .results{min-height:120px}
-.results .grid-wrap{max-height:none!important;overflow:visible!important;height:auto!important}
+.results .grid-wrap{padding-top:2.2em!important;max-height:none!important;overflow:visible!important;
+  height:auto!important}
 .results .caption-label{left:0!important;right:0!important;max-width:100%!important;
   white-space:normal!important;text-align:left}
+@media (max-width:640px){
+.results .grid-container{grid-template-columns:repeat(2,minmax(0,1fr))!important}
+.results .thumbnail-item{aspect-ratio:auto!important;flex-direction:column!important;height:auto!important}
+.results .caption-label{position:static!important}}
 #message{min-height:1.5em}"""
 
 

@@ -141,6 +141,17 @@ def test_runs_side_by_side_begin_with_the_settings_that_differ(run):
     assert "encoder" not in first and "elsewhere" not in first  # equal, and of no interest
 
 
+def test_settings_that_not_every_run_has_are_folded_away(run):
+    solved = replace(
+        run, name="solved", config={"train": "c.tar", "solver": "mmvicreg.solvers.canonical:CCA"}
+    )
+    report = compare([run, solved])
+    assert set(report.differences) == {"train"} and "solver" in report.not_shared
+    page = render(report)
+    folded = page[page.index("<summary>settings that not every run has:") :]
+    assert page.index("c.tar") < page.index("<summary>settings") and "canonical:CCA" in folded
+
+
 def test_the_diagnosis_tells_collapse_chance_and_decline_from_health():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(300, 8, generator=generator)

@@ -100,8 +100,10 @@ def compare(runs: Sequence[RunReport]) -> Report:
         if name.rpartition(".")[2] not in UNINTERESTING
         and any(each.get(name) != flat[0].get(name) for each in flat)
     }
+    shared = {name: values for name, values in differences.items() if all(name in each for each in flat)}
+    others = {name: values for name, values in differences.items() if name not in shared}
     title = runs[0].name if len(runs) == 1 else " and ".join(run.name for run in runs)
-    return Report(title, runs, differences if len(runs) > 1 else {})
+    return Report(title, runs, shared, others)
 
 
 def _object(path: Path) -> dict[str, Any]:

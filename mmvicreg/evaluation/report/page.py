@@ -52,4 +52,6 @@ class Report:
     title: str
     runs: Sequence[RunReport] = ()
     differences: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """configuration field to its value in each run, for fields that are not equal in all"""
+    """configuration field to its value in each run, for fields of all runs that are not equal in all"""
+    not_shared: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """the same of fields that some run does not have (None there): training and solving have different ones"""

@@ -88,7 +88,17 @@ def test_pages_fit_every_width_log_no_error_and_ask_nobody(browser: Any, served:
 def test_pages_have_no_serious_fault_of_accessibility(browser: Any, served: str, scheme: str) -> None:
     with Visit(browser, scheme=scheme) as visit:
         visit.page.set_default_timeout(180_000)
-        for page in ("", "own-folder/", "evaluation/"):
+        for page in ("", "own-folder/", "evaluation/", "results/"):
+            visit.page.goto(f"{served}/{page}", wait_until="load")
+            assert visit.violations() == [], page
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_long_pages_have_no_serious_fault_of_accessibility(browser: Any, served: str, scheme: str) -> None:
+    with Visit(browser, scheme=scheme) as visit:
+        visit.page.set_default_timeout(180_000)
+        for page in ("claims/", "api/"):
             visit.page.goto(f"{served}/{page}", wait_until="load")
             assert visit.violations() == [], page
 

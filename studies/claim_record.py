@@ -18,10 +18,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, show_messages_alone
 from mmvicreg.files import write_text
 
 STUDIES = Path(__file__).parent
@@ -137,6 +138,10 @@ class Config:
     tiny: bool = False
     """only the claims that take seconds, with the settings and the first seed of the record"""
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InvalidValueError(f"--seeds {self.seeds}: expected 1 or more")
+
     def numbers(self) -> range:
         """The seeds."""
         return range(1 if self.tiny else self.seeds)
@@ -144,6 +149,19 @@ class Config:
 
 Measure = Callable[[Config], Mapping[str, Figures]]
 """Figures by the name of a claim; with ``tiny`` of some claims only."""
+
+
+def main(
+    script: str,
+    claims: Sequence[Claim],
+    measure: Measure,
+    *,
+    spent: Callable[[Config], float] = lambda config: 0.0,
+) -> None:
+    """Read the command line and run; see :func:`run_claims`. The last line of a script of claims."""
+    show_messages_alone()
+    config = tyro.cli(Config)
+    run_claims(script, claims, measure, config, spent=spent(config))
 
 
 def run_claims(

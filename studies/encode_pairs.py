@@ -18,6 +18,7 @@ import torch
 import tyro
 
 import mmvicreg as mm
+from mmvicreg.errors import show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import expand
@@ -91,4 +92,5 @@ def _crops(reader: mm.Reader, sample: mm.Sample, count: int, number: int) -> tor
 
 
 if __name__ == "__main__":
+    show_messages_alone()
     main(tyro.cli(Config))

@@ -22,6 +22,7 @@ from pair_methods import pairs_of, ridge
 from pair_scores import score_model
 from pair_solutions import solve_heads
 
+from mmvicreg.errors import show_messages_alone
 from mmvicreg.files import write_text
 from mmvicreg.progress import bar
 from mmvicreg.studies.folder import StudyFolder
@@ -97,4 +98,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    show_messages_alone()
     main(tyro.cli(Config))

@@ -80,13 +80,14 @@ class Division:
 
 
 @cache
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load_features(path: Path) -> dict[str, np.ndarray]:
+    """All that ``studies/encode_pairs.py`` wrote. Raises MissingFileError without the file."""
     if not path.is_file():
         raise MissingFileError(
             f"{path} is missing; make it with: python studies/encode_pairs.py --out {path}"
         )
     with np.load(path, allow_pickle=False) as found:
-        return {name: found[name] for name in ("image", "text", "captions", "name", "concept")}
+        return dict(found)
 
 
 def divide(path: Path, regime: Regime, *, seed: int) -> Division:
@@ -94,7 +95,7 @@ def divide(path: Path, regime: Regime, *, seed: int) -> Division:
 
     Raises MissingFileError without the features, InvalidValueError where the split has fewer pairs than asked for.
     """
-    data = _load(path)
+    data = load_features(path)
     concepts, number = np.unique(data["concept"], return_inverse=True)
     order = generator("division", regime.split).permutation(len(concepts))
     test, validation = round(TEST * len(concepts)), round(VALIDATION * len(concepts))

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 import tyro
 from pair_ablation import variants
+from pair_features import load_features
 
 import mmvicreg as mm
+from mmvicreg.errors import show_messages_alone
 from mmvicreg.randomness import generator
 from mmvicreg.solvers.scoring import Scorer
 from mmvicreg.solvers.selection import Problem, moments_of, spaces_of
@@ -72,9 +74,9 @@ def compared() -> dict[str, Views]:
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """Features of the training and validation pairs."""
-    with np.load(path, allow_pickle=False) as found:
-        kept = np.isin(found["split"], ("train", "val"))
-        return {name: found[name][kept] for name in ("image", "text", "captions", "concept", "split")}
+    found = load_features(path)
+    kept = np.isin(found["split"], ("train", "val"))
+    return {name: found[name][kept] for name in ("image", "text", "captions", "concept", "split")}
 
 
 def paired_rows(data: Mapping[str, np.ndarray], chosen: np.ndarray, views: Views) -> PairedRows:
@@ -120,4 +122,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    show_messages_alone()
     main(tyro.cli(Config))

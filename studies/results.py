@@ -23,6 +23,7 @@ import tyro
 from claim_page import claims_page, count_verdicts
 from claim_record import read_records
 
+from mmvicreg.errors import show_messages_alone
 from mmvicreg.files import write_text
 from mmvicreg.randomness import generator
 from mmvicreg.studies.folder import StudyFolder
@@ -281,4 +282,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    show_messages_alone()
     main(tyro.cli(Config))

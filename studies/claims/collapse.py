@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 
 import mmvicreg as mm
 from mmvicreg.evaluation.geometry import effective_rank
@@ -259,4 +258,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    main(__file__, CLAIMS, measure)

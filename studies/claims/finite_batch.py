@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 
 import mmvicreg as mm
 
@@ -154,4 +153,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    main(__file__, CLAIMS, measure)

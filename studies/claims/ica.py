@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 from independent_sources import Rows, amari, fast_ica, mix, mix_nonlinearly, recovered, sources
 
 import mmvicreg as mm
@@ -217,4 +216,4 @@ def _by_name(seeds: list[dict[str, float]]) -> Figures:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    main(__file__, CLAIMS, measure)

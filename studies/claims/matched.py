@@ -12,11 +12,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import STUDIES, Claim, Comparison, Config, Figures, run_claims
+from claim_record import STUDIES, Claim, Comparison, Config, Figures, main
 
 from mmvicreg.studies.folder import StudyFolder
 
@@ -93,4 +91,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    main(__file__, CLAIMS, measure)

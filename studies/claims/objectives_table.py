@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-import tyro
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 from image_methods import METHODS, PAPER, WIDE
 from image_protocol import SETTING, TINY, Schedule, run_method, run_supervised, run_untrained
 from image_runs import Runs, runs_of
@@ -200,5 +199,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    CONFIG = tyro.cli(Config)
-    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())
+    main(__file__, CLAIMS, measure, spent=lambda config: runs_of(__file__, config).seconds())

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 from pair_features import Division
 from pair_heads import Heads, HeadSettings, train_heads
 from pair_methods import START, pairs_of, prediction, regularized, settings_of
@@ -260,4 +259,4 @@ def by_claim(runs: Mapping[str, list[float]]) -> dict[str, Figures]:
 
 
 if __name__ == "__main__":
-    run_claims(__file__, CLAIMS, measure, tyro.cli(Config))
+    main(__file__, CLAIMS, measure)

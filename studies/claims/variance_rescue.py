@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import tyro
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 from image_methods import MOMENTUM, WIDE, prediction
 from image_protocol import (
     EMBEDDING,
@@ -168,5 +167,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    CONFIG = tyro.cli(Config)
-    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())
+    main(__file__, CLAIMS, measure, spent=lambda config: runs_of(__file__, config).seconds())

@@ -16,13 +16,12 @@ from pathlib import Path
 from statistics import fmean
 
 import torch.nn.functional as F
-import tyro
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from claim_record import Claim, Comparison, Config, Figures, run_claims
+from claim_record import Claim, Comparison, Config, Figures, main
 from image_methods import WIDE, one_branch
 from image_protocol import (
     EMBEDDING,
@@ -237,5 +236,4 @@ def measure(config: Config) -> Mapping[str, Figures]:
 
 
 if __name__ == "__main__":
-    CONFIG = tyro.cli(Config)
-    run_claims(__file__, CLAIMS, measure, CONFIG, spent=runs_of(__file__, CONFIG).seconds())
+    main(__file__, CLAIMS, measure, spent=lambda config: runs_of(__file__, config).seconds())

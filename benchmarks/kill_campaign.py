@@ -1,7 +1,7 @@
 """Kills real runs at random moments until they finish, and compares each with a run that was left alone.
 
     python benchmarks/kill_campaign.py --kills 200
-    python benchmarks/kill_campaign.py --tiny               # two kills of runs of one process, in seconds
+    python benchmarks/kill_campaign.py --tiny               # two kills of runs of two processes, in seconds
 
 Runs of 1, 2 and 4 processes (gloo) are killed in turn: SIGKILL of one process, SIGKILL of all, SIGTERM of all.
 Every run is started again until it ends; its weights, optimizer, moving average and log must be those of the
@@ -57,7 +57,7 @@ class Campaign:
     minutes: float = 60.0
     """stop after this long, with the kills done so far"""
     tiny: bool = False
-    """two kills of short runs of one process"""
+    """two kills of short runs of two processes"""
 
 
 def train(config: toy.Config, rank: int, world: int, port: int) -> None:
@@ -221,7 +221,7 @@ def campaign(options: Campaign, folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     wanted = tyro.cli(Campaign)
     if wanted.tiny:
-        wanted = replace(wanted, kills=2, processes=(1,), epochs=2.0)
+        wanted = replace(wanted, kills=2, processes=(2,), epochs=2.0)
     with tempfile.TemporaryDirectory() as temporary:
         result = campaign(wanted, Path(temporary))
     print(json.dumps(result))

@@ -1,7 +1,7 @@
 """Texts embedded by MiniLM: batches as long as their longest text beside full padding and sentence-transformers.
 
     python benchmarks/text_length.py                # about a minute of one core
-    python benchmarks/text_length.py --tiny         # seconds: 32 texts
+    python benchmarks/text_length.py --tiny         # seconds: 8 texts
 
 Texts are words of English drawn by a fixed seed; their number is log-normal with median 10 (COCO's captions) or 30
 (captions a model wrote), cut at what fits 128 tokens. Every contestant starts from strings, tokenizes, and gives unit
@@ -92,13 +92,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="32 texts, one round, to see that it runs")
+    parser.add_argument("--tiny", action="store_true", help="8 texts, one round, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     summary: dict[str, float] = {}
     rows = []
     for median in (10, 30):
-        steps = contestants(texts(32 if options.tiny else 256, median=median))
+        steps = contestants(texts(8 if options.tiny else 256, median=median))
         reference = steps["full padding"]()
         differences = {name: float((step() - reference).abs().max()) for name, step in steps.items()}
         seconds = best_times(dict(steps), repetitions=1 if options.tiny else 2)

@@ -156,6 +156,7 @@ def open_clip_families() -> list[Family]:
             "EVA",
             model(timm("eva02_tiny_patch14_224", "token", timm_proj=None, image_size=224), custom_text=True),
         ),
+        open_clip_family("ViTamin", model(timm("vitamin_small_224", "", image_size=224), custom_text=True)),
         open_clip_family("ConvNeXt", model(timm("test_convnext", ""), custom_text=True), resize="longest"),
         open_clip_family(
             "CoCa",

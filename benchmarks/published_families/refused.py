@@ -44,8 +44,22 @@ def refused_families() -> dict[str, Callable[[], tuple[Any, Any]]]:
         free: Any = {"patch_size": 16, "max_num_patches": 4}
         return t.Siglip2Model(config), t.Siglip2ImageProcessor(**free)
 
+    def clap() -> tuple[Any, Any]:
+        sound: Any = {
+            "depths": [1, 1],
+            "num_attention_heads": [2, 2],
+            "patch_embeds_hidden_size": 8,
+            "hidden_size": 16,
+        }
+        sound |= {"num_hidden_layers": 2, "spec_size": 64, "num_mel_bins": 16, "projection_dim": 16}
+        config = t.ClapConfig(
+            text_config=text | {"projection_dim": 16}, audio_config=sound, projection_dim=16
+        )
+        return t.ClapModel(config), t.ClapFeatureExtractor(feature_size=16)
+
     return {
         "AIMv2": aim,
+        "CLAP": clap,
         "FLAVA": flava,
         "BridgeTower": bridge,
         "SigLIP 2 of free size (NaFlex)": naflex,

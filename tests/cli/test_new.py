@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from scores import numbers
 from small_shards import small_shard
@@ -29,7 +30,7 @@ def test_the_recipe_trains_scores_and_reports_as_written(tmp_path: Path) -> None
     assert main(["new", *given]) == 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "mine.py", "--batch-size", "32", "--epochs", "2", "--cpu"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    done = forked.run(command, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     scores = numbers(read_summary(tmp_path / "runs/mine/summary.json"), "validation", "image_to_text")
     assert scores["recall_at_1"] > scores["chance_at_1"]

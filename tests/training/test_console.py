@@ -1,9 +1,10 @@
 """What a person reads while a run trains: terms, speed and the last score; then what to type next."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 import mmvicreg as mm
@@ -42,7 +43,7 @@ def consoles(pictured_run, tmp_path_factory):
         command = [sys.executable, str(script), epochs]
         if epochs == "2":
             script.write_text(script.read_text().replace("epochs=", "allow_change=('epochs',), epochs="))
-        done.append(subprocess.run(command, capture_output=True, text=True, timeout=600, check=False))
+        done.append(forked.run(command, cwd=folder, environment=os.environ))
     return folder / "run", done
 
 

@@ -1,4 +1,7 @@
-"""The kill campaign, short: real runs of one, two and four processes, killed until they finish."""
+"""The kill campaign, short: real runs of one, two and four processes, killed until they finish.
+
+Every day's tests run it with two kills of two processes, as a benchmark at tiny size.
+"""
 
 import json
 import os
@@ -11,7 +14,7 @@ import pytest
 CAMPAIGN = Path(__file__).parents[2] / "benchmarks/kill_campaign.py"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_runs_of_one_two_and_four_processes_end_bit_for_bit_and_never_hang() -> None:
     """kill -9 of one process, kill -9 of all and SIGTERM of all, at random moments."""
     command = [sys.executable, str(CAMPAIGN), "--kills", "9", "--epochs", "3", "--processes", "4", "2", "1"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,10 @@ def train(folder: Path, out: str, *options: str, processes: int = 1) -> Path:
                "--words.encoder", f"transformers/{text_folder()}", "--out", str(folder / out), *options)  # fmt: skip
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if processes == 1:
+        done = forked.run(command, cwd=folder, environment=environment)
+    else:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     states = [json.loads(path.read_text()) for path in (folder / out).glob("checkpoints/*/state.json")]
     assert {state["processes"] for state in states} == {processes}

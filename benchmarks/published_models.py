@@ -81,7 +81,7 @@ composited on white, EXIF orientation is applied, and 16 bits are cut to their h
 
 ## Refused
 
-Families with images and texts that are refused in words, as `mmvicreg.load` says it:
+Families of two or more towers that are refused in words, as `mmvicreg.load` says it:
 
 {table(["model family", "message"], [list(row) for row in refused.items()])}
 """

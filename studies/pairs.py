@@ -25,6 +25,12 @@ from mmvicreg.studies.study import Method, Study, Trial
 TRIALS = int(os.environ.get("MMVICREG_TRIALS", "8"))
 """Search budget of each method in each regime, for closed forms and trained heads alike."""
 
+REGIMES = (
+    *(f"pairs-{pairs}-split-{split}" for pairs in ("1000", "all") for split in range(3)),
+    *(f"pairs-{pairs}-split-0" for pairs in (250, 500, 2000, 4000)),
+    *(f"pairs-1000-shuffled-{fraction}-split-0" for fraction in (0.2, 0.4)),
+)
+"""Three divisions of the main sizes; other sizes and exchanged captions on the first division."""
 
 WAYS = {**pair_methods.WAYS, **pair_starts.WAYS}
 
@@ -50,7 +56,7 @@ STUDY = Study(
     name="pairs",
     description="Which objective aligns two frozen towers best on retrieval, each tuned alike.",
     methods={name: method(name) for name in WAYS},
-    regimes=tuple(f"pairs-{pairs}-split-{split}" for pairs in ("1000", "all") for split in range(3)),
+    regimes=REGIMES,
     metrics=("validation.mean_recall",),
     test=test,
     test_metrics=("mean_recall",),

@@ -11,26 +11,23 @@ method of the regime, which is taken by its *test* score, to the disadvantage of
 from __future__ import annotations
 
 import json
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 from claim_page import claims_page, count_verdicts
 from claim_record import read_records
+from result_entries import FAMILIES, Entry, entries
+from result_sizes import size_entries, size_figure, size_section
 
 from mmvicreg.errors import show_messages_alone
 from mmvicreg.files import write_text
-from mmvicreg.randomness import generator
-from mmvicreg.studies.folder import StudyFolder
 
 HERE = Path(__file__).parent
-RESAMPLES = 10_000
-FAMILIES = ("contrastive", "per-branch regularized", "closed form", "closed form, then trained")
+MAIN = ("pairs-1000", "pairs-all")
+"""Regimes with a table of their own; others are compared by size."""
 
 
 @dataclass(frozen=True)
@@ -41,103 +38,6 @@ class Config:
     """folder with choices.json, scorings.jsonl and about.json; claims are read from the folder claims beside it"""
     docs: Path = HERE.parent / "docs"
     """folder of results.md and results/"""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method in a regime, over divisions and seeds. Scores are fractions."""
-
-    method: str
-    family: str
-    regime: str
-    score: float
-    low: float
-    high: float
-    corrected: float
-    """with the hubness correction"""
-    validation: float
-    ratio: float
-    """to the best contrastive method; mean of the ratios of the divisions"""
-    smallest_ratio: float
-    seconds: float
-    runs: int
-    divisions: int
-
-
-def without_division(regime: str) -> str:
-    """The regime of all divisions: pairs-1000-split-2 is pairs-1000."""
-    return re.sub(r"-split-\d+$", "", regime)
-
-
-def entries(recorded: Path) -> list[Entry]:
-    """Every method in every regime, best first. Raises MissingFileError without choices."""
-    folder = StudyFolder(recorded)
-    choices = folder.read_choices()
-    scorings: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    for line in folder.read_scorings():
-        scorings[without_division(line["regime"])][line["method"]][line["regime"]].append(line)
-    found = []
-    for regime, methods in scorings.items():
-        best = _best_contrastive(methods)
-        mine = [_entry(name, regime, lines, best, choices) for name, lines in methods.items()]
-        found += sorted(mine, key=lambda entry: -entry.score)
-    return found
-
-
-def _mean(lines: Sequence[Mapping[str, Any]]) -> float:
-    return float(np.mean([line["score"] for line in lines]))
-
-
-def _best_contrastive(
-    methods: Mapping[str, Mapping[str, list[dict[str, Any]]]],
-) -> Mapping[str, list[dict[str, Any]]]:
-    contrastive = [
-        divisions
-        for divisions in methods.values()
-        if next(iter(divisions.values()))[0]["family"] == "contrastive"
-    ]
-    return max(contrastive, key=lambda divisions: np.mean([_mean(lines) for lines in divisions.values()]))
-
-
-def _entry(
-    method: str,
-    regime: str,
-    divisions: Mapping[str, list[dict[str, Any]]],
-    best: Mapping[str, list[dict[str, Any]]],
-    choices: Mapping[str, Any],
-) -> Entry:
-    lines = [line for each in divisions.values() for line in each]
-    means = [_mean(each) for each in divisions.values()]
-    ratios = [_mean(each) / _mean(best[name]) for name, each in divisions.items() if name in best]
-    low, high = _interval([[line["score"] for line in each] for each in divisions.values()], method)
-    return Entry(
-        method=method,
-        family=lines[0]["family"],
-        regime=regime,
-        score=float(np.mean(means)),
-        low=low,
-        high=high,
-        corrected=float(np.mean([line["values"]["corrected"] for line in lines])),
-        validation=float(np.mean([choices[f"{method}/{name}"]["validation"] for name in divisions])),
-        ratio=float(np.mean(ratios)),
-        smallest_ratio=min(ratios),
-        seconds=float(np.median([line["seconds"] for line in lines])),
-        runs=len(lines),
-        divisions=len(divisions),
-    )
-
-
-def _interval(scores: Sequence[Sequence[float]], method: str) -> tuple[float, float]:
-    """95% bootstrap interval of the mean over divisions and, within each, seeds."""
-    random = generator("results", method)
-    drawn = []
-    for _ in range(RESAMPLES // 10):
-        divisions = [scores[n] for n in random.integers(len(scores), size=len(scores))]
-        drawn.append(np.mean([np.mean(random.choice(each, size=len(each))) for each in divisions]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def headline(found: Sequence[Entry]) -> dict[str, float | None]:
@@ -155,7 +55,7 @@ def headline(found: Sequence[Entry]) -> dict[str, float | None]:
 
     return {
         f"{name}_ratio_{regime.removeprefix('pairs-')}": chosen(regime, *methods, family=family)
-        for regime in ("pairs-1000", "pairs-all")
+        for regime in MAIN
         for name, family, methods in (
             ("closed_form", "closed form", ()),
             ("trained", "per-branch regularized", ()),
@@ -183,7 +83,7 @@ def figure(found: Sequence[Entry], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    regimes = list(dict.fromkeys(each.regime for each in found))
+    regimes = [regime for regime in MAIN if any(each.regime == regime for each in found)]
     page = Figure(figsize=(5.5 * len(regimes), 5.0), layout="constrained")
     for panel, regime in zip(np.atleast_1d(page.subplots(1, len(regimes))), regimes, strict=True):
         mine = [each for each in found if each.regime == regime][::-1]
@@ -218,20 +118,18 @@ def ablation(path: Path) -> str:
 
 
 def page(
-    found: Sequence[Entry],
-    about: Mapping[str, str],
-    ablations: Sequence[Path] = (),
+    found: Sequence[Entry], sizes: Sequence[Entry], about: Mapping[str, str], ablations: Sequence[Path] = ()
 ) -> str:
     """docs/results.md."""
     parts = [TEXT.format(**about)]
     if any(each.family == FAMILIES[3] for each in found):
         parts.append(STARTED)
-    for regime in dict.fromkeys(each.regime for each in found):
-        divisions = max(each.divisions for each in found if each.regime == regime)
+    for regime in MAIN:
+        divisions = max((each.divisions for each in found if each.regime == regime), default=0)
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
-    return "".join([*parts, *map(ablation, ablations)])
+    return "".join([*parts, size_section(sizes), *map(ablation, ablations)])
 
 
 TEXT = """# Results
@@ -271,12 +169,13 @@ solution, which scores {nothing:.1f}%. No search follows the change. Divisions: 
 
 def main(config: Config) -> None:
     """Read, write, print."""
-    found = entries(config.recorded)
+    found, sizes = entries(config.recorded), size_entries(config.recorded)
     about = json.loads((config.recorded / "about.json").read_text(encoding="utf-8"))
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
     figure(found, config.docs / "results" / "pairs.png")
-    write_text(config.docs / "results.md", page(found, about, ablations))
+    size_figure(sizes, config.docs / "results" / "sizes.png")
+    write_text(config.docs / "results.md", page(found, sizes, about, ablations))
     write_text(config.docs / "claims.md", claims_page(claims))
     print(json.dumps(headline(found) | count_verdicts(claims)))
 

@@ -117,8 +117,37 @@ def ablation(path: Path) -> str:
     )
 
 
+def held_out(path: Path) -> str:
+    """A Markdown table of the file that was scored once, at the end; empty without its record."""
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    lines = []
+    for direction in ("image_to_text", "text_to_image"):
+        found = {
+            name.removeprefix(f"{direction}."): value
+            for name, value in record["scores"].items()
+            if name.startswith(direction)
+        }
+        recalls = [
+            f"{100 * found[f'recall_at_{k}']:.1f} ({100 * found[f'chance_at_{k}']:.1f})" for k in (1, 5, 10)
+        ]
+        cells = [
+            direction.replace("_", " "),
+            *recalls,
+            f"{found['median_rank']:g}",
+            f"{found['num_queries']}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HELD_OUT.format(**record, lines="".join(lines))
+
+
 def page(
-    found: Sequence[Entry], sizes: Sequence[Entry], about: Mapping[str, str], ablations: Sequence[Path] = ()
+    found: Sequence[Entry],
+    sizes: Sequence[Entry],
+    about: Mapping[str, str],
+    ablations: Sequence[Path] = (),
+    held: str = "",
 ) -> str:
     """docs/results.md."""
     parts = [TEXT.format(**about)]
@@ -129,7 +158,7 @@ def page(
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
-    return "".join([*parts, size_section(sizes), *map(ablation, ablations)])
+    return "".join([*parts, size_section(sizes), *map(ablation, ablations), held])
 
 
 TEXT = """# Results
@@ -155,6 +184,17 @@ its trials on top of that method's.
 
 """
 
+HELD_OUT = """
+## A held-out file, scored once
+
+{data}. {method}. Date {date}, scorings: {scorings}.
+
+    {command}
+
+| direction | R@1, % (chance) | R@5 | R@10 | median rank | queries |
+|---|---|---|---|---|---|
+{lines}"""
+
 ABLATION = """
 ## What makes the closed form retrieve ({size} pairs, validation)
 
@@ -175,7 +215,10 @@ def main(config: Config) -> None:
     claims = read_records(config.recorded.parent / "claims")
     figure(found, config.docs / "results" / "pairs.png")
     size_figure(sizes, config.docs / "results" / "sizes.png")
-    write_text(config.docs / "results.md", page(found, sizes, about, ablations))
+    write_text(
+        config.docs / "results.md",
+        page(found, sizes, about, ablations, held_out(config.recorded.parent / "held-out.json")),
+    )
     write_text(config.docs / "claims.md", claims_page(claims))
     print(json.dumps(headline(found) | count_verdicts(claims)))
 

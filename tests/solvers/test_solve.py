@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ RECIPE = Path(toy.__file__)
 GRID = mm.Grid(
     search="descent", ridge=(0.1, 1.0), axis_power=(0.5,), width=(4, 8), bandwidth=(1.0,), features=32
 )
+OBJECTIVES: dict[str, Callable[[toy.Config], mm.Objective]] = {
+    "sigreg": toy.objective,
+    "vicreg": lambda config: mm.Objective(mm.Invariance(25.0), {name: mm.VICReg() for name in "ab"}),
+    "visreg": lambda config: mm.Objective(mm.Invariance(25.0), {name: mm.VISReg() for name in "ab"}),
+    "infonce": lambda config: mm.Objective(mm.InfoNCE(), {}),
+    "sigmoid": lambda config: mm.Objective(mm.Sigmoid(), {}),
+    "barlow twins": lambda config: mm.Objective(mm.BarlowTwins(), {}),
+    "prediction": lambda config: mm.Objective(
+        mm.Prediction(widths=(8, 8)), {name: mm.SIGReg() for name in "ab"}
+    ),
+}
+"""Every kind of training that may start from a solved run."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +135,16 @@ def test_every_solver_aligns_behind_every_kind_of_feature_map(
     assert describe(made) == describe(projector)
 
 
+@pytest.mark.parametrize("start", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_training_starts_from_a_solved_run_and_ends_in_a_run_with_its_heads(
-    shards: str, held_out: str, tmp_path: Path
+    shards: str, held_out: str, tmp_path: Path, start: Callable[[toy.Config], mm.Objective]
 ) -> None:
-    solved = mm.solve(config(shards, held_out, tmp_path / "solved"))
+    solved = mm.solve(replace(config(shards, held_out, tmp_path / "solved"), grid=replace(GRID, width=(8,))))
     started = toy.Config(train=shards, out=str(tmp_path / "run"), init=str(tmp_path / "solved"), epochs=0.2)
     a, b = solved.modalities["a"], solved.modalities["b"]
     assert isinstance(a, toy.Numbers) and isinstance(b, toy.Numbers)
     started = replace(started, a=a, b=b)
-    mm.train(replace(started, optimizer=mm.OptimizerConfig(learning_rate=0.0)), toy.objective)
+    mm.train(replace(started, optimizer=mm.OptimizerConfig(learning_rate=0.0)), start)
     again = mm.load(tmp_path / "run", recipe=RECIPE)
     assert isinstance(again.model.branch("a").projector, LinearHead)
     x = torch.randn(5, toy.WIDTH)

@@ -52,7 +52,8 @@ def size_section(found: Sequence[Entry]) -> str:
     cells = {(each.method, each.regime): f"{100 * each.score:.1f} ({each.ratio:.2f})" for each in found}
     rows = [f"| {name} | {' | '.join(cells[name, regime] for regime in regimes)} |\n" for name in methods]
     heads = " | ".join(regime.removeprefix("pairs-").replace("-", ", ", 1) for regime in regimes)
-    return f"{TEXT.format(count=len(methods))}| method | {heads} |\n|---{'|---' * len(regimes)}|\n{''.join(rows)}\n{PICTURE}"
+    table = f"| method | {heads} |\n|---{'|---' * len(regimes)}|\n{''.join(rows)}\n"
+    return f"{TEXT.format(count=len(methods))}{table}{PICTURE}"
 
 
 def size_figure(found: Sequence[Entry], path: Path) -> None:
@@ -90,8 +91,8 @@ def size_figure(found: Sequence[Entry], path: Path) -> None:
 TEXT = """
 ## By size, and with captions exchanged (first division)
 
-Test, % (ratio to the best contrastive method of these by test score). The {count} methods that ran at every size, five trials
-each, five seeds; the columns of 1,000 and all pairs are the runs above, with their number of trials. Shuffled: this
+Test, % (ratio to the best contrastive method of these by test score). The {count} methods that ran at every size, five
+trials each, five seeds; the columns of 1,000 and all pairs are the runs above, with their number of trials. Shuffled: this
 fraction of the training pairs have their captions exchanged among themselves; validation and test pairs are clean.
 
 """

@@ -92,8 +92,8 @@ TEXT = """
 ## By size, and with captions exchanged (first division)
 
 Test, % (ratio to the best contrastive method of these by test score). The {count} methods that ran at every size, five
-trials each, five seeds; the columns of 1,000 and all pairs are the runs above, with their number of trials. Shuffled: this
-fraction of the training pairs have their captions exchanged among themselves; validation and test pairs are clean.
+trials each, five seeds; the columns of 1,000 and all pairs are the runs above, with their number of trials. Shuffled:
+this fraction of the training pairs have their captions exchanged among themselves; validation and test pairs are clean.
 
 """
 PICTURE = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmvicreg.cli.model_options import check_ranges
 from mmvicreg.errors import UserError, WrongOptionError, printable
-from mmvicreg.runs.command_line import expand_home, print_what_the_locale_lacks
+from mmvicreg.runs.command_line import expand_home, hint_at_quotes, print_what_the_locale_lacks
 
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit statuses: options that are wrong by themselves, as far as they say before anything is read (a missing value, a
@@ -188,6 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     if given[0] == "--version":
         print(import_module("mmvicreg").__version__)
         return 0
+    if given[0] == "--completion":
+        from mmvicreg.cli.completion import print_completion
+
+        return print_completion(
+            "".join(given[1:2]), {name: (c.module, c.config) for name, c in COMMANDS.items()}
+        )
     if given[0] not in COMMANDS:
         print(f"mmvicreg has no command {given[0]!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)
         return USAGE
@@ -233,24 +239,12 @@ def _run(name: str, arguments: list[str]) -> int:
         )
     except SystemExit as stopped:
         if stopped.code == USAGE:
-            _hint_at_quotes(arguments)
+            hint_at_quotes(arguments)
         raise
     check_ranges(config)
     output = vars(module)[command.function](config)
     output.show(as_json=as_json)
     return int(output.status)
-
-
-def _hint_at_quotes(arguments: list[str]) -> None:
-    """Say so where the shell has put the names of shards in the place of a pattern."""
-    shards = [argument for argument in arguments if argument.endswith(".tar") and os.path.isfile(argument)]
-    if len(shards) > 1:
-        pattern = os.path.join(os.path.dirname(shards[0]), "*.tar")
-        print(
-            f"{len(shards)} shards were given where one pattern is expected: the shell has expanded it. Put it in "
-            f"quotes: '{pattern}'",
-            file=sys.stderr,
-        )
 
 
 def _again(given: list[str]) -> str:
@@ -290,7 +284,7 @@ def _summary() -> str:
             "  mmvicreg search runs/demo 'data/demo/style-*.tar' 'a red apple'",
             "  mmvicreg report runs/demo --data 'data/demo/concepts-*.tar'",
             "",
-            "Every command takes --json. Shell completion: mmvicreg COMMAND --tyro-print-completion bash",
+            "Every command takes --json. Shell completion: source <(mmvicreg --completion bash)",
         ]
     )
 

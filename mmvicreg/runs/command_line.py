@@ -184,3 +184,15 @@ def _description(config: type) -> str:
     examples = [f"  {line}" for line in commands if line.startswith(starts)]
     about = " ".join((config.__doc__ or "").split())
     return "\n".join([about, "", "Examples:", *examples] if examples else [about])
+
+
+def hint_at_quotes(arguments: list[str]) -> None:
+    """Say so where the shell has put the names of shards in the place of a pattern."""
+    shards = [argument for argument in arguments if argument.endswith(".tar") and os.path.isfile(argument)]
+    if len(shards) > 1:
+        pattern = os.path.join(os.path.dirname(shards[0]), "*.tar")
+        print(
+            f"{len(shards)} shards were given where one pattern is expected: the shell has expanded it. Put it in "
+            f"quotes: '{pattern}'",
+            file=sys.stderr,
+        )

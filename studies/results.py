@@ -78,12 +78,18 @@ def table(found: Sequence[Entry], regime: str) -> str:
     return head + "|---|---|---|---|---|---|---|---|\n" + "".join(lines)
 
 
+def tabled(found: Sequence[Entry], sizes: Sequence[Entry]) -> list[str]:
+    """Regimes with a table of their own: the main ones where others are compared by size, else all."""
+    regimes = list(dict.fromkeys(each.regime for each in found))
+    return [regime for regime in MAIN if regime in regimes] if sizes else regimes
+
+
 def figure(found: Sequence[Entry], path: Path) -> None:
     """One bar a method, a panel a regime."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    regimes = [regime for regime in MAIN if any(each.regime == regime for each in found)]
+    regimes = list(dict.fromkeys(each.regime for each in found))
     page = Figure(figsize=(5.5 * len(regimes), 5.0), layout="constrained")
     for panel, regime in zip(np.atleast_1d(page.subplots(1, len(regimes))), regimes, strict=True):
         mine = [each for each in found if each.regime == regime][::-1]
@@ -153,8 +159,8 @@ def page(
     parts = [TEXT.format(**about)]
     if any(each.family == FAMILIES[3] for each in found):
         parts.append(STARTED)
-    for regime in MAIN:
-        divisions = max((each.divisions for each in found if each.regime == regime), default=0)
+    for regime in tabled(found, sizes):
+        divisions = max(each.divisions for each in found if each.regime == regime)
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
@@ -213,7 +219,8 @@ def main(config: Config) -> None:
     about = json.loads((config.recorded / "about.json").read_text(encoding="utf-8"))
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
-    figure(found, config.docs / "results" / "pairs.png")
+    shown = tabled(found, sizes)
+    figure([each for each in found if each.regime in shown], config.docs / "results" / "pairs.png")
     size_figure(sizes, config.docs / "results" / "sizes.png")
     write_text(
         config.docs / "results.md",

@@ -1,6 +1,5 @@
 """The recipes of several branches and views run at toy size, as a user runs them."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
-import soundfile
 import torch
 from photographs import encoded
+from recordings import tone
 from scores import numbers
 from small_shards import small_shard
 from webdataset import TarWriter
@@ -54,13 +53,6 @@ def spoken_shard(folder: Path) -> str:
                 members["effect.ogg"] = tone(1000 + number)
             writer.write({"__key__": f"{number:03d}", "webp": encoded(number, format="WEBP"), **members})
     return path
-
-
-def tone(hertz: float) -> bytes:
-    file = io.BytesIO()
-    wave = np.sin(2 * np.pi * hertz * np.arange(8000) / 8000) / 2
-    soundfile.write(file, wave, 8000, format="OGG")
-    return file.getvalue()
 
 
 @pytest.mark.slow

@@ -67,15 +67,22 @@ def headline(found: Sequence[Entry]) -> dict[str, float | None]:
 def table(found: Sequence[Entry], regime: str) -> str:
     """A Markdown table of one regime. Scores in percent."""
     names = "method|family|test, % (95% interval)|ratio (smallest)|corrected, %|validation, %|seconds|runs"
+    most = max((each.divisions for each in found if each.regime == regime), default=0)
     head = f"| {names.replace('|', ' | ')} |\n"
     lines = [
-        f"| {each.method} | {each.family} | {100 * each.score:.1f} ({100 * each.low:.1f}–{100 * each.high:.1f}) | "
+        f"| {each.method}{_fewer(each, most)} | {each.family} | "
+        f"{100 * each.score:.1f} ({100 * each.low:.1f}–{100 * each.high:.1f}) | "
         f"{each.ratio:.2f} ({each.smallest_ratio:.2f}) | {100 * each.corrected:.1f} | {100 * each.validation:.1f} | "
         f"{each.seconds:.1f} | {each.runs} |\n"
         for each in found
         if each.regime == regime
     ]
     return head + "|---|---|---|---|---|---|---|---|\n" + "".join(lines)
+
+
+def _fewer(entry: Entry, most: int) -> str:
+    """A mark of a method that ran in fewer divisions than others of its table."""
+    return "" if entry.divisions == most else f" ({entry.divisions} of {most} divisions)"
 
 
 def tabled(found: Sequence[Entry], sizes: Sequence[Entry]) -> list[str]:
@@ -186,7 +193,7 @@ training captions, for every method alike. Seconds of one core, while other work
 """
 
 STARTED = """"Closed form, then trained" begins at the two-way kernel ridge that was chosen for the division, and has
-its trials on top of that method's.
+its trials on top of that method's. A ratio is to the best contrastive method in the same divisions.
 
 """
 

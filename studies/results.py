@@ -202,7 +202,10 @@ HELD_OUT = """
 
 {data}. {method}. Date {date}, scorings: {scorings}.
 
-    {command}
+<!-- not run: it would score the file again -->
+```bash
+{command}
+```
 
 | direction | R@1, % (chance) | R@5 | R@10 | median rank | queries |
 |---|---|---|---|---|---|

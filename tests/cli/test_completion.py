@@ -1,6 +1,5 @@
 """Completion in a shell: commands, and the options of each."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -103,7 +103,8 @@ def figure(found: Sequence[Entry], path: Path) -> None:
         for row, each in enumerate(mine):
             panel.barh(row, 100 * each.score, color=f"C{FAMILIES.index(each.family)}")
             panel.plot([100 * each.low, 100 * each.high], [row, row], color="black", linewidth=1.2)
-        panel.set_yticks(range(len(mine)), [each.method for each in mine])
+        most = max(each.divisions for each in mine)
+        panel.set_yticks(range(len(mine)), [each.method + _fewer(each, most) for each in mine])
         panel.set_title(f"{regime}, test")
         panel.set_xlabel("mean recall at 1, 5 and 10 both ways, %")
     present = {each.family for each in found}

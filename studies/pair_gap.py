@@ -62,7 +62,7 @@ class Variant:
 
 
 START = {"steps": 100}
-"""Steps of heads that start from the solution, a quarter of the chosen 400: its embeddings are so wide that a step takes
+"""Steps of heads that start from the solution, a quarter of the chosen 400: its embeddings are so wide that each takes
 four times as long."""
 
 VARIANTS: dict[str, Variant] = {

@@ -48,9 +48,11 @@ class Variant:
 
     settings: Settings = field(default_factory=dict)
     """settings that replace the chosen ones"""
-    inputs: Literal["features", "whitened", "kernel", "solution", "scaled solution"] = "features"
-    """what the heads are given: features, whitened or of the chosen solution's kernels; or its embeddings, of which
-    each head is at first the identity"""
+    inputs: Literal["features", "whitened", "kernel", "whitened kernel", "solution", "scaled solution"] = (
+        "features"
+    )
+    """what the heads are given: features, or those of the chosen solution's kernels, whitened or not; or its
+    embeddings, of which each head is at first the identity"""
     times: float = 1.0
     """steps, as a multiple of the chosen ones"""
     constant: bool = False
@@ -83,7 +85,9 @@ VARIANTS: dict[str, Variant] = {
     "signed square root of image features": Variant({"image_map": "root"}),
     "whitened inputs": Variant(inputs="whitened"),
     "whitened inputs, linear heads": Variant({"hidden": 0}, "whitened"),
-    "kernel features of the solution, linear heads": Variant({"hidden": 0}, "kernel"),
+    "kernel features": Variant(inputs="kernel"),
+    "kernel features, linear heads": Variant({"hidden": 0}, "kernel"),
+    "whitened kernel features, linear heads": Variant({"hidden": 0}, "whitened kernel"),
     "from the solution, learning rate 1e-5": Variant({**START, "learning_rate": 1e-5}, "solution"),
     "from the solution, learning rate 1e-4": Variant({**START, "learning_rate": 1e-4}, "solution"),
     "from the solution, learning rate 1e-3": Variant({**START, "learning_rate": 1e-3}, "solution"),
@@ -204,6 +208,8 @@ def inputs_of(variant: Variant, chosen: Chosen, settings: Settings, seed: int) -
     division, solution = chosen.division, chosen.settings[SOLUTION]
     if variant.inputs == "whitened":
         return whitened_features(division, settings, seed)
+    if variant.inputs == "whitened kernel":
+        return whitened_features(division, solution, seed, kernel=True)
     if variant.inputs == "kernel":
         return kernel_features(division, solution, seed)
     solved = solve_heads(division, solution, ridge(solution, "both"), kernel=True, seed=seed)

@@ -70,9 +70,12 @@ def kernel_features(division: Division, settings: Mapping[str, Value], seed: int
         return FeatureMaps(spaces_of(problem, mm.CCA()))
 
 
-def whitened_features(division: Division, settings: Mapping[str, Value], seed: int) -> SolvedHeads:
-    """Each branch whitened on its training rows, with the ridge of :class:`mmvicreg.Whitening`."""
-    problem = problem_of(division, {**settings, "concept_power": 0.0}, kernel=False, seed=seed)
+def whitened_features(
+    division: Division, settings: Mapping[str, Value], seed: int, *, kernel: bool = False
+) -> SolvedHeads:
+    """Each branch, or its Nyström features, whitened on its training rows with the ridge of
+    :class:`mmvicreg.Whitening`."""
+    problem = problem_of(division, {**settings, "concept_power": 0.0}, kernel=kernel, seed=seed)
     with torch.no_grad():
         spaces = spaces_of(problem, mm.CCA())
         moments = moments_of(problem, mm.CCA(), spaces)

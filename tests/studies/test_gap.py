@@ -88,7 +88,7 @@ def test_every_change_trains_and_what_changes_nothing_is_left_out(choices: Path)
     names = (
         "covariance averaged over batches",
         "whitened inputs",
-        "kernel features of the solution, linear heads",
+        "whitened kernel features, linear heads",
     )
     for name in (*names, "from the scaled solution, learning rate 1e-3"):
         variant = replace(pair_gap.VARIANTS[name], times=0.08 if "scaled" in name else 1.0)

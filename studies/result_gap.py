@@ -46,18 +46,24 @@ def _gap_line(name: str, runs: Mapping[str, Mapping[str, float]], chosen: Mappin
 
 
 def scorings_section(folder: Path) -> str:
-    """What ``studies/pair_scorings.py`` wrote, best cosine first; empty without its record."""
+    """What ``studies/pair_scorings.py`` wrote, by the best score of each method without correction; empty without its
+    record."""
     record = _record(folder / "scorings-1000.json")
     if record is None:
         return ""
     scores: Scores = record["scores"]
     lines = []
-    for name in sorted(scores, key=lambda name: -mean(_values(scores[name], "cosine"))):
+    for name in sorted(scores, key=lambda name: -_best(scores[name])):
         cells = [
             _mean_text(_values(scores[name], way + suffix)) for way in SCORINGS for suffix in ("", CORRECTED)
         ]
         lines.append(f"| {' | '.join([name, *cells])} |\n")
     return WAYS.format(**_about(record), lines="".join(lines))
+
+
+def _best(runs: Mapping[str, Mapping[str, float]]) -> float:
+    found = [_values(runs, way) for way in SCORINGS]
+    return max(mean(values) for values in found if values)
 
 
 def _record(path: Path) -> dict[str, Any] | None:

@@ -5,8 +5,9 @@ n pairs of a batch, D width of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.nn.functional import normalize
 import mmvicreg as mm
 from mmvicreg.errors import InvalidValueError
 from mmvicreg.randomness import generator
+from mmvicreg.studies.space import Value
 
 CHECKS = 4
 """How often the validation pairs are scored in training; the best of these heads is kept, for every method alike."""
@@ -46,6 +48,14 @@ class HeadSettings(TrainingSettings):
     """width of the hidden layer; 0 is a linear head"""
     image_map: str
     """root (signed square root, then unit length) or unit"""
+
+
+Tuned = TypeVar("Tuned", bound=TrainingSettings)
+
+
+def settings_of(kind: type[Tuned], settings: Mapping[str, Value]) -> Tuned:
+    """Those of all settings that ``kind`` has."""
+    return kind(**{each.name: settings[each.name] for each in fields(kind)})  # type: ignore[arg-type]
 
 
 class Trainable(nn.Module):
@@ -97,7 +107,7 @@ def train_heads(
     ``identities`` tells a contrastive objective which pairs have the same caption. Raises InvalidValueError where the
     loss is not finite.
     """
-    torch.manual_seed(int(generator("heads", seed).integers(2**31)))
+    seed_weights(seed)
     heads = make_heads(division, settings, objective, predict=predict)
 
     def score() -> float:
@@ -108,6 +118,19 @@ def train_heads(
     return heads
 
 
+def seed_weights(seed: int) -> None:
+    """Make the random weights of heads that follow those of ``seed``."""
+    torch.manual_seed(int(generator("heads", seed).integers(2**31)))
+
+
+def warmup_cosine(step: int, steps: int) -> float:
+    """The learning rate of a step, as a fraction of its largest: it rises, then falls as a cosine."""
+    warmup = max(1, round(WARMUP * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(1, steps - warmup))))
+
+
 def train_on(
     train: Pairs,
     heads: Trainable,
@@ -115,6 +138,7 @@ def train_on(
     *,
     score: Callable[[], float],
     identities: bool = False,
+    schedule: Callable[[int, int], float] = warmup_cosine,
     seed: int,
 ) -> None:
     """Train ``heads`` on features; leave the weights of the best ``score`` in evaluation mode."""
@@ -123,7 +147,7 @@ def train_on(
     best, kept = -1.0, heads.state_dict()
     for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+            group["lr"] = settings.learning_rate * schedule(step, settings.steps)
         image, text, same = _batch(train, settings, random)
         optimizer.zero_grad()
         z = {"image": heads.image(image), "text": heads.text(text)}
@@ -160,13 +184,6 @@ def _optimizer(heads: nn.Module, settings: TrainingSettings) -> torch.optim.Opti
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-def _schedule(step: int, steps: int) -> float:
-    warmup = max(1, round(WARMUP * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 def _batch(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from pair_features import Division, divide, parse_regime
-from pair_heads import HeadSettings, TrainingSettings, make_heads, train_heads
+from pair_heads import Heads, HeadSettings, make_heads, settings_of, train_heads
 from pair_scores import Embedder, Ensemble, score_model
 from pair_solutions import SolvedHeads, solve_heads
 from safetensors.torch import load_file
@@ -118,10 +118,10 @@ class Trained:
     first: ClassVar[Settings] = START
     """settings of the first trial"""
 
-    def train(self, trial: Trial) -> None:
-        """Train, keep the heads, and score validation pairs."""
+    def fit(self, trial: Trial) -> list[Heads]:
+        """The heads of every member."""
         division, settings = pairs_of(trial.regime, trial.seed), settings_of(HeadSettings, trial.settings)
-        found = [
+        return [
             train_heads(
                 division,
                 settings,
@@ -132,11 +132,15 @@ class Trained:
             )
             for member in range(self.members)
         ]
+
+    def train(self, trial: Trial) -> None:
+        """Train, keep the heads, and score validation pairs."""
+        found = self.fit(trial)
         for number, heads in enumerate(found):
             state = {name: value.contiguous() for name, value in heads.state_dict().items()}
             trial.out.mkdir(parents=True, exist_ok=True)
             write_tensors(trial.out / f"heads-{number}.safetensors", state)
-        finish(trial, Ensemble(found) if len(found) > 1 else found[0])
+        finish(trial, joined(found))
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Scores of the kept heads on test pairs."""
@@ -146,16 +150,12 @@ class Trained:
             heads = make_heads(division, settings, self.objective(trial.settings), predict=self.predict)
             heads.load_state_dict(load_file(trial.out / f"heads-{number}.safetensors"))
             found.append(heads.eval())
-        model: Embedder = Ensemble(found) if len(found) > 1 else found[0]
-        return score_model(model, division.test, division.train).to_json()
+        return score_model(joined(found), division.test, division.train).to_json()
 
 
-Tuned = TypeVar("Tuned", bound=TrainingSettings)
-
-
-def settings_of(kind: type[Tuned], settings: Settings) -> Tuned:
-    """Those of all settings that ``kind`` has."""
-    return kind(**{each.name: settings[each.name] for each in fields(kind)})  # type: ignore[arg-type]
+def joined(found: list[Heads]) -> Embedder:
+    """One model, or several as one."""
+    return Ensemble(found) if len(found) > 1 else found[0]
 
 
 @dataclass(frozen=True)

@@ -40,23 +40,23 @@ def solve_heads(
     division: Division, settings: Mapping[str, Value], solver: mm.CCA | mm.Ridge, *, kernel: bool, seed: int
 ) -> SolvedHeads:
     """Solve on the training pairs with the feature maps that ``settings`` describe."""
-    maps = {
-        "image": _feature_map(settings, "image", kernel=kernel),
-        "text": _feature_map(settings, "text", kernel=kernel),
-    }
-    data = paired_rows(division.train, augment=bool(settings["augment"]))
-    problem = Problem(
-        data=data,
-        features=maps,
+    problem = problem_of(division, settings, kernel=kernel, seed=seed)
+    with torch.no_grad():
+        spaces = spaces_of(problem, solver)
+        solution = solver.heads(solver.decompose(moments_of(problem, solver, spaces)))
+    return SolvedHeads(spaces, solution)
+
+
+def problem_of(division: Division, settings: Mapping[str, Value], *, kernel: bool, seed: int) -> Problem:
+    """The training pairs and the feature maps that ``settings`` describe."""
+    return Problem(
+        data=paired_rows(division.train, augment=bool(settings["augment"])),
+        features={name: _feature_map(settings, name, kernel=kernel) for name in ("image", "text")},
         pairs=(("image", "text"),),
         pairing=PairingConfig(concept_power=float(settings["concept_power"])),
         seed=seed,
         device=CPU,
     )
-    with torch.no_grad():
-        spaces = spaces_of(problem, solver)
-        solution = solver.heads(solver.decompose(moments_of(problem, solver, spaces)))
-    return SolvedHeads(spaces, solution)
 
 
 def _feature_map(settings: Mapping[str, Value], branch: str, *, kernel: bool) -> mm.FeatureMap:

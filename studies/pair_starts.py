@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import torch
 from pair_features import Division, Pairs
-from pair_heads import Trainable, TrainingSettings, train_on
-from pair_methods import START, TEMPERATURE, VICREG, contrastive, finish, pairs_of, ridge, settings_of, vicreg
-from pair_scores import score_model
+from pair_heads import Trainable, TrainingSettings, settings_of, train_on
+from pair_methods import START, TEMPERATURE, VICREG, contrastive, finish, pairs_of, ridge, vicreg
+from pair_scores import Embedder, score_model
 from pair_solutions import SolvedHeads, solve_heads
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ TRAINING: Space = {
 class MappedSolution(Trainable):
     """A square linear map after each solved head."""
 
-    def __init__(self, solved: SolvedHeads, width: int, objective: mm.Objective) -> None:
+    def __init__(self, solved: Embedder, width: int, objective: mm.Objective) -> None:
         super().__init__()
         self.solved, self.objective = solved, objective
         self.image, self.text = (nn.Linear(width, width, bias=False) for _ in range(2))
@@ -72,7 +72,7 @@ class Started:
     def train(self, trial: Trial) -> None:
         """Train, keep the maps, and score validation pairs."""
         division, model = self._start(trial)
-        solved = replace(division, train=_solved(division.train, model.solved))
+        solved = replace(division, train=embedded_pairs(division.train, model.solved))
         settings = settings_of(TrainingSettings, trial.settings)
         train_on(
             solved.train,
@@ -116,11 +116,11 @@ def _solution(regime: str, seed: int) -> tuple[Division, SolvedHeads]:
 
 
 @torch.no_grad()
-def _solved(pairs: Pairs, solved: SolvedHeads) -> Pairs:
-    """Solved embeddings (N, V, D) of every crop and caption."""
+def embedded_pairs(pairs: Pairs, model: Embedder) -> Pairs:
+    """Embeddings (N, V, D) of every crop and caption."""
     first = pairs.image[:, 0], pairs.text[:, 0]
-    image = [solved.embed(crop, first[1])[0] for crop in pairs.image.unbind(1)]
-    text = [solved.embed(first[0], caption)[1] for caption in pairs.text.unbind(1)]
+    image = [model.embed(crop, first[1])[0] for crop in pairs.image.unbind(1)]
+    text = [model.embed(first[0], caption)[1] for caption in pairs.text.unbind(1)]
     return replace(pairs, image=torch.stack(image, dim=1), text=torch.stack(text, dim=1))
 
 

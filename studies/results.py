@@ -20,6 +20,7 @@ import tyro
 from claim_page import claims_page, count_verdicts
 from claim_record import read_records
 from result_entries import FAMILIES, Entry, entries
+from result_gap import gap_section, scorings_section
 from result_sizes import size_entries, size_figure, size_section
 
 from mmvicreg.errors import show_messages_alone
@@ -161,7 +162,7 @@ def page(
     sizes: Sequence[Entry],
     about: Mapping[str, str],
     ablations: Sequence[Path] = (),
-    held: str = "",
+    last: str = "",
 ) -> str:
     """docs/results.md."""
     parts = [TEXT.format(**about)]
@@ -172,7 +173,7 @@ def page(
         parts.append(f"## {regime} ({divisions} division{'s' if divisions > 1 else ''})\n\n")
         parts.append(table(found, regime) + "\n")
     parts.append("![Test scores by method and regime](results/pairs.png)\n")
-    return "".join([*parts, size_section(sizes), *map(ablation, ablations), held])
+    return "".join([*parts, size_section(sizes), *map(ablation, ablations), last])
 
 
 TEXT = """# Results
@@ -231,11 +232,13 @@ def main(config: Config) -> None:
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
     shown = tabled(found, sizes)
+    folder = config.recorded.parent
+    last = gap_section(folder) + scorings_section(folder) + held_out(folder / "held-out.json")
     figure([each for each in found if each.regime in shown], config.docs / "results" / "pairs.png")
     size_figure(sizes, config.docs / "results" / "sizes.png")
     write_text(
         config.docs / "results.md",
-        page(found, sizes, about, ablations, held_out(config.recorded.parent / "held-out.json")),
+        page(found, sizes, about, ablations, last),
     )
     write_text(config.docs / "claims.md", claims_page(claims))
     print(json.dumps(headline(found) | count_verdicts(claims)))

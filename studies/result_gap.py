@@ -97,7 +97,7 @@ its last weights. "Correlated" are the kept heads along axes weighted by their c
 whole training set as one batch is what gradient caching gives exactly; with frozen towers it fits without. The chosen
 settings were the best of nine trials on these pairs with seed 0, which favours them a little. Heads from the solution
 are trained for 100 steps, and the row of the solution is where they start. A change that a division's settings already
-have is not run there. {regimes}, seeds {seeds}; {about}. `{command}`.
+have is not run there; rows of four runs have two seeds. {regimes}, seeds {seeds}; {about}. `{command}`.
 
 | change | validation, % (range) | difference | last, % | correlated, % | runs |
 |---|---|---|---|---|---|

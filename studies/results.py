@@ -132,6 +132,13 @@ def ablation(path: Path) -> str:
     )
 
 
+def other_data(folder: Path) -> str:
+    """A section on a study of other pairs with the same methods."""
+    found = entries(folder)
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return OTHER.format(**about, table=table(found, found[0].regime))
+
+
 def held_out(path: Path) -> str:
     """A Markdown table of the file that was scored once, at the end; empty without its record."""
     if not path.is_file():
@@ -199,6 +206,18 @@ its trials on top of that method's. A ratio is to the best contrastive method in
 
 """
 
+OTHER = """
+## {title}
+
+{text}
+
+<!-- not run: it takes ten minutes -->
+```bash
+{command}
+```
+
+{table}"""
+
 HELD_OUT = """
 ## A held-out file, scored once
 
@@ -233,7 +252,8 @@ def main(config: Config) -> None:
     claims = read_records(config.recorded.parent / "claims")
     shown = tabled(found, sizes)
     folder = config.recorded.parent
-    last = gap_section(folder) + scorings_section(folder) + held_out(folder / "held-out.json")
+    others = "".join(map(other_data, sorted(folder.glob("data-*"))))
+    last = gap_section(folder) + scorings_section(folder) + others + held_out(folder / "held-out.json")
     figure([each for each in found if each.regime in shown], config.docs / "results" / "pairs.png")
     size_figure(sizes, config.docs / "results" / "sizes.png")
     write_text(

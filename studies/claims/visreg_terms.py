@@ -127,7 +127,7 @@ def encode(
 
 
 def probe(train_ND: Tensor, classes: Tensor, test_ND: Tensor, truth: Tensor) -> float:
-    """Accuracy in percent of a ridge classifier on standardised embeddings."""
+    """Accuracy in percent of a ridge classifier on standardized embeddings."""
     mean, std = train_ND.mean(0), train_ND.std(0) + 1e-9
     x, y = (train_ND - mean) / std, torch.nn.functional.one_hot(classes, CLASSES).float()
     weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1]), x.T @ (y - y.mean(0)))

@@ -12,7 +12,12 @@ from mmvicreg.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "studies/claims").glob("*.py"))
-TRAINED = {"ica": pytest.mark.slow, "independence": pytest.mark.nightly, "predict_or_align": pytest.mark.slow}
+TRAINED = {
+    "ica": pytest.mark.slow,
+    "independence": pytest.mark.nightly,
+    "predict_or_align": pytest.mark.slow,
+    "visreg_terms": pytest.mark.slow,
+}
 """Scripts whose cheapest row trains for some seconds."""
 IMAGES = {"architectures", "objectives_table", "variance_rescue", "vicreg_ablations"}
 """Scripts whose figures are those of training encoders, in which machines differ: test_image_claims.py runs them."""

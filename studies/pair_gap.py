@@ -88,6 +88,9 @@ VARIANTS: dict[str, Variant] = {
     "kernel features": Variant(inputs="kernel"),
     "kernel features, linear heads": Variant({"hidden": 0}, "kernel"),
     "whitened kernel features, linear heads": Variant({"hidden": 0}, "whitened kernel"),
+    "InfoNCE: whitened kernel features, linear heads": Variant(
+        {"hidden": 0}, "whitened kernel", method="infonce"
+    ),
     "from the solution, learning rate 1e-5": Variant({**START, "learning_rate": 1e-5}, "solution"),
     "from the solution, learning rate 1e-4": Variant({**START, "learning_rate": 1e-4}, "solution"),
     "from the solution, learning rate 1e-3": Variant({**START, "learning_rate": 1e-3}, "solution"),

@@ -24,7 +24,7 @@ import tyro
 from pair_features import Division, Pairs, mapped
 from pair_heads import Heads, HeadSettings, make_heads, seed_weights, settings_of, train_on, warmup_cosine
 from pair_inputs import MappedHeads, RunningVICReg, kernel_features, scaled_to_one, whitened_features
-from pair_methods import WAYS, Solved, Trained, pairs_of, regularized, ridge
+from pair_methods import WAYS, Settings, Solved, Trained, pairs_of, regularized, ridge
 from pair_record import read_scores, write_scores
 from pair_scores import Embedder, score_model
 from pair_scorings import CORRELATED, score_by
@@ -35,11 +35,9 @@ import mmvicreg as mm
 from mmvicreg.errors import show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.studies.folder import StudyFolder
-from mmvicreg.studies.space import Value
 
 RECORDED = Path(__file__).parent / "recorded"
 METHOD = "vicreg"
-Settings = Mapping[str, Value]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python studies/claims/visreg_terms.py
 
 Made-up data: each row is a class centre with noise, beside values that differ between the two views and mean nothing.
-An encoder learns from two views and is scored by a ridge classifier on classes of equal size. About a minute.
+An encoder learns from two views and is scored by a ridge classifier on classes of equal size. About two minutes.
 N rows, D dimensions, K slices.
 """
 

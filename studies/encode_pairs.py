@@ -23,7 +23,7 @@ import tyro
 
 import mmvicreg as mm
 from mmvicreg.branches.model import Branch
-from mmvicreg.errors import show_messages_alone
+from mmvicreg.errors import InvalidValueError, show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import expand
@@ -89,7 +89,10 @@ def encoder(name: str, language: str, views: int) -> Encode:
 
     def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
         drawn = [reader.read(sample, generator("study crop", number, draw)) for draw in range(views)]
-        found = [reader.items(sample)[0].value, *(item.value for item in drawn if item is not None)]
+        whole = reader.items(sample)
+        if not whole:
+            raise InvalidValueError(f"sample {sample.key} has {sorted(sample.members)}, nothing {name} reads")
+        found = [whole[0].value, *(item.value for item in drawn if item is not None)]
         return branch.represent(torch.stack([torch.as_tensor(value) for value in found]))
 
     return encode
@@ -99,7 +102,12 @@ def _text_encoder(modality: mm.TextModality, branch: Branch, language: str) -> E
     tokenize = modality.reader()
 
     def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
-        return branch.represent(torch.stack([tokenize.encode(text) for text in captions(record, language)]))
+        texts = captions(record, language)
+        if not texts:
+            raise InvalidValueError(
+                f"sample {sample.key} has captions in {sorted(record['captions'])}, not {language}"
+            )
+        return branch.represent(torch.stack([tokenize.encode(text) for text in texts]))
 
     return encode
 

@@ -182,7 +182,7 @@ def run_claims(
     record = Record(
         script=path.stem,
         command=" ".join(["python", f"studies/claims/{path.name}", *_arguments(config)]),
-        commit=_commit(),
+        commit=checked_out_commit(),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         hardware=_hardware(),
         seconds=round(seconds, 1),
@@ -231,7 +231,7 @@ def _arguments(config: Config) -> list[str]:
     return [*seeds, *(["--tiny"] if config.tiny else [])]
 
 
-def _commit() -> str:
+def checked_out_commit() -> str:
     """The commit that is checked out; "unknown" outside of a repository."""
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=STUDIES, capture_output=True, text=True, check=False

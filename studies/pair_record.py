@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+
+from claim_record import checked_out_commit
 
 from mmvicreg.files import write_text
 
@@ -30,18 +31,7 @@ def write_scores(path: Path, scores: Scores, command: str) -> None:
         "seeds": sorted({int(seed) for _, _, seed in runs}),
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": checked_out_commit(),
         "scores": scores,
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def _commit() -> str:
-    run = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or "unknown"

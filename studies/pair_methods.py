@@ -91,14 +91,12 @@ def pairs_of(regime: str, seed: int) -> Division:
     return divide(features, parse_regime(regime), seed=seed)
 
 
-def finish(trial: Trial, model: Embedder) -> None:
+def finish(trial: Trial, model: Embedder, source: str = "studies/pairs.py") -> None:
     """Score validation pairs and write the summary of a trial."""
     division = pairs_of(trial.regime, trial.seed)
     found = score_model(model, division.validation, division.train)
     named = {f"validation.{name}": value for name, value in found.to_json().items()}
-    Summary("studies/pairs.py", str(trial.out), 0, named, settings=dict(trial.settings)).write(
-        trial.out / "summary.json"
-    )
+    Summary(source, str(trial.out), 0, named, settings=dict(trial.settings)).write(trial.out / "summary.json")
 
 
 @dataclass(frozen=True)

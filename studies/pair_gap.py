@@ -23,7 +23,14 @@ from typing import Any, Literal
 import tyro
 from pair_features import Division, Pairs, mapped
 from pair_heads import Heads, HeadSettings, make_heads, seed_weights, settings_of, train_on, warmup_cosine
-from pair_inputs import MappedHeads, RunningVICReg, kernel_features, scaled_to_one, whitened_features
+from pair_inputs import (
+    MappedHeads,
+    RunningVICReg,
+    kernel_features,
+    mapped_heads,
+    scaled_to_one,
+    whitened_features,
+)
 from pair_methods import WAYS, Settings, Solved, Trained, pairs_of, regularized, ridge
 from pair_record import read_scores, write_scores
 from pair_scores import Embedder, score_model
@@ -195,13 +202,9 @@ def start(variant: Variant, chosen: Chosen, seed: int) -> tuple[Heads | MappedHe
         return make_heads(division, heads, objective, predict=False), mapped(division.train, heads.image_map)
     inputs = inputs_of(variant, chosen, settings, seed)
     train = embedded_pairs(division.train, inputs)
-    widths = (train.image.shape[-1], train.text.shape[-1])
     if "solution" in variant.inputs:
-        return MappedSolution(inputs, widths[0], objective), train
-    sizes = (heads.hidden, heads.width) if heads.hidden else (heads.width,)
-    seed_weights(seed)
-    image, text = (mm.projector(width, sizes) for width in widths)
-    return MappedHeads(inputs, (image, text), objective), train
+        return MappedSolution(inputs, train.image.shape[-1], objective), train
+    return mapped_heads(inputs, train, heads, objective, seed), train
 
 
 def inputs_of(variant: Variant, chosen: Chosen, settings: Settings, seed: int) -> Embedder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from pair_features import Division, Pairs
-from pair_heads import Trainable
+from pair_heads import HeadSettings, Trainable, seed_weights
 from pair_scores import Embedder
 from pair_solutions import SolvedHeads, problem_of
 from pair_starts import embedded_pairs
@@ -61,6 +61,16 @@ class MappedHeads(Trainable):
         """Embeddings of images (N, D) and captions (Q, D) to be compared by cosine."""
         image, text = self.inputs.embed(image_NE, text_QE)
         return self.image(image), self.text(text)
+
+
+def mapped_heads(
+    inputs: Embedder, train: Pairs, settings: HeadSettings, objective: mm.Objective, seed: int
+) -> MappedHeads:
+    """Heads with random weights behind ``inputs``; ``train``: pairs as the heads read them."""
+    sizes = (settings.hidden, settings.width) if settings.hidden else (settings.width,)
+    seed_weights(seed)
+    image, text = (mm.projector(each.shape[-1], sizes) for each in (train.image, train.text))
+    return MappedHeads(inputs, (image, text), objective)
 
 
 def kernel_features(division: Division, settings: Mapping[str, Value], seed: int) -> FeatureMaps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -151,7 +151,7 @@ class Trained:
         return score_model(joined(found), division.test, division.train).to_json()
 
 
-def joined(found: list[Heads]) -> Embedder:
+def joined(found: Sequence[Embedder]) -> Embedder:
     """One model, or several as one."""
     return Ensemble(found) if len(found) > 1 else found[0]
 

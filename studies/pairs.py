@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 
+import pair_kernels
 import pair_methods
 import pair_starts
 
@@ -32,7 +33,7 @@ REGIMES = (
 )
 """Three divisions of the main sizes; other sizes and exchanged captions on the first division."""
 
-WAYS = {**pair_methods.WAYS, **pair_starts.WAYS}
+WAYS = {**pair_methods.WAYS, **pair_starts.WAYS, **pair_kernels.WAYS_ON_KERNELS}
 
 
 def train(trial: Trial) -> None:

@@ -6,6 +6,7 @@ N pairs, V augmented views or captions of each, E width of a representation, Q d
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,10 @@ from mmvicreg.randomness import generator
 
 TEST, VALIDATION = 0.1, 0.08
 """Fractions of the concepts; the rest trains."""
-REGIME = re.compile(r"pairs-(?P<pairs>\d+|all)(-shuffled-(?P<shuffled>0\.\d+))?-split-(?P<split>\d+)")
+REGIME = re.compile(
+    r"pairs-(?P<pairs>\d+|all)(-shuffled-(?P<shuffled>0\.\d+))?(-repeated-(?P<repeated>[1-9]\d*))?"
+    r"(-batch-(?P<batch>[1-9]\d*))?-split-(?P<split>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Regime:
     """fraction of the training pairs whose captions are exchanged among themselves"""
     split: int
     """number of the division by concept"""
+    repeated: int | None = None
+    """training pairs that share each caption; None: as they come"""
+    batch: int | None = None
+    """of every trained method; None: it is searched"""
 
 
 def parse_regime(text: str) -> Regime:
@@ -41,10 +49,12 @@ def parse_regime(text: str) -> Regime:
     found = REGIME.fullmatch(text)
     if found is None:
         raise InvalidValueError(
-            f"regime {text!r}; expected a name such as pairs-1000-split-0 or pairs-all-shuffled-0.4-split-0"
+            f"regime {text!r}; expected a name such as pairs-1000-split-0, pairs-all-shuffled-0.4-split-0, "
+            "pairs-1000-repeated-4-split-0 or pairs-2000-batch-32-split-0"
         )
     pairs = None if found["pairs"] == "all" else int(found["pairs"])
-    return Regime(pairs, float(found["shuffled"] or 0), int(found["split"]))
+    repeated, batch = (int(found[name]) if found[name] else None for name in ("repeated", "batch"))
+    return Regime(pairs, float(found["shuffled"] or 0), int(found["split"]), repeated, batch)
 
 
 @dataclass(frozen=True)
@@ -103,21 +113,31 @@ def divide(path: Path, regime: Regime, *, seed: int) -> Division:
     part = np.full(len(concepts), 2)
     part[order[:test]], part[order[test : test + validation]] = 0, 1
     rows = [np.flatnonzero(part[number] == which) for which in range(3)]
-    train = _subset(rows[2], regime, seed)
+    train = _subset(rows[2], data["name"], regime, seed)
     shuffled = generator("shuffled", regime.split, seed).permutation(len(train))[
         : round(regime.shuffled * len(train))
     ]
     return Division(_pairs(data, train, shuffled), _pairs(data, rows[1]), _pairs(data, rows[0]))
 
 
-def _subset(rows: np.ndarray, regime: Regime, seed: int) -> np.ndarray:
-    if regime.pairs is None:
-        return rows
-    if regime.pairs > len(rows):
+def _subset(rows: np.ndarray, names: np.ndarray, regime: Regime, seed: int) -> np.ndarray:
+    order = generator("subset", regime.split, seed).permutation(rows)
+    if regime.repeated is not None:
+        order = _repeated(order, names, regime.repeated)
+    if regime.pairs is not None and regime.pairs > len(order):
+        kind = "" if regime.repeated is None else f", {regime.repeated} of each name,"
         raise InvalidValueError(
-            f"{regime.pairs} training pairs were asked for; split {regime.split} has {len(rows)}"
+            f"{regime.pairs} training pairs{kind} were asked for; split {regime.split} has {len(order)}"
         )
-    return np.sort(generator("subset", regime.split, seed).permutation(rows)[: regime.pairs])
+    return np.sort(order[: regime.pairs])
+
+
+def _repeated(rows: np.ndarray, names: np.ndarray, repeated: int) -> np.ndarray:
+    """``repeated`` rows of every name that has so many, one name after another."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        groups[names[row]].append(row)
+    return np.array([row for group in groups.values() if len(group) >= repeated for row in group[:repeated]])
 
 
 def _pairs(data: dict[str, np.ndarray], rows: np.ndarray, shuffled: np.ndarray | None = None) -> Pairs:

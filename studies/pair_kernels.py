@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pair_features import Division, Pairs
-from pair_heads import HeadSettings, settings_of, train_on
+from pair_heads import train_on
 from pair_inputs import MappedHeads, mapped_heads, whitened_features
 from pair_methods import (
     CONTRASTIVE,
@@ -23,6 +23,7 @@ from pair_methods import (
     Settings,
     Trained,
     finish,
+    head_settings,
     joined,
     pairs_of,
 )
@@ -59,7 +60,7 @@ class TrainedOnKernels:
             def score(model: MappedHeads = model) -> float:
                 return score_model(model, division.validation, division.train).mean_recall
 
-            train_on(train, model, settings_of(HeadSettings, trial.settings), score=score, seed=seed)
+            train_on(train, model, head_settings(trial), score=score, seed=seed)
             state = {name: value.contiguous() for name, value in model.state_dict().items()}
             trial.out.mkdir(parents=True, exist_ok=True)
             write_tensors(trial.out / f"heads-{member}.safetensors", state)
@@ -77,8 +78,7 @@ class TrainedOnKernels:
         return score_model(joined(found), division.test, division.train).to_json()
 
     def _heads(self, trial: Trial, inputs: Embedder, train: Pairs, seed: int) -> MappedHeads:
-        settings = settings_of(HeadSettings, trial.settings)
-        return mapped_heads(inputs, train, settings, self.objective(trial.settings), seed)
+        return mapped_heads(inputs, train, head_settings(trial), self.objective(trial.settings), seed)
 
 
 def _inputs(trial: Trial) -> tuple[Division, Embedder, Pairs]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pair_features import Division, divide, parse_regime
-from pair_heads import Heads, HeadSettings, make_heads, settings_of, train_heads
+from pair_heads import CHECKS, Heads, HeadSettings, make_heads, settings_of, train_heads
 from pair_scores import Embedder, Ensemble, score_model
 from pair_solutions import SolvedHeads, solve_heads
 from safetensors.torch import load_file
@@ -21,6 +21,8 @@ from mmvicreg.studies.space import Choice, Space, Uniform, Value
 from mmvicreg.studies.study import Trial
 
 Settings = Mapping[str, Value]
+BATCH_OF_STEPS = 256
+"""For which the searched steps are, where the regime has the batch."""
 HEADS: Space = {
     "learning_rate": Uniform(1e-4, 1e-2, log=True),
     "weight_decay": Uniform(1e-4, 1.0, log=True),
@@ -118,7 +120,7 @@ class Trained:
 
     def fit(self, trial: Trial) -> list[Heads]:
         """The heads of every member."""
-        division, settings = pairs_of(trial.regime, trial.seed), settings_of(HeadSettings, trial.settings)
+        division, settings = pairs_of(trial.regime, trial.seed), head_settings(trial)
         return [
             train_heads(
                 division,
@@ -142,13 +144,22 @@ class Trained:
 
     def test(self, trial: Trial) -> dict[str, float]:
         """Scores of the kept heads on test pairs."""
-        division, settings = pairs_of(trial.regime, trial.seed), settings_of(HeadSettings, trial.settings)
+        division, settings = pairs_of(trial.regime, trial.seed), head_settings(trial)
         found = []
         for number in range(self.members):
             heads = make_heads(division, settings, self.objective(trial.settings), predict=self.predict)
             heads.load_state_dict(load_file(trial.out / f"heads-{number}.safetensors"))
             found.append(heads.eval())
         return score_model(joined(found), division.test, division.train).to_json()
+
+
+def head_settings(trial: Trial) -> HeadSettings:
+    """Those of a trial. Where the regime has the batch, the steps are as many as see the same number of pairs as the
+    searched steps do with a batch of ``BATCH_OF_STEPS``."""
+    settings, batch = settings_of(HeadSettings, trial.settings), parse_regime(trial.regime).batch
+    if batch is None:
+        return settings
+    return replace(settings, batch=batch, steps=max(CHECKS, round(settings.steps * BATCH_OF_STEPS / batch)))
 
 
 def joined(found: Sequence[Embedder]) -> Embedder:

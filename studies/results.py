@@ -133,10 +133,12 @@ def ablation(path: Path) -> str:
 
 
 def other_data(folder: Path) -> str:
-    """A section on a study of other pairs with the same methods."""
+    """A section on a study of its own: a table for each regime."""
     found = entries(folder)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return OTHER.format(**about, table=table(found, found[0].regime))
+    regimes = sorted({each.regime for each in found})
+    tables = [(f"{regime}\n\n" if len(regimes) > 1 else "") + table(found, regime) for regime in regimes]
+    return OTHER.format(**about, tables="\n".join(tables))
 
 
 def held_out(path: Path) -> str:
@@ -211,12 +213,12 @@ OTHER = """
 
 {text}
 
-<!-- not run: it takes ten minutes -->
+<!-- not run: it takes minutes to hours -->
 ```bash
 {command}
 ```
 
-{table}"""
+{tables}"""
 
 HELD_OUT = """
 ## A held-out file, scored once

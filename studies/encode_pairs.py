@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -129,9 +130,17 @@ def padded(rows: list[torch.Tensor]) -> np.ndarray:
     return whole
 
 
+def read_samples(pairs: str) -> list[mm.Sample]:
+    """All samples of shards."""
+    with ExitStack() as files:
+        return list(
+            sequential_samples((path, files.enter_context(open(path, "rb"))) for path in expand(pairs))
+        )
+
+
 def main(config: Config) -> None:
     """Read, encode, write."""
-    samples = list(sequential_samples((path, open(path, "rb")) for path in expand(config.pairs)))
+    samples = read_samples(config.pairs)
     records = [json.loads(sample.members["json"]) for sample in samples]
     first, second = (encoder(name, config.language, config.views) for name in (config.first, config.second))
     image, text = [], []

@@ -291,6 +291,11 @@ WAYS: dict[str, tuple[str, Trained | Solved, Space]] = {
         Solved(lambda s: ridge(s, "both"), kernel=True),
         {**MAPS, **KERNELS, **RIDGES},
     ),
+    "two_way_kernel_ridge_3000": (
+        CLOSED,
+        Solved(lambda s: ridge(s, "both"), kernel=True),
+        {**MAPS, **KERNELS, **RIDGES, "landmarks": Choice((3000,))},
+    ),
 }
 """Family, how it is fitted, and what is tuned about it alone."""
 

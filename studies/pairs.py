@@ -21,6 +21,7 @@ import pair_methods
 import pair_starts
 
 from mmvicreg.studies.command import main
+from mmvicreg.studies.space import Choice, Integer, Uniform, Value
 from mmvicreg.studies.study import Method, Study, Trial
 
 TRIALS = int(os.environ.get("MMVICREG_TRIALS", "8"))
@@ -50,7 +51,12 @@ def method(name: str) -> Method:
     """A method of the study, with the search space of its kind and its own."""
     family, way, space = WAYS[name]
     whole = {**way.shared, **space}
-    return Method(train, whole, TRIALS, family, {key: way.first[key] for key in whole})
+    return Method(train, whole, TRIALS, family, {key: first(way.first[key], whole[key]) for key in whole})
+
+
+def first(value: Value, space: Uniform | Integer | Choice) -> Value:
+    """The value of the first trial: the usual one, where the method may have it."""
+    return space.values[0] if isinstance(space, Choice) and value not in space.values else value
 
 
 STUDY = Study(

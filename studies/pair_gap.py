@@ -31,11 +31,12 @@ from pair_inputs import (
     scaled_to_one,
     whitened_features,
 )
-from pair_methods import WAYS, Settings, Solved, Trained, pairs_of, regularized, ridge
+from pair_methods import WAYS, Solved, Trained, pairs_of, regularized, ridge
 from pair_record import read_scores, write_scores
 from pair_scores import Embedder, score_model
 from pair_scorings import CORRELATED, score_by
 from pair_solutions import solve_heads
+from pair_spaces import Settings
 from pair_starts import SOLUTION, MappedSolution, embedded_pairs
 
 import mmvicreg as mm

@@ -13,21 +13,9 @@ from typing import ClassVar
 from pair_features import Division, Pairs
 from pair_heads import train_on
 from pair_inputs import MappedHeads, mapped_heads, whitened_features
-from pair_methods import (
-    CONTRASTIVE,
-    HEADS,
-    KERNELS,
-    REGULARIZED,
-    START,
-    WAYS,
-    Settings,
-    Trained,
-    finish,
-    head_settings,
-    joined,
-    pairs_of,
-)
+from pair_methods import CONTRASTIVE, REGULARIZED, WAYS, Trained, finish, head_settings, joined, pairs_of
 from pair_scores import Embedder, score_model
+from pair_spaces import HEADS, KERNELS, START, Settings
 from pair_starts import embedded_pairs
 from safetensors.torch import load_file
 

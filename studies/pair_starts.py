@@ -15,9 +15,10 @@ from typing import ClassVar
 import torch
 from pair_features import Division, Pairs
 from pair_heads import Trainable, TrainingSettings, settings_of, train_on
-from pair_methods import START, TEMPERATURE, VICREG, contrastive, finish, pairs_of, ridge, vicreg
+from pair_methods import contrastive, finish, pairs_of, ridge, vicreg
 from pair_scores import Embedder, score_model
 from pair_solutions import SolvedHeads, solve_heads
+from pair_spaces import START, TEMPERATURE, VICREG
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -15,15 +15,9 @@ from collections.abc import Callable
 import torch
 from pair_features import Division
 from pair_heads import TrainingSettings, seed_weights, train_on
-from pair_methods import (
-    START,
-    WAYS,
-    Settings,
-    Trained,
-    finish,
-    pairs_of,
-)
+from pair_methods import WAYS, Trained, finish, pairs_of
 from pair_scores import score_model, scores
+from pair_spaces import START, Settings
 from safetensors.torch import load_file
 from scratch_encoders import Encoders
 

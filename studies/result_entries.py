@@ -37,6 +37,8 @@ class Entry:
     seconds: float
     runs: int
     divisions: int
+    date: str
+    """of the last scoring"""
 
 
 def without_division(regime: str) -> str:
@@ -107,6 +109,7 @@ def _entry(
         seconds=float(np.median([line["seconds"] for line in lines])),
         runs=len(lines),
         divisions=len(divisions),
+        date=max(line["time"] for line in lines)[:10],
     )
 
 

@@ -21,6 +21,7 @@ from claim_page import claims_page, count_verdicts
 from claim_record import read_records
 from result_entries import FAMILIES, Entry, entries
 from result_gap import gap_section, scorings_section
+from result_leaderboard import best_of, fewer, leaderboard, other_data, table
 from result_sizes import size_entries, size_figure, size_section
 
 from mmvicreg.errors import show_messages_alone
@@ -42,17 +43,14 @@ class Config:
 
 
 def headline(found: Sequence[Entry]) -> dict[str, float | None]:
-    """The ratio of each family's best method *by validation pairs* to the best contrastive method by test pairs; None
-    where a regime was not run. ``started``: VICReg from the closed form."""
+    """The ratio of each family's best method *by validation pairs* to the best contrastive method by test pairs; of the
+    methods that ran in the most divisions; None where a regime was not run. ``started``: VICReg from the closed form.
+    """
 
     def chosen(regime: str, *methods: str, family: str = "") -> float | None:
-        mine = [
-            entry
-            for entry in found
-            if entry.regime == regime and (entry.family == family or entry.method in methods)
-        ]
-        best = max(mine, key=lambda entry: entry.validation, default=None)
-        return None if best is None else round(best.ratio, 3)
+        of_methods = [each for each in found if each.regime == regime and each.method in methods]
+        best = best_of(found, regime, family) or of_methods
+        return round(best[0].ratio, 3) if best else None
 
     return {
         f"{name}_ratio_{regime.removeprefix('pairs-')}": chosen(regime, *methods, family=family)
@@ -63,27 +61,6 @@ def headline(found: Sequence[Entry]) -> dict[str, float | None]:
             ("started", "", ("vicreg_from_solution",)),
         )
     }
-
-
-def table(found: Sequence[Entry], regime: str) -> str:
-    """A Markdown table of one regime. Scores in percent."""
-    names = "method|family|test, % (95% interval)|ratio (smallest)|corrected, %|validation, %|seconds|runs"
-    most = max((each.divisions for each in found if each.regime == regime), default=0)
-    head = f"| {names.replace('|', ' | ')} |\n"
-    lines = [
-        f"| {each.method}{_fewer(each, most)} | {each.family} | "
-        f"{100 * each.score:.1f} ({100 * each.low:.1f}–{100 * each.high:.1f}) | "
-        f"{each.ratio:.2f} ({each.smallest_ratio:.2f}) | {100 * each.corrected:.1f} | {100 * each.validation:.1f} | "
-        f"{each.seconds:.1f} | {each.runs} |\n"
-        for each in found
-        if each.regime == regime
-    ]
-    return head + "|---|---|---|---|---|---|---|---|\n" + "".join(lines)
-
-
-def _fewer(entry: Entry, most: int) -> str:
-    """A mark of a method that ran in fewer divisions than others of its table."""
-    return "" if entry.divisions == most else f" ({entry.divisions} of {most} divisions)"
 
 
 def tabled(found: Sequence[Entry], sizes: Sequence[Entry]) -> list[str]:
@@ -105,7 +82,7 @@ def figure(found: Sequence[Entry], path: Path) -> None:
             panel.barh(row, 100 * each.score, color=f"C{FAMILIES.index(each.family)}")
             panel.plot([100 * each.low, 100 * each.high], [row, row], color="black", linewidth=1.2)
         most = max(each.divisions for each in mine)
-        panel.set_yticks(range(len(mine)), [each.method + _fewer(each, most) for each in mine])
+        panel.set_yticks(range(len(mine)), [each.method + fewer(each, most) for each in mine])
         panel.set_title(f"{regime}, test")
         panel.set_xlabel("mean recall at 1, 5 and 10 both ways, %")
     present = {each.family for each in found}
@@ -130,15 +107,6 @@ def ablation(path: Path) -> str:
         nothing=means["nothing"],
         lines="".join(lines),
     )
-
-
-def other_data(folder: Path) -> str:
-    """A section on a study of its own: a table for each regime."""
-    found = entries(folder)
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    regimes = sorted({each.regime for each in found})
-    tables = [(f"{regime}\n\n" if len(regimes) > 1 else "") + table(found, regime) for regime in regimes]
-    return OTHER.format(**about, tables="\n".join(tables))
 
 
 def held_out(path: Path) -> str:
@@ -171,10 +139,11 @@ def page(
     sizes: Sequence[Entry],
     about: Mapping[str, str],
     ablations: Sequence[Path] = (),
+    first: str = "",
     last: str = "",
 ) -> str:
-    """docs/results.md."""
-    parts = [TEXT.format(**about)]
+    """docs/results.md; ``first`` and ``last``: sections before and after."""
+    parts = [TITLE, first, TEXT.format(**about)]
     if any(each.family == FAMILIES[3] for each in found):
         parts.append(STARTED)
     for regime in tabled(found, sizes):
@@ -185,7 +154,8 @@ def page(
     return "".join([*parts, size_section(sizes), *map(ablation, ablations), last])
 
 
-TEXT = """# Results
+TITLE = "# Results\n\n"
+TEXT = """## What is compared
 
 Which objective aligns two frozen towers best on retrieval? Made by `python studies/results.py` from the scorings in
 `studies/recorded/pairs`, which `python studies/pairs.py all` makes; do not edit.
@@ -207,18 +177,6 @@ STARTED = """"Closed form, then trained" begins at the two-way kernel ridge that
 its trials on top of that method's. A ratio is to the best contrastive method in the same divisions.
 
 """
-
-OTHER = """
-## {title}
-
-{text}
-
-<!-- not run: it takes minutes to hours -->
-```bash
-{command}
-```
-
-{tables}"""
 
 HELD_OUT = """
 ## A held-out file, scored once
@@ -254,13 +212,14 @@ def main(config: Config) -> None:
     claims = read_records(config.recorded.parent / "claims")
     shown = tabled(found, sizes)
     folder = config.recorded.parent
-    others = "".join(map(other_data, sorted(folder.glob("data-*"))))
-    last = gap_section(folder) + scorings_section(folder) + others + held_out(folder / "held-out.json")
+    others = sorted(folder.glob("data-*"))
+    first = leaderboard(found, shown, about["commit"], others)
+    last = gap_section(folder) + scorings_section(folder) + "".join(map(other_data, others))
     figure([each for each in found if each.regime in shown], config.docs / "results" / "pairs.png")
     size_figure(sizes, config.docs / "results" / "sizes.png")
     write_text(
         config.docs / "results.md",
-        page(found, sizes, about, ablations, last),
+        page(found, sizes, about, ablations, first, last + held_out(folder / "held-out.json")),
     )
     write_text(config.docs / "claims.md", claims_page(claims))
     print(json.dumps(headline(found) | count_verdicts(claims)))

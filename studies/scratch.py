@@ -4,7 +4,7 @@
     MMVICREG_PAIRS=pixels.npz python studies/scratch.py all --workers 2
 
 A small residual network on 48 x 48 pixels and a transformer of two layers, 2 million weights beside the word vectors,
-three epochs; the same crops, captions, encoders and trials for every method. Chance is five of a thousand names.
+three epochs; the same crops, captions, encoders and trials for every method. Chance is 1%.
 """
 
 from __future__ import annotations

@@ -101,6 +101,19 @@ def load_features(path: Path) -> dict[str, np.ndarray]:
         return dict(found)
 
 
+def check_kind(path: Path, dimensions: int, made_by: str) -> None:
+    """Raises MissingFileError where the pictures of ``path`` have other dimensions: features have 3, pixels 5.
+
+    ``made_by``: options of the command that makes them.
+    """
+    shape = load_features(path)["image"].shape
+    if len(shape) != dimensions:
+        raise MissingFileError(
+            f"{path} has pictures of shape {shape}, and {dimensions} dimensions are expected; make them with: "
+            f"python studies/encode_pairs.py {made_by} --out FILE, and set MMVICREG_PAIRS=FILE"
+        )
+
+
 def divide(path: Path, regime: Regime, *, seed: int) -> Division:
     """The division of a regime; ``seed`` draws the subset of the training pairs and which captions are shuffled.
 

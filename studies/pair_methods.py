@@ -37,10 +37,14 @@ BATCH_OF_STEPS = 256
 """For which the searched steps are, where the regime has the batch."""
 
 
+def features_file() -> Path:
+    """What ``studies/encode_pairs.py`` wrote: $MMVICREG_PAIRS."""
+    return Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
+
+
 def pairs_of(regime: str, seed: int) -> Division:
     """The pairs of a regime; ``seed`` draws those that train."""
-    features = Path(os.environ.get("MMVICREG_PAIRS", "studies/features.npz"))
-    return divide(features, parse_regime(regime), seed=seed)
+    return divide(features_file(), parse_regime(regime), seed=seed)
 
 
 def finish(trial: Trial, model: Embedder, source: str = "studies/pairs.py") -> None:

@@ -19,6 +19,7 @@ import os
 import pair_kernels
 import pair_methods
 import pair_starts
+from pair_features import check_kind
 
 from mmvicreg.studies.command import main
 from mmvicreg.studies.space import Choice, Integer, Uniform, Value
@@ -39,6 +40,7 @@ WAYS = {**pair_methods.WAYS, **pair_starts.WAYS, **pair_kernels.WAYS_ON_KERNELS}
 
 def train(trial: Trial) -> None:
     """Train a trial by its method."""
+    check_kind(pair_methods.features_file(), 3, "--pairs SHARDS")
     WAYS[trial.method][1].train(trial)
 
 

@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable
 
 import torch
-from pair_features import Division
+from pair_features import Division, check_kind
 from pair_heads import TrainingSettings, seed_weights, train_on
-from pair_methods import WAYS, Trained, finish, pairs_of
+from pair_methods import WAYS, Trained, features_file, finish, pairs_of
 from pair_scores import score_model, scores
 from pair_spaces import START, Settings
 from safetensors.torch import load_file
@@ -77,6 +77,7 @@ def encoders_of(trial: Trial) -> Encoders:
 
 def train(trial: Trial) -> None:
     """Train both encoders, keep them, and score validation pairs."""
+    check_kind(features_file(), 5, "--pairs SHARDS --first pixels --second tokens")
     division = pairs_of(trial.regime, trial.seed)
     seed_weights(trial.seed)
     model = encoders_of(trial)

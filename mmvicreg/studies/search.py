@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from mmvicreg.errors import InvalidValueError, UserError
+from mmvicreg.errors import InvalidValueError, MissingFileError, UserError
 from mmvicreg.evaluation.summary import read_summary
 from mmvicreg.progress import bar
 from mmvicreg.studies.folder import StudyFolder
@@ -47,7 +47,8 @@ def search(
 
     ``methods`` and ``regimes`` restrict it; all if empty. Trials that were running when a search was killed count as
     not run. A trial that ends in a :class:`UserError` (a loss that is not finite, say) is a failed trial of the
-    budget, with its reason; any other error stops the search. Raises InvalidValueError for fewer than one worker.
+    budget, with its reason; any other error, and a file that is missing, stops the search and is not counted. Raises
+    InvalidValueError for fewer than one worker.
     """
     if workers < 1:
         raise InvalidValueError(f"workers is {workers}; expected 1 or more")
@@ -128,6 +129,8 @@ def run_trial(study: Study, folder: StudyFolder, task: Task) -> Finished:
     try:
         method.train(trial)
         score = mean_of(study.metrics, read_summary(out / SUMMARY).scores, source=f"{out}/{SUMMARY}")
+    except MissingFileError:  # no setting would help: the trial is not counted, and the search ends
+        raise
     except UserError as error:
         asked.set_user_attr("reason", str(error))
         kept.tell(asked, state=TrialState.FAIL)
@@ -142,5 +145,5 @@ def _seed(*key: str | int) -> int:
 
 
 def _note(finished: Finished) -> str:
-    score = "failed" if finished.score is None else f"{finished.score:.4f}"
+    score = f"failed: {finished.reason}" if finished.score is None else f"{finished.score:.4f}"
     return f"{finished.task.method} {finished.task.regime}: {score}"

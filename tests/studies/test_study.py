@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_pairs import write_features
 
@@ -150,6 +151,26 @@ def test_every_method_of_the_comparison_trains_and_scores_above_chance(
         # 6 concepts with about 12 names: a random order has a mean recall near 0.45.
         assert found["mean_recall"] > 0.55, (name, found)
         assert found["image_to_text_recall_at_1"] > 0.15, (name, found)
+
+
+def test_without_features_the_search_ends_and_spends_no_trial(
+    pairs, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MMVICREG_PAIRS", str(tmp_path / "none.npz"))
+        with pytest.raises(
+            MissingFileError, match=r"none.npz is missing; make it with: python studies/encode"
+        ):
+            search(study, tmp_path, methods=["cca"])
+    pixels = tmp_path / "pixels.npz"
+    np.savez(pixels, image=np.zeros((4, 1, 3, 8, 8), np.uint8))
+    with monkeypatch.context() as patch:
+        patch.setenv("MMVICREG_PAIRS", str(pixels))
+        with pytest.raises(
+            MissingFileError, match=r"pictures of shape \(4, 1, 3, 8, 8\), and 3 dimensions are"
+        ):
+            search(study, tmp_path, methods=["cca"])
+    assert [each.score is None for each in search(study, tmp_path, methods=["cca"])] == [False, False]
 
 
 def test_unknown_regimes_and_scores_are_named(pairs, study: Study, tmp_path: Path) -> None:

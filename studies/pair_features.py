@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,7 @@ def check_kind(path: Path, dimensions: int, made_by: str) -> None:
         )
 
 
+@lru_cache(maxsize=1)
 def divide(path: Path, regime: Regime, *, seed: int) -> Division:
     """The division of a regime; ``seed`` draws the subset of the training pairs and which captions are shuffled.
 

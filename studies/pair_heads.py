@@ -49,6 +49,10 @@ class HeadSettings(TrainingSettings):
     image_map: str
     """root (signed square root, then unit length) or unit"""
 
+    def sizes(self) -> tuple[int, ...]:
+        """Widths of the layers of a head."""
+        return (self.hidden, self.width) if self.hidden else (self.width,)
+
 
 Tuned = TypeVar("Tuned", bound=TrainingSettings)
 
@@ -74,8 +78,7 @@ class Heads(Trainable):
         self, widths: tuple[int, int], settings: HeadSettings, objective: mm.Objective, predict: bool
     ) -> None:
         super().__init__()
-        sizes = (settings.hidden, settings.width) if settings.hidden else (settings.width,)
-        self.image, self.text = (mm.projector(width, sizes) for width in widths)
+        self.image, self.text = (mm.projector(width, settings.sizes()) for width in widths)
         self.objective = objective
         self.image_map, self.predict = settings.image_map, predict
 

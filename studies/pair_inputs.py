@@ -67,9 +67,8 @@ def mapped_heads(
     inputs: Embedder, train: Pairs, settings: HeadSettings, objective: mm.Objective, seed: int
 ) -> MappedHeads:
     """Heads with random weights behind ``inputs``; ``train``: pairs as the heads read them."""
-    sizes = (settings.hidden, settings.width) if settings.hidden else (settings.width,)
     seed_weights(seed)
-    image, text = (mm.projector(each.shape[-1], sizes) for each in (train.image, train.text))
+    image, text = (mm.projector(each.shape[-1], settings.sizes()) for each in (train.image, train.text))
     return MappedHeads(inputs, (image, text), objective)
 
 

@@ -13,14 +13,23 @@ from typing import ClassVar
 from pair_features import Division, Pairs
 from pair_heads import train_on
 from pair_inputs import MappedHeads, mapped_heads, whitened_features
-from pair_methods import CONTRASTIVE, REGULARIZED, WAYS, Trained, finish, head_settings, joined, pairs_of
+from pair_methods import (
+    CONTRASTIVE,
+    REGULARIZED,
+    WAYS,
+    Trained,
+    finish,
+    head_settings,
+    joined,
+    keep,
+    pairs_of,
+)
 from pair_scores import Embedder, score_model
 from pair_spaces import HEADS, KERNELS, START, Settings
 from pair_starts import embedded_pairs
 from safetensors.torch import load_file
 
 import mmvicreg as mm
-from mmvicreg.files import write_tensors
 from mmvicreg.studies.space import Space
 from mmvicreg.studies.study import Trial
 
@@ -49,9 +58,7 @@ class TrainedOnKernels:
                 return score_model(model, division.validation, division.train).mean_recall
 
             train_on(train, model, head_settings(trial), score=score, seed=seed)
-            state = {name: value.contiguous() for name, value in model.state_dict().items()}
-            trial.out.mkdir(parents=True, exist_ok=True)
-            write_tensors(trial.out / f"heads-{member}.safetensors", state)
+            keep(model, trial, f"heads-{member}")
             found.append(model)
         finish(trial, joined(found))
 

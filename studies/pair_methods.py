@@ -18,6 +18,7 @@ from pair_spaces import (
     INVARIANCE,
     KERNELS,
     MAPS,
+    MIX,
     RIDGES,
     SIGREG,
     START,
@@ -26,6 +27,7 @@ from pair_spaces import (
     Settings,
 )
 from safetensors.torch import load_file
+from torch import nn
 
 import mmvicreg as mm
 from mmvicreg.evaluation.summary import Summary
@@ -53,6 +55,13 @@ def finish(trial: Trial, model: Embedder, source: str = "studies/pairs.py") -> N
     found = score_model(model, division.validation, division.train)
     named = {f"validation.{name}": value for name, value in found.to_json().items()}
     Summary(source, str(trial.out), 0, named, settings=dict(trial.settings)).write(trial.out / "summary.json")
+
+
+def keep(model: nn.Module, trial: Trial, name: str) -> None:
+    """Write the weights of a trial to NAME.safetensors."""
+    trial.out.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    write_tensors(trial.out / f"{name}.safetensors", state)
 
 
 @dataclass(frozen=True)
@@ -91,9 +100,7 @@ class Trained:
         """Train, keep the heads, and score validation pairs."""
         found = self.fit(trial)
         for number, heads in enumerate(found):
-            state = {name: value.contiguous() for name, value in heads.state_dict().items()}
-            trial.out.mkdir(parents=True, exist_ok=True)
-            write_tensors(trial.out / f"heads-{number}.safetensors", state)
+            keep(heads, trial, f"heads-{number}")
         finish(trial, joined(found))
 
     def test(self, trial: Trial) -> dict[str, float]:
@@ -177,6 +184,18 @@ def sigreg(s: Settings) -> mm.Objective:
     )
 
 
+def with_infonce(objective: Callable[[Settings], mm.Objective]) -> Callable[[Settings], mm.Objective]:
+    """The same objective with InfoNCE beside its alignment."""
+
+    def mixed(s: Settings) -> mm.Objective:
+        alone = objective(s)
+        assert alone.shared is not None
+        parts = {name: part for name, part in alone.regularizers.items() if isinstance(part, mm.Regularizer)}
+        return mm.Objective(mm.SumAlignment(alone.shared, mm.InfoNCE(float(s["infonce"]))), parts)
+
+    return mixed
+
+
 def prediction(s: Settings) -> mm.Prediction:
     """Linear predictors into the other branch, behind a stop-gradient."""
     width = int(s["width"])
@@ -224,13 +243,8 @@ WAYS: dict[str, tuple[str, Trained | Solved, Space]] = {
     ),
     "vicreg+infonce": (
         REGULARIZED,
-        Trained(
-            lambda s: regularized(
-                mm.SumAlignment(mm.Invariance(25.0), mm.InfoNCE(float(s["infonce"]))),
-                lambda: mm.VICReg(float(s["variance"]), float(s["covariance"])),
-            )
-        ),
-        {**VICREG, "infonce": Uniform(0.1, 10.0, log=True)},
+        Trained(with_infonce(vicreg)),
+        {**VICREG, **MIX},
     ),
     "cca": (CLOSED, Solved(lambda s: cca(s)), {**MAPS, **AXES}),
     "kernel_cca": (CLOSED, Solved(lambda s: cca(s), kernel=True), {**MAPS, **KERNELS, **AXES}),

@@ -42,6 +42,8 @@ RIDGES: Space = {
 TEMPERATURE: Space = {"temperature": Uniform(0.02, 0.2, log=True)}
 VICREG: Space = {"variance": Uniform(5.0, 100.0, log=True), "covariance": Uniform(0.2, 30.0, log=True)}
 INVARIANCE: Space = {"invariance": Uniform(0.3, 100.0, log=True)}
+MIX: Space = {"infonce": Uniform(0.1, 10.0, log=True)}
+"""Weight of InfoNCE beside another alignment."""
 SIGREG: Space = {"sigreg": Uniform(1e-3, 1.0, log=True)}
 
 START: Settings = {

@@ -45,9 +45,10 @@ def leaderboard(found: Sequence[Entry], regimes: Sequence[str], commit: str, oth
     """The best of each family in the ``regimes`` and in each folder of ``others``, which has its own about.json."""
     rows = [(regime, commit, each) for regime in regimes for each in best_of(found, regime, *FAMILIES)]
     for folder in others:
-        about, mine = _about(folder), entries(folder)
-        for regime in sorted({each.regime for each in mine}):
-            name = about["title"] + (f", {regime}" if len({each.regime for each in mine}) > 1 else "")
+        about, mine = about_of(folder), entries(folder)
+        theirs = sorted({each.regime for each in mine})
+        for regime in theirs:
+            name = about["title"] + (f", {regime}" if len(theirs) > 1 else "")
             rows += [(name, about["commit"], each) for each in best_of(mine, regime, *FAMILIES)]
     lines = [
         f"| {data} | {each.method} | {each.family} | {100 * each.score:.1f} | {each.ratio:.2f} | {each.seconds:.0f} | "
@@ -62,10 +63,11 @@ def other_data(folder: Path) -> str:
     found = entries(folder)
     regimes = sorted({each.regime for each in found})
     tables = [(f"{regime}\n\n" if len(regimes) > 1 else "") + table(found, regime) for regime in regimes]
-    return OTHER.format(**_about(folder), tables="\n".join(tables))
+    return OTHER.format(**about_of(folder), tables="\n".join(tables))
 
 
-def _about(folder: Path) -> Mapping[str, str]:
+def about_of(folder: Path) -> Mapping[str, str]:
+    """What is said about a recorded study."""
     about: Mapping[str, str] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     return about
 

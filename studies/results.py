@@ -21,7 +21,7 @@ from claim_page import claims_page, count_verdicts
 from claim_record import read_records
 from result_entries import FAMILIES, Entry, entries
 from result_gap import gap_section, scorings_section
-from result_leaderboard import best_of, fewer, leaderboard, other_data, table
+from result_leaderboard import about_of, best_of, fewer, leaderboard, other_data, table
 from result_sizes import size_entries, size_figure, size_section
 
 from mmvicreg.errors import show_messages_alone
@@ -47,20 +47,19 @@ def headline(found: Sequence[Entry]) -> dict[str, float | None]:
     methods that ran in the most divisions; None where a regime was not run. ``started``: VICReg from the closed form.
     """
 
-    def chosen(regime: str, *methods: str, family: str = "") -> float | None:
-        of_methods = [each for each in found if each.regime == regime and each.method in methods]
-        best = best_of(found, regime, family) or of_methods
-        return round(best[0].ratio, 3) if best else None
-
-    return {
-        f"{name}_ratio_{regime.removeprefix('pairs-')}": chosen(regime, *methods, family=family)
-        for regime in MAIN
-        for name, family, methods in (
-            ("closed_form", "closed form", ()),
-            ("trained", "per-branch regularized", ()),
-            ("started", "", ("vicreg_from_solution",)),
-        )
-    }
+    ratios: dict[str, float | None] = {}
+    for regime in MAIN:
+        candidates = {
+            "closed_form": best_of(found, regime, "closed form"),
+            "trained": best_of(found, regime, "per-branch regularized"),
+            "started": [
+                each for each in found if (each.regime, each.method) == (regime, "vicreg_from_solution")
+            ],
+        }
+        for name, best in candidates.items():
+            key = f"{name}_ratio_{regime.removeprefix('pairs-')}"
+            ratios[key] = round(best[0].ratio, 3) if best else None
+    return ratios
 
 
 def tabled(found: Sequence[Entry], sizes: Sequence[Entry]) -> list[str]:
@@ -207,7 +206,7 @@ solution, which scores {nothing:.1f}%. No search follows the change. Divisions: 
 def main(config: Config) -> None:
     """Read, write, print."""
     found, sizes = entries(config.recorded), size_entries(config.recorded)
-    about = json.loads((config.recorded / "about.json").read_text(encoding="utf-8"))
+    about = about_of(config.recorded)
     ablations = sorted(config.recorded.parent.glob("ablation-*.json"))
     claims = read_records(config.recorded.parent / "claims")
     shown = tabled(found, sizes)

@@ -15,14 +15,12 @@ from collections.abc import Callable
 import torch
 from pair_features import Division, check_kind
 from pair_heads import TrainingSettings, seed_weights, train_on
-from pair_methods import WAYS, Trained, features_file, finish, pairs_of
+from pair_methods import WAYS, Trained, features_file, finish, keep, pairs_of, with_infonce
 from pair_scores import score_model, scores
-from pair_spaces import START, Settings
+from pair_spaces import MIX, START, Settings
 from safetensors.torch import load_file
 from scratch_encoders import Encoders
 
-import mmvicreg as mm
-from mmvicreg.files import write_tensors
 from mmvicreg.studies.command import main
 from mmvicreg.studies.space import Choice, Space, Uniform
 from mmvicreg.studies.study import Method, Study, Trial
@@ -36,21 +34,6 @@ TRAINING: Space = {
     "width": Choice((128, 256)),
 }
 FIRST: Settings = {**START, "learning_rate": 2e-3, "batch": 128, "width": 256}
-MIX: Space = {"infonce": Uniform(0.1, 10.0, log=True)}
-
-
-def with_infonce(way: Trained) -> Trained:
-    """The same objective with InfoNCE beside its alignment."""
-
-    def objective(s: Settings) -> mm.Objective:
-        alone = way.objective(s)
-        assert alone.shared is not None
-        regularizers = {
-            name: part for name, part in alone.regularizers.items() if isinstance(part, mm.Regularizer)
-        }
-        return mm.Objective(mm.SumAlignment(alone.shared, mm.InfoNCE(float(s["infonce"]))), regularizers)
-
-    return Trained(objective, predict=way.predict)
 
 
 def ways() -> dict[str, tuple[str, Trained, Space]]:
@@ -62,7 +45,11 @@ def ways() -> dict[str, tuple[str, Trained, Space]]:
         found[name] = (family, way, space)
     for name in ("visreg", "sigreg", "prediction+sigreg"):
         family, way, space = found[name]
-        found[f"{name}+infonce"] = (family, with_infonce(way), {**space, **MIX})
+        found[f"{name}+infonce"] = (
+            family,
+            Trained(with_infonce(way.objective), predict=way.predict),
+            {**space, **MIX},
+        )
     return found
 
 
@@ -83,10 +70,7 @@ def train(trial: Trial) -> None:
     model = encoders_of(trial)
     settings = training_settings(division, trial.settings)
     train_on(division.train, model, settings, score=score_of(model, division), seed=trial.seed)
-    trial.out.mkdir(parents=True, exist_ok=True)
-    write_tensors(
-        trial.out / "encoders.safetensors", {k: v.contiguous() for k, v in model.state_dict().items()}
-    )
+    keep(model, trial, "encoders")
     finish(trial, model, "studies/scratch.py")
 
 

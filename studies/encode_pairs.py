@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ import torch
 import tyro
 
 import mmvicreg as mm
-from mmvicreg.errors import InvalidValueError, show_messages_alone
+from mmvicreg.errors import InvalidValueError, MissingFileError, show_messages_alone
 from mmvicreg.progress import bar
 from mmvicreg.randomness import generator
 from mmvicreg.shards.index import expand
@@ -131,11 +132,19 @@ def padded(rows: list[torch.Tensor]) -> np.ndarray:
 
 
 def read_samples(pairs: str) -> list[mm.Sample]:
-    """All samples of shards."""
-    with ExitStack() as files:
-        return list(
-            sequential_samples((path, files.enter_context(open(path, "rb"))) for path in expand(pairs))
+    """All samples of shards, each with its JSON member. Raises MissingFileError, InvalidValueError."""
+    paths = expand(pairs)
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        raise MissingFileError(
+            f"no shard {missing[0]}; --pairs takes paths such as 'pairs/{{train,val}}-*.tar'"
         )
+    with ExitStack() as files:
+        samples = list(sequential_samples((path, files.enter_context(open(path, "rb"))) for path in paths))
+    if without := [sample.key for sample in samples if "json" not in sample.members]:
+        raise InvalidValueError(
+            f"sample {without[0]} has no JSON member, from which the names of pairs are read"
+        )
+    return samples
 
 
 def main(config: Config) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmvicreg as mm
-from mmvicreg.errors import InvalidValueError
+from mmvicreg.errors import InvalidValueError, MissingFileError
 from mmvicreg.studies.study import Trial
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,16 @@ def test_a_pair_without_what_an_encoder_reads_is_named(pixels: Path, tmp_path: P
         InvalidValueError, match=r"sample noto-\w+ has \['json', 'txt'\], nothing pixels reads"
     ):
         encode_pairs.main(encode_pairs.Config(str(shards), str(tmp_path / "f.npz"), "pixels", "tokens"))
+
+
+def test_shards_that_are_missing_or_hold_no_names_are_named(pixels: Path, tmp_path: Path) -> None:
+    import encode_pairs
+
+    with pytest.raises(MissingFileError, match=r"no shard .*none\.tar; --pairs takes paths such as"):
+        encode_pairs.read_samples(str(tmp_path / "none.tar"))
+    nameless = few_pairs(tmp_path / "nameless.tar", 2, without="json")
+    with pytest.raises(InvalidValueError, match=r"sample noto-\w+ has no JSON member"):
+        encode_pairs.read_samples(str(nameless))
 
 
 def test_padding_does_not_change_the_representation_of_a_text(pixels: Path) -> None:
